@@ -1,0 +1,30 @@
+"""slmops: small language models from checkpoint to production.
+
+The verbs of the library are imported when first used, so that `import slmops` costs nothing:
+
+    slmops.load(source)       a checkpoint as a Model; no weight is read
+    slmops.convert(...)       quantize once, write several formats, prove each in its engine
+    slmops.verify(folder)     prove an artifact again
+    slmops.generate(...)      text from an artifact, in its engine
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slmops.compile import convert as convert
+    from slmops.prove import verify as verify
+    from slmops.run import generate as generate
+    from slmops.source import load as load
+
+__version__ = "0.1.0"
+_VERBS = {"load": "source", "convert": "compile", "verify": "prove", "generate": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _VERBS:
+        raise AttributeError(f"module 'slmops' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"slmops.{_VERBS[name]}"), name)

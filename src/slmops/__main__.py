@@ -1,0 +1,7 @@
+"""`python -m slmops`."""
+
+import sys
+
+from slmops.cli import main
+
+sys.exit(main())

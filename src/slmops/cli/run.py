@@ -1,0 +1,73 @@
+"""slmops run: one answer from an artifact."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "ask an artifact (or a checkpoint folder) in its engine; only the answer goes to standard output"
+EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("artifact", help="a folder that slmops wrote, or a Hugging Face folder (needs PyTorch)")
+    parser.add_argument("prompt", help="what the user says")
+    parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
+    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="at most so many new tokens (256)")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, default=40, metavar="K", help="sample among the K likeliest (40)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample among the likeliest that sum to P (1)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for sampling (0)")
+    parser.add_argument("--raw", action="store_true", help="continue the text as it stands, without the chat template")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where the engine runs")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    import json
+    import sys
+    from pathlib import Path
+
+    from slmops import run as runner
+    from slmops.core.errors import UsageError
+    from slmops.engines import Sampling
+
+    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.top_k < 0:
+        raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --top-k at least 0")
+    artifact = runner.Artifact.open(Path(arguments.artifact))
+    text = arguments.prompt if arguments.raw else artifact.prompt([{"role": "user", "content": arguments.prompt}])
+    sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    pieces: list[str] = []
+    count, first, last = 0, 0.0, 0.0
+    with runner.open_worker(artifact, arguments.engine, device=arguments.device) as worker:
+        _say_fallback(worker.effective)
+        ids = runner.tokens_of(worker, artifact, text)
+        for token in worker.generate(ids, runner.fit(sampling, artifact, len(ids))):
+            if token.id is not None:
+                count, last = count + 1, token.seconds
+                first = first or token.seconds
+            pieces.append(token.text)
+            if not arguments.json:
+                sys.stdout.write(token.text)
+                sys.stdout.flush()
+        effective = worker.effective
+        engine = worker.engine
+    if arguments.json:
+        facts = {
+            "text": "".join(pieces),
+            "engine": engine,
+            "effective": effective,
+            "prompt_tokens": len(ids),
+            "tokens": count,
+            "first_token_seconds": first,
+            "tokens_per_second": (count - 1) / (last - first) if count > 1 and last > first else None,
+        }
+        print(json.dumps(facts, indent=1))
+    else:
+        sys.stdout.write("\n")
+    return 0
+
+
+def _say_fallback(effective: dict[str, str]) -> None:
+    import sys
+
+    if "fallback" in effective:
+        print(f"slmops: {effective['fallback']}", file=sys.stderr)

@@ -1,0 +1,272 @@
+"""convert: quantize once, write several formats in one pass over the weights, prove each, publish what holds."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import slmops
+from slmops import probes, prove, stream
+from slmops.core import plugins, receipt, scheme, store
+from slmops.core.errors import OutputExists, UsageError, VerificationFailed
+from slmops.core.layout import Layout
+from slmops.core.model import Model
+from slmops.core.step import Step
+from slmops.ops.numpy import Reference
+from slmops.passes.quantize import left_dense, quantize
+
+WRITERS_CODE = "1"
+"""Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion will write, known before a weight is read."""
+
+    model: Model
+    """With every matrix in the scheme that it will be stored in."""
+    scheme: str
+    layouts: Mapping[str, Layout]
+    notes: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(layout.nbytes for layout in self.layouts.values())
+
+    @property
+    def read_bytes(self) -> int:
+        """What `stream.write` reports in all as progress."""
+        return sum(_block_bytes(tensor) for tensor in self.model.tensors.values())
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What became of one format."""
+
+    format: str
+    folder: Path
+    receipt: Mapping[str, Any]
+    fresh: bool
+    """False: it was there already, made by the same step."""
+    failure: VerificationFailed | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Where progress goes; the defaults are silent."""
+
+    say: Callable[[str], None] = field(default=lambda _: None)
+    begin: Callable[[int], None] = field(default=lambda _: None)
+    advance: Callable[[int], None] = field(default=lambda _: None)
+    end: Callable[[], None] = field(default=lambda: None)
+
+
+def plan(model: Model, formats: Sequence[str], scheme_name: str, *, provider: str = "cpu") -> Plan:
+    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
+    if not formats:
+        raise UsageError("no format is asked for", f"--to {','.join(writable())}")
+    for name in formats:
+        if name not in writable():
+            raise UsageError(f"{name!r} is not a format that can be written", f"one of: {', '.join(writable())}")
+    if scheme_name not in plugins.names("quantize"):
+        raise UsageError(f"{scheme_name!r} is not a scheme", f"one of: {', '.join(plugins.names('quantize'))}")
+    chosen = scheme.load(scheme_name)
+    packed = quantize(model, chosen)
+    layouts: dict[str, Layout] = {}
+    for name in formats:
+        module = plugins.load("formats", name)
+        module.support(model.spec, [scheme_name])
+        layouts[name] = module.plan(packed, provider=provider) if name == "onnx" else module.plan(packed)
+    notes = []
+    if dense := left_dense(model, chosen):
+        notes.append(
+            f"{len(dense)} matrices keep their dtype: groups of {chosen.group} do not divide them ({dense[0]}, ...)"
+        )
+    return Plan(packed, scheme_name, layouts, tuple(notes))
+
+
+def writable() -> list[str]:
+    """Names of the formats that can be written; those whose file has a `plan`."""
+    return [name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "plan")]
+
+
+def convert(
+    model: Model,
+    formats: Sequence[str],
+    scheme_name: str,
+    out: Path,
+    *,
+    verify: bool = True,
+    replace: bool = False,
+    device: str = "auto",
+    provider: str = "cpu",
+    watch: Watch | None = None,
+) -> list[Converted]:
+    """Write `model` in every format. One format: `out` is its folder; several: out/FORMAT.
+
+    Each folder appears whole or not at all. A format that fails its proof is not published; its Converted carries the
+    failure, the others stand. A folder that the same step made before is left as it is.
+    """
+    watch = watch or Watch()
+    targets = {name: out if len(formats) == 1 else out / name for name in dict.fromkeys(formats)}
+    step = step_of(model, scheme_name, provider)
+    made: dict[str, Converted] = {}
+    if not replace:
+        for name, final in targets.items():
+            if (known := _same_step(final, step, name, verify)) is not None:
+                made[name] = Converted(name, final, known, fresh=False)
+            else:
+                store.refuse_existing(final)
+    todo = [name for name in targets if name not in made]
+    if todo:
+        planned = plan(model, todo, scheme_name, provider=provider)
+        for name in todo:
+            for note in planned.layouts[name].notes:
+                watch.say(f"{name}: {note}")
+        for note in planned.notes:
+            watch.say(note)
+        for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
+            made[result.format] = result
+    return [made[name] for name in targets]
+
+
+def step_of(model: Model, scheme_name: str, provider: str) -> Step:
+    """The conversion as a step: what tells whether a folder is already what would be made."""
+    return Step("convert", {"source": fingerprint(model)}, {"scheme": scheme_name, "provider": provider}, WRITERS_CODE)
+
+
+def fingerprint(model: Model) -> str:
+    """Identity of a source without reading its weights: files with sizes and times, config, tokenizer, template."""
+    files = {}
+    root = Path(str(model.source.get("path", "")))
+    for name, size in sorted(dict(model.source.get("files", {})).items()):
+        path = root / name
+        files[name] = [size, path.stat().st_mtime_ns if path.exists() else 0]
+    return store.digest(
+        {
+            "files": files,
+            "config": dict(model.config),
+            "generation": dict(model.generation),
+            "template": model.chat_template,
+            "tokenizer": hashlib.sha256(model.tokenizer.json).hexdigest(),
+        }
+    )
+
+
+def _same_step(final: Path, step: Step, form: str, verify: bool) -> Mapping[str, Any] | None:
+    if not (final / receipt.NAME).is_file():
+        return None
+    facts = receipt.load(final)
+    if facts.get("step", {}).get("key") != step.key or facts["format"] != form:
+        raise OutputExists(f"{final} holds something else ({facts['format']}, {facts.get('scheme')})", "--force replaces it")
+    return facts if "verification" in facts or not verify else None
+
+
+def _make(
+    planned: Plan,
+    targets: Mapping[str, Path],
+    step: Step,
+    verify: bool,
+    replace: bool,
+    device: str,
+    watch: Watch,
+) -> Iterator[Converted]:
+    began = time.perf_counter()
+    with contextlib.ExitStack() as all_or_nothing:
+        stacks = {name: all_or_nothing.enter_context(contextlib.ExitStack()) for name in targets}
+        folders = {name: stacks[name].enter_context(store.staged(final, replace)) for name, final in targets.items()}
+        watch.begin(planned.read_bytes)
+        try:
+            digests = stream.write(planned.model, planned.layouts, folders, watch.advance)
+        finally:
+            watch.end()
+        seconds = time.perf_counter() - began
+        truth = probes.truth(planned.model)
+        facts = {name: _receipt(planned, name, folders[name], step, digests, truth, seconds) for name in targets}
+        for name in targets:
+            receipt.save(folders[name], facts[name])
+        failures: dict[str, VerificationFailed] = {}
+        if verify:
+            with tempfile.TemporaryDirectory(prefix="slmops-reference-") as scratch:
+                watch.say("computing the reference")
+                reference = Path(scratch) / "reference.npy"
+                np.save(reference, Reference(planned.model).logits(truth["ids"]))
+                for name in targets:
+                    try:
+                        found = prove.verify(folders[name], device=device, reference=reference, say=watch.say)
+                    except VerificationFailed as failure:
+                        failures[name] = failure
+                    else:
+                        facts[name]["verification"] = found
+                        receipt.save(folders[name], facts[name])
+        for name, final in targets.items():
+            if name in failures:
+                stacks[name].__exit__(VerificationFailed, failures[name], None)
+            else:
+                stacks[name].close()
+            yield Converted(name, final, facts[name], fresh=True, failure=failures.get(name))
+
+
+def _receipt(
+    planned: Plan,
+    form: str,
+    folder: Path,
+    step: Step,
+    digests: stream.Digests,
+    truth: Mapping[str, Any],
+    seconds: float,
+) -> dict[str, Any]:
+    model = planned.model
+    return {
+        "slmops": slmops.__version__,
+        "format": form,
+        "name": model.name,
+        "scheme": planned.scheme,
+        "source": dict(model.source),
+        "licence": model.licence,
+        "step": {"key": step.key, **step.facts()},
+        "config": dict(model.config),
+        "generation": dict(model.generation),
+        "tokenizer": {
+            "bos": model.tokenizer.bos,
+            "eos": list(model.tokenizer.eos),
+            "pad": model.tokenizer.pad,
+            "adds_bos": model.tokenizer.adds_bos,
+            "special": probes.special_names(model.tokenizer),
+        },
+        "chat_template": model.chat_template,
+        "tensors": digests,
+        "files": {
+            path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
+        },
+        "probes": dict(truth),
+        "notes": [*planned.notes, *planned.layouts[form].notes],
+        "machine": receipt.machine(),
+        "versions": versions(),
+        "seconds": round(seconds, 3),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes the bytes."""
+    found = {"slmops": slmops.__version__}
+    for name in ("numpy", "numba", "ml_dtypes", "onnx", "openvino", "openvino-tokenizers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _block_bytes(tensor: Any) -> int:
+    if isinstance(tensor, scheme.Packed):
+        rows, columns = tensor.shape
+        return rows * columns * tensor.scheme.bits // 8 + rows * columns // tensor.scheme.group * 4
+    return int(np.prod(tensor.shape)) * int(tensor.dtype.itemsize)

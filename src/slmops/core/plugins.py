@@ -1,0 +1,48 @@
+"""The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
+
+Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `cli`). A file whose name
+starts with an underscore is furniture of the room, not a plugin. Packages outside add theirs by an entry point in the
+group `slmops.<room>`, whose name is the plugin's and whose value is a module.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from slmops.core.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@functools.cache
+def _outside(room: str) -> dict[str, str]:
+    """Entry points of one group, name -> module. importlib.metadata would take 50 ms to say the same."""
+    found: dict[str, str] = {}
+    for place in sys.path:
+        for listing in Path(place or ".").glob("*.*-info/entry_points.txt"):
+            text = listing.read_text(encoding="utf-8", errors="replace")
+            if f"[slmops.{room}]" in text:
+                section = text.split(f"[slmops.{room}]", 1)[1].split("[", 1)[0]
+                pairs = [line.split("=", 1) for line in section.splitlines() if "=" in line]
+                found.update({name.strip(): module.strip() for name, module in pairs})
+    return found
+
+
+@functools.cache
+def names(room: str) -> tuple[str, ...]:
+    """Names of all plugins of a room, sorted; nothing is imported."""
+    folder = ROOT / room
+    own = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
+    return tuple(sorted(own | set(_outside(room))))
+
+
+def load(room: str, name: str) -> ModuleType:
+    """Import one plugin. Raises UsageError naming the ones that exist when there is none of that name."""
+    if name not in names(room):
+        raise UsageError(f"no {room} plugin is called {name!r}", f"one of: {', '.join(names(room))}")
+    own = ROOT / room / f"{name}.py"
+    return importlib.import_module(f"slmops.{room}.{name}" if own.exists() else _outside(room)[name])

@@ -1,0 +1,62 @@
+"""One runtime a file, each opened in a child process by engines/_host.py. A file holds:
+
+FORMATS                  the formats it opens
+MODULES                  importable modules it needs (looked up without importing them)
+PACKAGE                  the distribution whose version is quoted
+EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
+CAN                      frozenset of {"logits", "generate", "encode", "render"}: what a Session of it can do
+DEVICES                  device names it takes besides "auto"
+open(folder, *, proof, device, threads, context) -> Session
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from slmops.core.tensor import Floats
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is picked; temperature 0 is greedy."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 40
+    top_p: float = 1.0
+    seed: int = 0
+    stop_ids: tuple[int, ...] = ()
+    """Ids that end the generation and are not yielded."""
+
+
+class Session(Protocol):
+    """An artifact opened in its engine, inside the worker process. One sequence at a time."""
+
+    @property
+    def effective(self) -> Mapping[str, str]:
+        """What really runs: version, device, weights, activations, kv, and a `fallback` sentence where one happened."""
+        ...
+
+    def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
+        """Logits f32 [len(ids), vocab] of a fresh sequence, fed in chunks of these lengths over the KV cache."""
+        ...
+
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """Tokens of a fresh sequence as they come. Closing the iterator cancels at once."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """The engine's own tokenizer, special tokens in the text taken as such, none added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The engine's own detokenizer, special tokens left out."""
+        ...
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """The engine's own rendering of the artifact's chat template with a generation prompt; None if it has none."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,247 @@
+"""The owner's side of a worker: start it, ask it, notice when it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from slmops.core import errors, plugins
+from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling
+
+STDERR_KEPT = 2000
+"""Characters of a dead worker's last words that go into the error."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An engine that can be used here."""
+
+    name: str
+    version: str
+
+
+def installed(name: str) -> Installed | None:
+    """The engine with its version if all it needs is importable (nothing is imported), else None."""
+    module = plugins.load("engines", name)
+    check = getattr(module, "installed", None)
+    if check is not None:
+        version = check()
+        return Installed(name, version) if version else None
+    if any(importlib.util.find_spec(needed) is None for needed in module.MODULES):
+        return None
+    try:
+        return Installed(name, importlib.metadata.version(module.PACKAGE))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def require(name: str) -> Installed:
+    """`installed`, or EngineMissing with the command that installs it."""
+    found = installed(name)
+    if found is None:
+        raise EngineMissing(f"the engine {name} is not installed", install_command(name))
+    return found
+
+
+def install_command(name: str) -> str:
+    """What to type to get an engine."""
+    module = plugins.load("engines", name)
+    hint: str = getattr(module, "INSTALL", "") or f'pip install "slmops[{module.EXTRA}]"'
+    return hint
+
+
+def engines_for(form: str) -> list[str]:
+    """Names of the engines that open this format, installed or not; the preferred one first."""
+    found = [(plugins.load("engines", name), name) for name in plugins.names("engines")]
+    matching = [(getattr(module, "PREFERENCE", 0), name) for module, name in found if form in module.FORMATS]
+    return [name for _, name in sorted(matching, key=lambda item: (-item[0], item[1]))]
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token: its id (None for a last piece of text), the text that became certain, seconds since the start."""
+
+    id: int | None
+    text: str
+    seconds: float
+
+
+class Worker:
+    """One engine with one artifact in a child process. A context manager; memory comes back when it ends."""
+
+    def __init__(
+        self,
+        engine: str,
+        folder: Path,
+        *,
+        proof: bool = False,
+        device: str = "auto",
+        threads: int | None = None,
+        context: int = 4096,
+    ) -> None:
+        require(engine)
+        self.engine = engine
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
+        environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"}
+        # The child must find the very package that this process runs, installed or not.
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(plugins.ROOT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "slmops.engines._worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            encoding="utf-8",
+        )
+        try:
+            answer = self.ask(
+                "open",
+                engine=engine,
+                folder=str(folder.resolve()),
+                proof=proof,
+                device=device,
+                threads=threads,
+                context=context,
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.effective: dict[str, str] = answer["effective"]
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError, ValueError):
+            raise self._crashed() from None
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line.endswith("\n"):
+            raise self._crashed()
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            kind = getattr(errors, answer["error"]["kind"], EngineFailed)
+            raise kind(f"{self.engine}: {answer['error']['fault']}", answer["error"]["cure"])
+        return answer
+
+    def _crashed(self) -> EngineCrashed:
+        code = self._process.wait()
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-code).name
+            return EngineCrashed(f"{self.engine}'s process was killed by {name}{self._last_words()}", self._crash_cure(name))
+        return EngineCrashed(f"{self.engine}'s process ended with code {code}{self._last_words()}", self._crash_cure(""))
+
+    def _crash_cure(self, signal_name: str) -> str:
+        if signal_name == "SIGKILL":
+            return "the system may have run out of memory: use a smaller model, scheme or context"
+        return "run it again; if it dies again, try another format or engine"
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - STDERR_KEPT))
+        words = self._stderr.read().decode("utf-8", "replace").strip()
+        return f"; its last words:\n{words}" if words else ""
+
+    def ask(self, method: str, **params: Any) -> dict[str, Any]:
+        """One request, one answer. Raises what the engine raised, or EngineCrashed."""
+        self._send({"method": method, "params": params})
+        result: dict[str, Any] = self._receive()["result"]
+        return result
+
+    def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
+        """Logits f32 [len(ids), vocab]."""
+        with tempfile.TemporaryDirectory() as folder:
+            out = str(Path(folder) / "logits.npy")
+            self.ask("logits", ids=list(ids), chunks=list(chunks), out=out)
+            return np.asarray(np.load(out, allow_pickle=False), np.float32)
+
+    def compare(self, ids: Sequence[int], chunks: Sequence[int], reference: Path) -> dict[str, Any]:
+        """How far the engine's logits are from those in a .npy file; see _worker.distance."""
+        return self.ask("compare", ids=list(ids), chunks=list(chunks), reference=str(reference))
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.ask("encode", texts=list(texts))["ids"]
+        return ids
+
+    def render(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[str | None]:
+        texts: list[str | None] = self.ask("render", conversations=[list(messages) for messages in conversations])["texts"]
+        return texts
+
+    def memory(self) -> dict[str, int]:
+        """{"resident": bytes now, "peak": bytes at most} of the worker."""
+        return {key: int(value) for key, value in self.ask("memory").items()}
+
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+        """Tokens as they come. Closing the iterator cancels the generation and waits until the engine has stopped."""
+        began = time.perf_counter()
+        self._send({"method": "generate", "params": {"ids": list(ids), "sampling": asdict(sampling)}})
+        finished = False
+        try:
+            while True:
+                answer = self._receive()
+                if "result" in answer:
+                    finished = True
+                    self.effective = answer["result"]["effective"]
+                    return
+                event = answer["event"]
+                # perf_counter is one clock for all processes where engines run; a negative difference means it is not.
+                seconds = event["at"] - began
+                yield Token(event["token"], event["text"], seconds if seconds >= 0 else time.perf_counter() - began)
+        except EngineFailed:
+            finished = True
+            raise
+        finally:
+            if not finished and self._process.poll() is None:
+                self._send({"cancel": True})
+                while "result" not in self._receive():
+                    pass
+
+    def close(self) -> None:
+        """End the worker: politely, then not."""
+        if self._process.poll() is None:
+            with contextlib.suppress(EngineCrashed):
+                self._send({"method": "close"})
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        self._stderr.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._process.kill()
+        self.close()

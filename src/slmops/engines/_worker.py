@@ -1,0 +1,216 @@
+"""The child process that hosts one engine with one artifact: `python -m slmops.engines._worker`.
+
+Requests come as JSON lines on standard input, answers go as JSON lines to what was standard output; the engine's own
+printing is sent to standard error. Arrays cross as .npy files. A closed standard input ends the process at once, so no
+worker outlives its owner; `{"cancel": true}` ends a generation.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from slmops.core import plugins
+from slmops.core.errors import EngineFailed, SlmopsError
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling, Session
+
+HELD_BACK = 8
+"""Tokens re-decoded with each new one, so that characters that span tokens come out whole."""
+
+
+class Server:
+    """Answers requests one after the other over an opened session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.cancelled = threading.Event()
+
+    def facts(self) -> dict[str, Any]:
+        return {"effective": dict(self._session.effective)}
+
+    def logits(self, ids: list[int], chunks: list[int], out: str) -> dict[str, Any]:
+        """Logits of all positions into a .npy file."""
+        values = self._session.logits(ids, chunks)
+        np.save(out, values)
+        return {"shape": list(values.shape)}
+
+    def compare(self, ids: list[int], chunks: list[int], reference: str) -> dict[str, Any]:
+        """Distance of the engine's logits from a reference's [len(ids), vocab]; only sums leave the process."""
+        expected = np.load(reference, mmap_mode="r", allow_pickle=False)
+        actual = self._session.logits(ids, chunks)
+        if actual.shape[0] != expected.shape[0] or actual.shape[1] < expected.shape[1]:
+            raise EngineFailed(f"the engine gave logits {list(actual.shape)}, expected {list(expected.shape)}")
+        return distance(actual, expected)
+
+    def quality(self, sequences: list[list[int]], reference: str, stride: list[int]) -> dict[str, Any]:
+        """KL divergence and next-token loss against reference logits of several sequences, stacked in one .npy file."""
+        expected = np.load(reference, mmap_mode="r", allow_pickle=False)
+        divergences: list[float] = []
+        losses: list[float] = []
+        agreed, row = 0, 0
+        for ids in sequences:
+            q = log_softmax(self._session.logits(ids, [len(ids)])[:, : expected.shape[1]])
+            p = log_softmax(np.asarray(expected[row : row + len(ids)], np.float32))
+            divergences += np.sum(np.exp(p) * (p - q), axis=-1).astype(float).tolist()
+            losses += (-q[np.arange(len(ids) - 1), ids[1:]]).astype(float).tolist()
+            agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
+            row += len(ids)
+        return {"kl": divergences, "loss": losses, "agreed": agreed}
+
+    def encode(self, texts: list[str]) -> dict[str, Any]:
+        return {"ids": [list(self._session.encode(text)) for text in texts]}
+
+    def decode(self, sequences: list[list[int]]) -> dict[str, Any]:
+        return {"texts": [self._session.decode(ids) for ids in sequences]}
+
+    def render(self, conversations: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        return {"texts": [self._session.render(messages) for messages in conversations]}
+
+    def generate(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One event a token: its id, the text that became certain with it, and the moment it came."""
+        options = Sampling(**{**sampling, "stop_ids": tuple(sampling.get("stop_ids", ()))})
+        tokens = self._session.generate(ids, options)
+        made: list[int] = []
+        sent = 0
+        try:
+            for token in tokens:
+                now = time.perf_counter()
+                made.append(token)
+                text, sent = self._delta(made, sent, last=False)
+                yield {"token": token, "text": text, "at": now}
+                if self.cancelled.is_set():
+                    break
+        finally:
+            close = getattr(tokens, "close", None)
+            if close is not None:
+                close()
+        text, sent = self._delta(made, sent, last=True)
+        if text:
+            yield {"token": None, "text": text, "at": time.perf_counter()}
+
+    def _delta(self, made: Sequence[int], sent: int, last: bool) -> tuple[str, int]:
+        """The text that became certain with the newest token, and up to which token text has been sent."""
+        before = max(0, sent - HELD_BACK)
+        whole, known = self._session.decode(made[before:]), self._session.decode(made[before:sent]) if sent else ""
+        if whole.endswith("\ufffd") and not last and len(made) - sent < HELD_BACK:
+            return "", sent
+        return whole[len(known) :], len(made)
+
+    def memory(self) -> dict[str, Any]:
+        """Resident bytes now and at the peak."""
+        return memory()
+
+
+def memory() -> dict[str, Any]:
+    """Resident bytes of this process, now and at its peak."""
+    import psutil
+
+    info = psutil.Process().memory_info()
+    peak = getattr(info, "peak_wset", None)
+    if peak is None:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return {"resident": info.rss, "peak": peak}
+
+
+def log_softmax(logits: Floats) -> Floats:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
+def distance(actual: Floats, expected: Floats) -> dict[str, Any]:
+    """Relative error ||actual - expected|| / ||expected||, greatest difference, top-1 agreement, mean KL divergence."""
+    error = norm = divergence = 0.0
+    worst, agreed = 0.0, 0
+    for start in range(0, len(expected), 64):
+        b = np.asarray(expected[start : start + 64], np.float32)
+        a = np.asarray(actual[start : start + 64, : b.shape[1]], np.float32)
+        if not np.isfinite(a).all():
+            raise EngineFailed("the engine's logits hold NaN or infinity", "try --device cpu, or another precision")
+        error += float(np.square((a - b).astype(np.float64)).sum())
+        norm += float(np.square(b.astype(np.float64)).sum())
+        worst = max(worst, float(np.abs(a - b).max()))
+        agreed += int((a.argmax(-1) == b.argmax(-1)).sum())
+        p, q = log_softmax(b), log_softmax(a)
+        divergence += float((np.exp(p) * (p - q)).sum())
+    return {
+        "relative_error": (error / norm) ** 0.5 if norm else float("inf"),
+        "max_abs": worst,
+        "top1": agreed / len(expected),
+        "kl": max(0.0, divergence / len(expected)),
+        "positions": len(expected),
+    }
+
+
+def _read(requests: queue.Queue[dict[str, Any] | None], source: TextIO, cancelled: list[threading.Event]) -> None:
+    for line in source:
+        request = json.loads(line)
+        if request.get("cancel"):
+            for event in cancelled:
+                event.set()
+        else:
+            requests.put(request)
+    # The owner is gone: native code may hold the main thread for long, so leave without ceremony.
+    os._exit(0)
+
+
+def main() -> None:
+    """Serve until told to close or until standard input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when a Ctrl-C ends a worker
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    cancelled: list[threading.Event] = []
+    threading.Thread(target=_read, args=(requests, sys.stdin, cancelled), daemon=True).start()
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+        answers.flush()
+
+    server: Server | None = None
+    while (request := requests.get()) is not None:
+        method, params = request["method"], request.get("params", {})
+        try:
+            if method == "open":
+                engine = plugins.load("engines", params.pop("engine"))
+                server = Server(engine.open(Path(params.pop("folder")), **params))
+                cancelled.append(server.cancelled)
+                answer({"result": {**server.facts(), **memory()}})
+            elif method == "close" or server is None:
+                break
+            elif method == "generate":
+                server.cancelled.clear()
+                for event in server.generate(**params):
+                    answer({"event": event})
+                # Some engines choose a device or a precision only when they first compute.
+                answer({"result": server.facts()})
+            else:
+                answer({"result": getattr(server, method)(**params)})
+        except SlmopsError as error:
+            answer({"error": {"kind": type(error).__name__, "fault": str(error), "cure": error.cure}})
+        except (Exception, SystemExit) as error:
+            # Whatever an engine's binding raises is an answer for the owner, not the end of the worker.
+            answer({"error": {"kind": "EngineFailed", "fault": f"{type(error).__name__}: {error}", "cure": ""}})
+    answers.flush()
+    with contextlib.suppress(Exception):
+        if server is not None:
+            server._session.close()
+    os._exit(0)  # engines' own exit handlers hang or crash too often to be waited for
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The loops over weights, compiled by numba: round-to-nearest with a search for each group's scale.
+
+Kernels release the GIL and touch only their arguments, so that blocks run in threads. Weights come as the bits of f32
+(uint32, shift 0) or as its 16 high bits (bfloat16 as uint16, shift 16), [rows, columns], columns a multiple of the group.
+Group and bits are closure constants: LLVM unrolls and vectorises loops whose length it knows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+# Sums may be reordered (so that they vectorise); NaN and infinity keep their meaning.
+FAST = {"reassoc", "contract", "nsz", "arcp"}
+
+
+@numba.njit(nogil=True, cache=True)
+def round_significand(value: Any, bits: Any, cast_f: Any, cast_u: Any) -> Any:  # pragma: no cover - compiled
+    """The nearest number of `bits` significant bits that f16 and bf16 both hold; f16's smallest step is 2^-24."""
+    if abs(value) < np.float32(2.0 ** (bits - 25)):
+        return np.float32(np.rint(value * np.float32(2.0**24)) * np.float32(2.0**-24))
+    drop = np.uint32(24 - bits)
+    cast_f[0] = value
+    u = cast_u[0]
+    u += (np.uint32(1) << (drop - np.uint32(1))) - np.uint32(1) + ((u >> drop) & np.uint32(1))
+    cast_u[0] = (u >> drop) << drop
+    return cast_f[0]
+
+
+@functools.cache
+def symmetric(group: int, bits: int) -> Callable[..., int]:
+    """kernel(values, shift, significand, ratios, codes, scales) -> first row that holds NaN or infinity, or -1.
+
+    Codes lie around 2^(bits-1). Each ratio r proposes the scale that puts the group's largest magnitude on code r (r < 0
+    flips the sign, so that the longer negative side serves it); the one whose codes explain most of the group's energy,
+    sum(xq)^2 / sum(qq), wins (llama.cpp, ggml-quants.c: make_qx_quants). Its least-squares scale is rounded to
+    `significand` bits, and the codes are rounded once more with that very scale.
+    codes: uint8 [rows, columns * bits / 8]; scales: f32 [rows, columns / group].
+    """
+    half = 1 << (bits - 1)
+    least = np.float32(-half if bits < 8 else 1 - half)
+    most = np.float32(half - 1)
+
+    @numba.njit(nogil=True, cache=True, fastmath=FAST)
+    def kernel(
+        values: Any, shift: Any, significand: Any, ratios: Any, codes: Any, scales: Any
+    ) -> int:  # pragma: no cover - compiled
+        x_bits = np.empty(group, np.uint32)
+        x = x_bits.view(np.float32)
+        q = np.empty(group, np.uint8)
+        cast_f = np.empty(1, np.float32)
+        cast_u = cast_f.view(np.uint32)
+        for row in range(values.shape[0]):
+            for g in range(scales.shape[1]):
+                at = g * group
+                for j in range(group):
+                    x_bits[j] = np.uint32(values[row, at + j]) << shift
+                low, high, poison = np.float32(0), np.float32(0), np.float32(0)
+                for j in range(group):
+                    low = min(low, x[j])
+                    high = max(high, x[j])
+                    poison += x[j] * np.float32(0)
+                if poison != poison:
+                    return row
+                peak = low if -low > high else high
+                scale = np.float32(0)
+                if peak != 0:
+                    best_score = np.float32(-1)
+                    for k in range(ratios.shape[0]):
+                        inverse = ratios[k] / peak
+                        sum_xq, sum_qq = np.float32(0), np.float32(0)
+                        for j in range(group):
+                            v = min(max(np.rint(x[j] * inverse), least), most)
+                            sum_xq += x[j] * v
+                            sum_qq += v * v
+                        if sum_xq * sum_xq > best_score * sum_qq:
+                            best_score = sum_xq * sum_xq / sum_qq
+                            scale = sum_xq / sum_qq
+                    scale = round_significand(scale, significand, cast_f, cast_u)
+                inverse = np.float32(0) if scale == 0 else np.float32(1) / scale
+                scales[row, g] = scale
+                for j in range(group):
+                    v = min(max(np.rint(x[j] * inverse), least), most)
+                    q[j] = np.uint8(np.int32(v) + half)
+                if bits == 8:
+                    for j in range(group):
+                        codes[row, at + j] = q[j]
+                else:
+                    for j in range(group // 2):
+                        codes[row, at // 2 + j] = q[2 * j] | (q[2 * j + 1] << 4)
+        return -1
+
+    return kernel  # type: ignore[no-any-return]
+
+
+@functools.cache
+def asymmetric4(group: int) -> Callable[..., int]:
+    """kernel(values, shift, significand, shrinks, codes, scales, zeros) -> first row that holds NaN or infinity, or -1.
+
+    4-bit codes with an integer zero point a group. Each shrink proposes a range (high - low) * shrink, which always holds
+    0; its scale is rounded first, then tried with the two nearest zero points; the least squared error wins.
+    """
+
+    @numba.njit(nogil=True, cache=True, fastmath=FAST)
+    def kernel(
+        values: Any, shift: Any, significand: Any, shrinks: Any, codes: Any, scales: Any, zeros: Any
+    ) -> int:  # pragma: no cover - compiled
+        x_bits = np.empty(group, np.uint32)
+        x = x_bits.view(np.float32)
+        q = np.empty(group, np.uint8)
+        cast_f = np.empty(1, np.float32)
+        cast_u = cast_f.view(np.uint32)
+        fifteen = np.float32(15)
+        for row in range(values.shape[0]):
+            for g in range(scales.shape[1]):
+                at = g * group
+                for j in range(group):
+                    x_bits[j] = np.uint32(values[row, at + j]) << shift
+                low, high, poison = np.float32(0), np.float32(0), np.float32(0)
+                for j in range(group):
+                    low = min(low, x[j])
+                    high = max(high, x[j])
+                    poison += x[j] * np.float32(0)
+                if poison != poison:
+                    return row
+                best_error = np.float32(np.inf)
+                best_scale, best_zero = np.float32(0), np.float32(0)
+                for k in range(shrinks.shape[0]):
+                    scale = round_significand((high - low) * shrinks[k] / fifteen, significand, cast_f, cast_u)
+                    if scale == 0:
+                        continue
+                    inverse = np.float32(1) / scale
+                    first = np.floor(-low * shrinks[k] * inverse)
+                    for step in range(2):
+                        zero = min(max(first + np.float32(step), np.float32(0)), fifteen)
+                        top = fifteen - zero
+                        error = np.float32(0)
+                        for j in range(group):
+                            v = min(max(np.rint(x[j] * inverse), -zero), top)
+                            d = x[j] - v * scale
+                            error += d * d
+                        if error < best_error:
+                            best_error, best_scale, best_zero = error, scale, zero
+                inverse = np.float32(0) if best_scale == 0 else np.float32(1) / best_scale
+                scales[row, g] = best_scale
+                zeros[row, g] = np.uint8(np.int32(best_zero))
+                for j in range(group):
+                    v = min(max(np.rint(x[j] * inverse) + best_zero, np.float32(0)), fifteen)
+                    q[j] = np.uint8(np.int32(v))
+                for j in range(group // 2):
+                    codes[row, at // 2 + j] = q[2 * j] | (q[2 * j + 1] << 4)
+        return -1
+
+    return kernel  # type: ignore[no-any-return]

@@ -1,0 +1,5 @@
+"""f16: plain numbers, for baselines and for engines without codes."""
+
+from slmops.quantize._dense import Dense
+
+SCHEME = Dense("f16", 16)

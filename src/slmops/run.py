@@ -1,0 +1,140 @@
+"""generate: text from an artifact, in the engine that opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from slmops.core import chat, plugins, receipt
+from slmops.core.errors import EngineMissing, UsageError
+from slmops.engines import Sampling, _host
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What is needed to talk to an artifact: its format, tokenizer facts and chat template."""
+
+    folder: Path
+    format: str
+    eos: tuple[int, ...]
+    bos: int | None
+    adds_bos: bool
+    chat_template: str | None
+    special: Mapping[str, str | None]
+    context: int
+
+    @staticmethod
+    def open(folder: Path) -> Artifact:
+        """From the receipt of what slmops wrote, or from a plain Hugging Face folder."""
+        if not (folder / receipt.NAME).is_file() and (folder / "config.json").is_file():
+            return _plain(folder)
+        facts = receipt.load(folder)
+        spec = plugins.load("architectures", facts["config"]["model_type"]).spec(facts["config"])
+        tokens = facts["tokenizer"]
+        return Artifact(
+            folder,
+            facts["format"],
+            tuple(tokens["eos"]),
+            tokens["bos"],
+            bool(tokens["adds_bos"]),
+            facts.get("chat_template"),
+            tokens.get("special", {}),
+            spec.context,
+        )
+
+    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """The conversation as the model was trained to see it. Raises UsageError where there is no chat template."""
+        if self.chat_template is None:
+            raise UsageError("this model has no chat template", "use --raw to continue the text as it stands")
+        return chat.render(self.chat_template, messages, special=self.special)
+
+
+def _plain(folder: Path) -> Artifact:
+    from slmops.probes import special_names
+    from slmops.source import load
+
+    model = load(str(folder))
+    tokens = model.tokenizer
+    return Artifact(
+        folder,
+        "huggingface",
+        tokens.eos,
+        tokens.bos,
+        tokens.adds_bos,
+        model.chat_template,
+        special_names(tokens),
+        model.spec.context,
+    )
+
+
+def choose_engine(form: str, wanted: str | None = None) -> str:
+    """The engine to use for a format: the one asked for, or the preferred of those installed.
+
+    Raises UsageError when it does not open the format, EngineMissing with the command that installs one.
+    """
+    able = [name for name in _host.engines_for(form) if "generate" in plugins.load("engines", name).CAN]
+    if wanted is not None:
+        if wanted not in able:
+            raise UsageError(f"{wanted} does not open {form}", f"engines that do: {', '.join(able)}")
+        _host.require(wanted)
+        return wanted
+    for name in able:
+        if _host.installed(name) is not None:
+            return name
+    cures = " or ".join(dict.fromkeys(_host.install_command(name) for name in able))
+    raise EngineMissing(f"no engine that opens {form} is installed", cures)
+
+
+def open_worker(
+    artifact: Artifact, engine: str | None = None, *, device: str = "auto", threads: int | None = None, context: int = 4096
+) -> _host.Worker:
+    """The artifact in its engine, in a child process. A context manager."""
+    name = choose_engine(artifact.format, engine)
+    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=min(context, artifact.context))
+
+
+def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:
+    """Ids of a rendered prompt, with the beginning-of-text token where the source puts one and the text has none."""
+    ids = worker.encode([text])[0]
+    if artifact.adds_bos and artifact.bos is not None and ids[:1] != [artifact.bos]:
+        ids = [artifact.bos, *ids]
+    return ids
+
+
+def generate(
+    folder: Path | str,
+    prompt: str,
+    *,
+    raw: bool = False,
+    engine: str | None = None,
+    device: str = "auto",
+    sampling: Sampling | None = None,
+) -> Iterator[str]:
+    """Pieces of text as they come. Raises UsageError for a prompt that leaves no room in the context."""
+    artifact = Artifact.open(Path(folder))
+    text = prompt if raw else artifact.prompt([{"role": "user", "content": prompt}])
+    options = sampling or Sampling()
+    with open_worker(artifact, engine, device=device) as worker:
+        ids = tokens_of(worker, artifact, text)
+        for token in worker.generate(ids, fit(options, artifact, len(ids))):
+            if token.text:
+                yield token.text
+
+
+def fit(options: Sampling, artifact: Artifact, prompt: int, context: int = 4096) -> Sampling:
+    """The options with the model's own stop ids, and no more tokens than the context has room for."""
+    room = min(context, artifact.context) - prompt
+    if room < 1:
+        raise UsageError(f"the prompt has {prompt} tokens, the context {min(context, artifact.context)}", "shorten it")
+    if options.max_tokens < 1:
+        raise UsageError("--max-tokens must be at least 1")
+    return Sampling(
+        max_tokens=min(options.max_tokens, room),
+        temperature=options.temperature,
+        top_k=options.top_k,
+        top_p=options.top_p,
+        seed=options.seed,
+        stop_ids=tuple(dict.fromkeys((*options.stop_ids, *artifact.eos))),
+    )

@@ -1,0 +1,80 @@
+"""From what a user types to a Model: a path in any format that can be read, or a name on the Hugging Face Hub.
+
+Not called load.py: a submodule of that name would hide the verb `slmops.load`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slmops.core import plugins
+from slmops.core.errors import SourceNotFound, Unsupported, UsageError
+from slmops.core.model import Model
+from slmops.formats import _hub, huggingface
+
+
+def load(source: str | Path, revision: str | None = None) -> Model:
+    """The model at a path, or of a Hub name (`org/name`, `org/name@revision`), which is downloaded first.
+
+    No weight is read. Raises SourceNotFound, CorruptInput, UnknownFamily or Unsupported.
+    """
+    path = local(source, revision)
+    if path is not None:
+        model: Model = plugins.load("formats", format_of(path)).read(path)
+        return model
+    name = hub_name(source, revision)
+    folder = _hub.small_files(name)
+    # Refused before gigabytes are fetched: unknown families, quantized checkpoints, remote code.
+    huggingface.check(folder)
+    _hub.weight_files(name, folder, huggingface.wanted_weights(folder))
+    return huggingface.read(folder)
+
+
+def survey(source: str | Path, revision: str | None = None) -> huggingface.Survey:
+    """What a Hugging Face folder or Hub name says about itself; of a Hub name only headers are fetched, no weights."""
+    path = local(source, revision)
+    if path is not None:
+        return huggingface.survey(path)
+    name = hub_name(source, revision)
+    folder = _hub.small_files(name)
+    shards = huggingface.wanted_weights(folder)
+    if all((folder / shard).exists() for shard in shards):
+        return huggingface.survey(folder)
+    return huggingface.survey(folder, _hub.headers(name, folder))
+
+
+def local(source: str | Path, revision: str | None = None) -> Path | None:
+    """The path, if there is something; None if the source can only be a Hub name."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        if isinstance(source, Path):
+            raise SourceNotFound(f"there is nothing at {source}")
+        return None
+    if revision is not None:
+        raise UsageError(f"{source} is a path here, and paths have no revision", "leave the revision out")
+    return path
+
+
+def format_of(path: Path) -> str:
+    """Name of the format that reads this path. Formats that know the folder closer stand before plain safetensors."""
+    names = [name for name in plugins.names("formats") if name != "huggingface"] + ["huggingface"]
+    for name in names:
+        module = plugins.load("formats", name)
+        if hasattr(module, "read") and module.detect(path):
+            return name
+    if path.is_dir() and not (path / "config.json").exists():
+        raise SourceNotFound(
+            f"{path} has no config.json", "give a folder of a Hugging Face checkpoint: config.json beside model.safetensors"
+        )
+    raise Unsupported(f"{path} is in no format that can be read", f"formats: {', '.join(names)}")
+
+
+def hub_name(source: str | Path, revision: str | None = None) -> _hub.Name:
+    """Read the source as a Hub name; raises SourceNotFound saying both readings."""
+    name = _hub.parse(str(source), revision)
+    if name is None:
+        raise SourceNotFound(
+            f"there is no file or folder {str(source)!r}, and it is no Hub name (org/name) either",
+            "check the path, or name a model such as Qwen/Qwen3-0.6B",
+        )
+    return name

@@ -1,0 +1,127 @@
+"""Folders appear whole or not at all, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from slmops.core import step, store
+from slmops.core.errors import CorruptInput, NoSpace, OutputExists
+
+
+def everything(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def test_staged_appears_at_the_end(tmp_path: Path) -> None:
+    final = tmp_path / "deep" / "out"
+    with store.staged(final) as folder:
+        (folder / "file").write_text("x")
+        assert not final.exists()
+    assert everything(tmp_path) == ["deep", "deep/out", "deep/out/file"]
+
+
+def test_staged_vanishes_on_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), store.staged(tmp_path / "out") as folder:
+        (folder / "file").write_text("x")
+        raise RuntimeError
+    assert everything(tmp_path) == []
+
+
+def test_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    with pytest.raises(OutputExists, match="already there"), store.staged(tmp_path / "out"):
+        pytest.fail("the block must not run")
+    assert everything(tmp_path) == ["out", "out/precious"]
+
+
+def test_replace_swaps_whole_folders(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with store.staged(tmp_path / "out", replace=True) as folder:
+            (folder / content).write_text(content)
+    assert everything(tmp_path) == ["out", "out/new"]
+
+
+def test_full_disk_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NoSpace, match="no space left"), store.staged(tmp_path / "out"):
+        raise OSError(28, "No space left on device")
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test_a_killed_writer_leaves_no_final_name_and_the_next_sweeps_up(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from pathlib import Path
+        from slmops.core import store
+        with store.staged(Path(sys.argv[1])) as folder:
+            (folder / "half").write_text("x")
+            print("ready", flush=True)
+            time.sleep(60)
+        """
+    )
+    final = tmp_path / "out"
+    child = subprocess.Popen([sys.executable, "-c", script, str(final)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert not final.exists() and len(list(tmp_path.iterdir())) == 1
+    with store.staged(final) as folder:
+        (folder / "whole").write_text("x")
+    assert everything(tmp_path) == ["out", "out/whole"]
+
+
+def test_the_store_names_folders_by_content(tmp_path: Path) -> None:
+    kept = store.Store(tmp_path / "store")
+    names = []
+    for _ in range(2):
+        with kept.scratch() as scratch:
+            (scratch / "made").mkdir()
+            (scratch / "made" / "file").write_text("same")
+            names.append(kept.add(scratch / "made"))
+    assert names[0] == names[1] and kept.check(names[0])
+    (kept.path(names[0]) / "file").write_text("flipped")
+    assert not kept.check(names[0])
+
+
+@pytest.mark.parametrize("name", ["", "../../etc", "A" * 64, "a" * 63])
+def test_a_digest_is_never_a_path(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CorruptInput):
+        store.Store(tmp_path).path(name)
+
+
+def test_a_step_runs_once(tmp_path: Path) -> None:
+    kept, ran = store.Store(tmp_path), []
+
+    def make(folder: Path) -> None:
+        ran.append(time.time())
+        (folder / "out").write_text("made")
+
+    one = step.Step("toy", {"in": "x"}, {"bits": 4}, "1")
+    assert step.run(one, kept, make) == step.run(one, kept, make)
+    assert len(ran) == 1
+    other = step.Step("toy", {"in": "x"}, {"bits": 4}, "2")
+    step.run(other, kept, make)
+    assert len(ran) == 2
+
+
+def test_a_failing_step_is_not_remembered(tmp_path: Path) -> None:
+    kept = store.Store(tmp_path)
+    one = step.Step("toy", {}, {}, "1")
+
+    def fail(folder: Path) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        step.run(one, kept, fail)
+    assert kept.recall(one.key) is None and not list((tmp_path / "scratch").iterdir())

@@ -1,0 +1,113 @@
+"""Schemes against llama.cpp's own quantizer (gguf-py) and against their promises."""
+
+from __future__ import annotations
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from slmops.core import plugins, scheme
+from slmops.core.errors import CorruptInput, Unsupported
+
+AFFINE = [name for name in plugins.names("quantize") if scheme.load(name).dense is None]
+
+
+def weights(rows: int = 64, columns: int = 1024, seed: int = 0) -> np.ndarray:
+    return (np.random.default_rng(seed).standard_normal((rows, columns)) * 0.02).astype(np.float32)
+
+
+def error(name: str, values: np.ndarray) -> float:
+    chosen = scheme.load(name)
+    return float(np.square(chosen.dequantize(chosen.quantize(values)) - values).mean())
+
+
+@pytest.mark.parametrize("name, peer", [("q4", "Q4_0"), ("q8", "Q8_0"), ("q4a", "Q4_1")])
+def test_no_worse_than_llama_cpp(name: str, peer: str) -> None:
+    """gguf-py's quantizers are llama.cpp's reference ones: same bits, their scale rule. q8's scale has 3 bits less."""
+    values = weights()
+    kind = gguf.GGMLQuantizationType[peer]
+    theirs = float(np.square(gguf.dequantize(gguf.quantize(values, kind), kind) - values).mean())
+    assert error(name, values) < theirs * {"q4": 0.95, "q8": 1.02, "q4a": 1.0}[name]
+
+
+@pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_scales_are_exact_in_sixteen_bits(name: str, dtype: type) -> None:
+    chosen = scheme.load(name)
+    for magnitude in (1e-7, 1e-4, 1.0, 1e3):
+        codes = chosen.quantize((weights() * magnitude).astype(dtype))
+        for sixteen in (np.float16, ml_dtypes.bfloat16):
+            assert (codes.scales.astype(sixteen).astype(np.float32) == codes.scales).all()
+        if codes.zeros is not None:
+            products = codes.scales * codes.zeros
+            assert (products.astype(np.float16).astype(np.float32) == products).all()
+            assert codes.zeros.max() <= 15
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_input_dtypes_agree(name: str) -> None:
+    """bfloat16 numbers give the same codes whichever dtype carries them."""
+    chosen = scheme.load(name)
+    values = weights().astype(ml_dtypes.bfloat16)
+    assert chosen.quantize(values).digest() == chosen.quantize(values.astype(np.float32)).digest()
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_quantizing_twice_changes_nothing_much(name: str) -> None:
+    """What is on the grid already is (nearly) reproduced: the second error is far below the first."""
+    chosen = scheme.load(name)
+    values = weights()
+    once = chosen.dequantize(chosen.quantize(values))
+    twice = chosen.dequantize(chosen.quantize(once))
+    assert np.square(twice - once).mean() < 0.05 * np.square(once - values).mean()
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_bytes_are_as_promised(name: str) -> None:
+    chosen = scheme.load(name)
+    codes = chosen.quantize(weights())
+    zeros = codes.zeros.size // 2 if codes.zeros is not None else 0
+    assert chosen.nbytes((64, 1024)) == codes.codes.nbytes + codes.scales.size * 2 + zeros
+    assert codes.codes.shape == (64, 1024 * chosen.bits // 8) and codes.scales.shape == (64, 1024 // chosen.group)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_poison_names_its_row(name: str, poison: float) -> None:
+    values = weights()
+    values[17, 40] = poison
+    with pytest.raises(CorruptInput, match="row 17 "):
+        scheme.load(name).quantize(values)
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_zeros_stay_zero(name: str) -> None:
+    chosen = scheme.load(name)
+    assert not chosen.dequantize(chosen.quantize(np.zeros((2, 64), np.float32))).any()
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_too_large_for_a_sixteen_bit_scale(name: str) -> None:
+    with pytest.raises(Unsupported, match="too large"):
+        scheme.load(name).quantize(np.full((1, 32), 3e8, np.float32))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(AFFINE),
+    values=hnp.arrays(np.float32, (3, 64), elements=st.floats(-1000, 1000, width=32, allow_subnormal=False)),
+)
+def test_any_numbers_come_back_near(name: str, values: np.ndarray) -> None:
+    """Every number is within one step of its group's scale, as long as the step itself is not below f16's."""
+    chosen = scheme.load(name)
+    back = chosen.dequantize(chosen.quantize(values)).reshape(3, 2, 32)
+    groups = values.reshape(3, 2, 32)
+    reach = np.maximum(groups.max(-1, keepdims=True), 0) - np.minimum(groups.min(-1, keepdims=True), 0)
+    steps = 15 if chosen.bits == 4 else 254
+    # Symmetric codes cover twice the largest magnitude; the search may clip, never by more than a quarter of the range.
+    bound = (reach * 2 / steps if chosen.zero is not None else reach / steps) * 2 + 2**-20
+    assert (np.abs(back - groups) <= bound).all()
