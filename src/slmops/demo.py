@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slmops import compile as compiler
-from slmops import probes, run
+from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import SourceNotFound, VerificationFailed
 from slmops.engines import Sampling, _host
@@ -79,7 +79,7 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
         reference = Path(scratch) / "reference.npy"
         watch.say("computing the bf16 model's logits on the evaluation text")
         text = (source / "eval" / "text.txt").read_text(encoding="utf-8")
-        ids = probes.encoder(model.tokenizer).encode(text, add_special_tokens=False).ids
+        ids = model.tokenizer.encoder.encode(text, add_special_tokens=False).ids
         sequences = quality.windows(ids, WINDOW, WINDOWS)
         quality.reference_logits(model, sequences, reference)
         cases = spread(tasks.read_cases(source / "eval" / "tools.jsonl"), CASES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -66,8 +65,8 @@ CONVERSATIONS: tuple[tuple[dict[str, str], ...], ...] = (
 
 TEXT = (
     "Please turn the light in the kitchen to thirty percent, then set a timer for ten minutes. A small model reads what "
-    "the user asks and answers with one call of a tool; it has learned how people speak at home, and it declines what no tool "
-    "can do. The heater in the bedroom stays at nineteen degrees until seven o'clock, and the music plays in the living room."
+    "the user asks and answers with one call of a tool; it has learned how people speak at home, and it declines what no "
+    "tool can do. The heater in the bedroom stays at nineteen degrees until seven o'clock, and the music plays on."
 )
 """Ordinary prose, for logits: about a hundred tokens with most vocabularies."""
 
@@ -77,7 +76,7 @@ POSITIONS = 96
 
 def special_texts(tokenizer: TokenizerData) -> list[str]:
     """The special tokens of a tokenizer, in its own order, at most sixteen."""
-    added = json.loads(tokenizer.json).get("added_tokens", [])
+    added = tokenizer.parsed.get("added_tokens", [])
     return [token["content"] for token in added if token.get("special")][:16]
 
 
@@ -90,19 +89,12 @@ def special_names(tokenizer: TokenizerData) -> dict[str, str | None]:
     return names
 
 
-def encoder(tokenizer: TokenizerData) -> Any:
-    """A `tokenizers.Tokenizer` of the source."""
-    import tokenizers
-
-    return tokenizers.Tokenizer.from_str(tokenizer.json.decode())
-
-
 def truth(model: Model) -> dict[str, Any]:
     """The source's own ids and texts for the corpus, as they go into a receipt.
 
     {"texts": [[text, ids], ...], "conversations": [[messages, text], ...], "ids": tokens for the comparison of logits}
     """
-    source = encoder(model.tokenizer)
+    source = model.tokenizer.encoder
     texts = list(TEXTS)
     for token in special_texts(model.tokenizer):
         texts += [token, f"before{token}after", f"{token}\n {token}"]

@@ -5,6 +5,7 @@ Not called load.py: a submodule of that name would hide the verb `slmops.load`.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from slmops.core import plugins
@@ -27,7 +28,7 @@ def load(source: str | Path, revision: str | None = None) -> Model:
     # Refused before gigabytes are fetched: unknown families, quantized checkpoints, remote code.
     huggingface.check(folder)
     _hub.weight_files(name, folder, huggingface.wanted_weights(folder))
-    return huggingface.read(folder)
+    return huggingface.assemble(_of_hub(huggingface.survey(folder), name, folder))
 
 
 def survey(source: str | Path, revision: str | None = None) -> huggingface.Survey:
@@ -38,9 +39,13 @@ def survey(source: str | Path, revision: str | None = None) -> huggingface.Surve
     name = hub_name(source, revision)
     folder = _hub.small_files(name)
     shards = huggingface.wanted_weights(folder)
-    if all((folder / shard).exists() for shard in shards):
-        return huggingface.survey(folder)
-    return huggingface.survey(folder, _hub.headers(name, folder))
+    here = all((folder / shard).exists() for shard in shards)
+    return _of_hub(huggingface.survey(folder, None if here else _hub.headers(name, folder)), name, folder)
+
+
+def _of_hub(survey: huggingface.Survey, name: _hub.Name, folder: Path) -> huggingface.Survey:
+    """Note where it came from: the name as typed, and the commit that it stood for."""
+    return dataclasses.replace(survey, source={**survey.source, "hub": str(name), "revision": folder.name})
 
 
 def local(source: str | Path, revision: str | None = None) -> Path | None:

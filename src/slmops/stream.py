@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slmops.core.cast import check_finite
+from slmops.quantize._cast import check_finite
 from slmops.core.errors import NoSpace
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
-    """Aligned columns under a header, two blanks apart. `align` has a letter a column, l or r; else l, then r for the rest."""
+    """Aligned columns under a header. `align` has a letter a column, l or r; without it, l and then r for the rest."""
     lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     align = align or "l" + "r" * (len(header) - 1)

@@ -62,17 +62,18 @@ def _of_model(model: Model, format_name: str, context: int | None) -> dict[str, 
     stored: dict[str, int] = {}
     bits: dict[str, float] = {}
     sizes: dict[str, int] = {}
+    packed = False
     for role, tensor in model.tensors.items():
-        packed = isinstance(tensor, Packed)
-        size = tensor.scheme.nbytes(tensor.shape) if packed else elements(tensor.shape) * tensor.dtype.itemsize
-        sizes[role] = size
         kind = stored_as(tensor)
+        if isinstance(tensor, Packed):
+            packed, bits[kind], size = True, tensor.scheme.bits, tensor.scheme.nbytes(tensor.shape)
+        else:
+            bits[kind], size = tensor.dtype.itemsize * 8, elements(tensor.shape) * tensor.dtype.itemsize
+        sizes[role] = size
         stored[kind] = stored.get(kind, 0) + size
-        bits[kind] = tensor.scheme.bits if packed else tensor.dtype.itemsize * 8
     main = max(stored, key=lambda kind: stored[kind])
-    schemes = [kind for kind in stored if isinstance(_any(model, kind), Packed)]
     lengths = memory.contexts(model.spec, context)
-    if schemes:
+    if packed:
         # Codes are never quantized again: what is predicted is this artifact in its own engine.
         runtime = memory.RUNTIMES.get(format_name, memory.Runtime())
         predicted = [_memory(model.spec, format_name, main, length, sum(sizes.values()), runtime) for length in lengths]
@@ -84,7 +85,7 @@ def _of_model(model: Model, format_name: str, context: int | None) -> dict[str, 
         "parameters": model.parameters,
         "tier": _tier(model.parameters),
         "stored": stored,
-        "quantization": {"method": main, "bits": bits[main]} if schemes else None,
+        "quantization": {"method": main, "bits": bits[main]} if packed else None,
         "precision": precision(bits[main]),
         "bytes": _by_group(sizes),
         "memory": predicted,
@@ -160,20 +161,14 @@ def _tier(parameters: int) -> str:
     return tier(parameters)
 
 
-def _any(model: Model, kind: str) -> Any:
-    from slmops.core.scheme import stored_as
-
-    return next(tensor for tensor in model.tensors.values() if stored_as(tensor) == kind)
-
-
 def _by_group(sizes: dict[str, int]) -> dict[str, int]:
     from slmops.core import roles
 
-    result: dict[str, int] = {}
+    result = dict.fromkeys(("embedding", "head", "attention", "mlp", "norm"), 0)
     for role, size in sizes.items():
         heading = roles.group(role)
         result[heading] = result.get(heading, 0) + size
-    return result
+    return {heading: size for heading, size in result.items() if size}
 
 
 def _memory(spec: Any, format_name: str, scheme: str, length: int, weights: int, runtime: Any) -> dict[str, Any]:
@@ -194,7 +189,7 @@ def text(found: dict[str, Any]) -> str:
     from slmops.cli import _text
 
     vocabulary = found["vocabulary"]
-    tokens = "no tokenizer" if vocabulary["tokens"] is None else f"{vocabulary['tokens']:,} tokens"
+    tokens = "" if vocabulary["tokens"] is None else f"{vocabulary['tokens']:,} tokens in "
     quantization = found["quantization"]
     how = [found["precision"], *([quantization["method"]] if quantization else [])]
     if quantization and quantization.get("group"):
@@ -210,7 +205,7 @@ def text(found: dict[str, Any]) -> str:
         ("parameters", f"{_text.count(found['parameters'])} ({found['parameters']:,})"),
         ("tier", found["tier"]),
         ("context", f"{found['context']:,} tokens"),
-        ("vocabulary", f"{tokens} in {vocabulary['rows']:,} rows{', shared with the head' if found['tied'] else ''}"),
+        ("vocabulary", f"{tokens}{vocabulary['rows']:,} rows{', shared with the head' if found['tied'] else ''}"),
         ("precision", ", ".join(how)),
         ("stored as", stored),
         ("weights", ", ".join(f"{heading} {_text.size(size)}" for heading, size in found["bytes"].items())),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmops.core import roles
 from slmops.core.spec import Spec
 from slmops.core.tensor import Tensor, elements
+
+if TYPE_CHECKING:
+    import tokenizers
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,19 @@ class Tokenizer:
     """Whether encoding a text puts `bos` before it."""
     sentencepiece: bytes | None = None
     """The source's tokenizer.model, where it had one."""
+
+    @functools.cached_property
+    def parsed(self) -> Mapping[str, Any]:
+        """`json` as a value; read-only by custom. Parsed once: real ones have 10 MB."""
+        value: dict[str, Any] = json.loads(self.json)
+        return value
+
+    @functools.cached_property
+    def encoder(self) -> tokenizers.Tokenizer:
+        """The source's own tokenizer, ready to encode."""
+        import tokenizers
+
+        return tokenizers.Tokenizer.from_str(self.json.decode())
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core.cast import cast
+from slmops.quantize._cast import cast
 from slmops.core.layout import Block
 from slmops.core.scheme import Codes
 from slmops.core.tensor import Array
@@ -36,7 +36,7 @@ def scales(dtype: np.dtype[Any]) -> Encoder:
 
     def encode(block: Block) -> Array:
         assert isinstance(block, Codes)
-        return block.scales.astype(dtype)
+        return cast(block.scales, dtype)
 
     return encode
 
@@ -47,7 +47,7 @@ def biases(dtype: np.dtype[Any], zero: int | None) -> Encoder:
     def encode(block: Block) -> Array:
         assert isinstance(block, Codes)
         factor = block.zeros.astype(np.float32) if block.zeros is not None else np.float32(zero or 0)
-        return (block.scales * -factor).astype(dtype)
+        return cast(block.scales * -factor, dtype)
 
     return encode
 

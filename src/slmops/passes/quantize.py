@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from slmops.core import roles
-from slmops.core.cast import cast
 from slmops.core.errors import CorruptInput
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.tensor import Array, Lazy, Tensor
+from slmops.quantize._cast import cast
 
 
 def quantize(model: Model, scheme: Scheme) -> Model:

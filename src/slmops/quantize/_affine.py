@@ -54,17 +54,14 @@ class Affine:
 
     def dequantize(self, codes: Codes) -> Floats:
         """f32 [rows, columns], exactly scale * (code - zero)."""
+        from slmops.quantize import _kernels
+
         rows, groups = codes.scales.shape
-        if self.bits == 4:
-            numbers = np.empty((rows, groups * self.group), np.float32)
-            numbers[:, 0::2] = codes.codes & 15
-            numbers[:, 1::2] = codes.codes >> 4
-        else:
-            numbers = codes.codes.astype(np.float32)
-        grouped = numbers.reshape(rows, groups, self.group)
-        grouped -= np.float32(self.zero) if codes.zeros is None else codes.zeros.astype(np.float32)[..., None]
-        grouped *= codes.scales[..., None]
-        return numbers
+        values = np.empty((rows, groups * self.group), np.float32)
+        zeros = codes.zeros if codes.zeros is not None else np.empty((0, 0), np.uint8)
+        kernel = _kernels.affine(self.group, self.bits)
+        kernel(np.ascontiguousarray(codes.codes), codes.scales, zeros, np.float32(self.zero or 0), values)
+        return values
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Codes, 16-bit scales and (4-bit) zero points."""

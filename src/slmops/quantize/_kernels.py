@@ -16,6 +16,9 @@ import numpy as np
 
 # Sums may be reordered (so that they vectorise); NaN and infinity keep their meaning.
 FAST = {"reassoc", "contract", "nsz", "arcp"}
+ONE, THIRTY_ONE = np.uint32(1), np.uint32(31)
+INFINITE = np.uint32(0xFF000000)
+"""The rotated bits of infinity: what is not below is infinite or NaN."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -52,21 +55,22 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
         x_bits = np.empty(group, np.uint32)
         x = x_bits.view(np.float32)
         q = np.empty(group, np.uint8)
+        pairs = q.view(np.uint16)
         cast_f = np.empty(1, np.float32)
         cast_u = cast_f.view(np.uint32)
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
+                # A rotation puts the sign below the magnitude: the largest key is the largest magnitude, sign included.
+                key = np.uint32(0)
                 for j in range(group):
-                    x_bits[j] = np.uint32(values[row, at + j]) << shift
-                low, high, poison = np.float32(0), np.float32(0), np.float32(0)
-                for j in range(group):
-                    low = min(low, x[j])
-                    high = max(high, x[j])
-                    poison += x[j] * np.float32(0)
-                if poison != poison:
+                    b = np.uint32(np.uint32(values[row, at + j]) << shift)
+                    x_bits[j] = b
+                    key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+                if key >= INFINITE:
                     return row
-                peak = low if -low > high else high
+                cast_u[0] = np.uint32(key >> ONE) | np.uint32(key << THIRTY_ONE)
+                peak = cast_f[0]
                 scale = np.float32(0)
                 if peak != 0:
                     best_score = np.float32(-1)
@@ -91,7 +95,7 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
                         codes[row, at + j] = q[j]
                 else:
                     for j in range(group // 2):
-                        codes[row, at // 2 + j] = q[2 * j] | (q[2 * j + 1] << 4)
+                        codes[row, at // 2 + j] = np.uint8((pairs[j] & 15) | (pairs[j] >> 4))
         return -1
 
     return kernel  # type: ignore[no-any-return]
@@ -112,21 +116,24 @@ def asymmetric4(group: int) -> Callable[..., int]:
         x_bits = np.empty(group, np.uint32)
         x = x_bits.view(np.float32)
         q = np.empty(group, np.uint8)
+        pairs = q.view(np.uint16)
         cast_f = np.empty(1, np.float32)
         cast_u = cast_f.view(np.uint32)
         fifteen = np.float32(15)
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
+                key = np.uint32(0)
                 for j in range(group):
-                    x_bits[j] = np.uint32(values[row, at + j]) << shift
-                low, high, poison = np.float32(0), np.float32(0), np.float32(0)
-                for j in range(group):
-                    low = min(low, x[j])
-                    high = max(high, x[j])
-                    poison += x[j] * np.float32(0)
-                if poison != poison:
+                    b = np.uint32(np.uint32(values[row, at + j]) << shift)
+                    x_bits[j] = b
+                    key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+                if key >= INFINITE:
                     return row
+                low, high = np.float32(0), np.float32(0)
+                for j in range(group):
+                    low = x[j] if x[j] < low else low
+                    high = x[j] if x[j] > high else high
                 best_error = np.float32(np.inf)
                 best_scale, best_zero = np.float32(0), np.float32(0)
                 for k in range(shrinks.shape[0]):
@@ -152,7 +159,60 @@ def asymmetric4(group: int) -> Callable[..., int]:
                     v = min(max(np.rint(x[j] * inverse) + best_zero, np.float32(0)), fifteen)
                     q[j] = np.uint8(np.int32(v))
                 for j in range(group // 2):
-                    codes[row, at // 2 + j] = q[2 * j] | (q[2 * j + 1] << 4)
+                    codes[row, at // 2 + j] = np.uint8((pairs[j] & 15) | (pairs[j] >> 4))
         return -1
+
+    return kernel  # type: ignore[no-any-return]
+
+
+@numba.njit(nogil=True, cache=True)
+def halve(values: Any, shift: Any, halves: Any) -> bool:  # pragma: no cover - compiled
+    """Bits of f32 (or its high 16) -> bits of f16, rounded to nearest even; True when a finite number became infinite.
+
+    Fabian Giesen, "Float->half variants" (public domain), float_to_half_fast3_rtne.
+    """
+    work = np.empty(1, np.uint32)
+    real = work.view(np.float32)
+    overflow = False
+    for i in range(values.shape[0]):
+        u = np.uint32(np.uint32(values[i]) << shift)
+        f = np.uint32(u & np.uint32(0x7FFFFFFF))
+        if f >= np.uint32(0x47800000):
+            half = np.uint32(0x7E00) if f > np.uint32(0x7F800000) else np.uint32(0x7C00)
+            overflow |= f < np.uint32(0x7F800000)
+        elif f < np.uint32(0x38800000):
+            work[0] = f
+            real[0] += np.float32(0.5)  # the addition itself rounds to f16's smallest step
+            half = np.uint32(work[0] - np.uint32(0x3F000000))
+        else:
+            odd = np.uint32(np.uint32(f >> np.uint32(13)) & np.uint32(1))
+            half = np.uint32(np.uint32(f + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
+            overflow |= half == np.uint32(0x7C00)
+        halves[i] = np.uint16(half | np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(0x8000)))
+    return overflow
+
+
+@functools.cache
+def affine(group: int, bits: int) -> Callable[..., None]:
+    """kernel(codes, scales, zeros, zero, values): scale * (code - zero) into f32 [rows, columns].
+
+    `zeros` uint8 [rows, groups] where each group has its own; [0, 0] where all share `zero`.
+    """
+
+    @numba.njit(nogil=True, cache=True)
+    def kernel(codes: Any, scales: Any, zeros: Any, zero: Any, values: Any) -> None:  # pragma: no cover - compiled
+        for row in range(scales.shape[0]):
+            for g in range(scales.shape[1]):
+                scale = scales[row, g]
+                offset = np.float32(zeros[row, g]) if zeros.shape[0] else zero
+                at = g * group
+                if bits == 8:
+                    for j in range(group):
+                        values[row, at + j] = (np.float32(codes[row, at + j]) - offset) * scale
+                else:
+                    for j in range(group // 2):
+                        pair = codes[row, at // 2 + j]
+                        values[row, at + 2 * j] = (np.float32(pair & 15) - offset) * scale
+                        values[row, at + 2 * j + 1] = (np.float32(pair >> 4) - offset) * scale
 
     return kernel  # type: ignore[no-any-return]

@@ -5,5 +5,6 @@ Symmetric around 8, groups of 32 along the input, a signed scale of 8 significan
 
 from slmops.quantize._affine import Affine
 
-# Where the largest magnitude may land: near -8 (the longer side), or near 7 with the sign kept.
-SCHEME = Affine("q4", 4, 32, 8, 8, search=(-9.0, -8.5, -8.0, -7.6, -7.2, -6.8, 6.4, 6.8, 7.2, 7.6, 8.2))
+# Where the largest magnitude may land: near -8 (the longer side), or near 7 with the sign kept. Twenty-three proposals
+# would lower the squared error by 0.5 % more and take twice the time.
+SCHEME = Affine("q4", 4, 32, 8, 8, search=(-8.8, -8.3, -7.8, -7.3, 6.7, 7.2, 7.7))

@@ -1,0 +1,253 @@
+"""What OpenVINO's two back ends share: devices, properties, tokenizer, and generation by OpenVINO GenAI.
+
+Logits come from a graph that is compiled here (the `Runner` that each engine's file makes), tokens from GenAI's own
+pipeline; each is compiled when first asked for, so that measuring one does not pay for the other.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from slmops.core.errors import EngineFailed, EngineMissing, UsageError
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling
+
+XML = "openvino_model.xml"
+DEVICES = ("cpu", "gpu", "npu")
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "KV_CACHE_PRECISION": "f32"}
+"""Proof mode: nothing is rounded but the arithmetic itself."""
+
+_CONSTANT = re.compile(rb'element_type="(\w+)"[^>]*? size="(\d+)"')
+
+
+class Runner(Protocol):
+    """A compiled graph that gives the logits of every position it is fed."""
+
+    @property
+    def compiled(self) -> Any: ...
+
+    def run(self, ids: Sequence[int], chunks: Sequence[int]) -> Iterator[Floats]:
+        """Logits [chunk, vocab] of each chunk of a fresh sequence."""
+        ...
+
+
+class Session:
+    """An OpenVINO folder opened with one back end: `SDPA` (stateful) or `PA` (paged attention, continuous batching)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: str,
+        compile_runner: Callable[[Any, Path, str, Mapping[str, Any]], Runner],
+        *,
+        proof: bool,
+        device: str,
+        threads: int | None,
+        context: int | None,
+    ) -> None:
+        try:
+            import openvino
+            import openvino_genai
+        except ImportError as error:
+            raise EngineMissing(f"OpenVINO GenAI cannot be loaded: {error}", 'pip install "slmops[openvino]"') from None
+        if not (folder / XML).is_file():
+            raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
+        self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, context
+        self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
+        self._core = openvino.Core()
+        self._device, self._fallback = choose(device, self._core.available_devices)
+        self._properties: dict[str, Any] = dict(EXACT) if proof else {}
+        if threads:
+            self._properties["INFERENCE_NUM_THREADS"] = threads
+        self._compile = compile_runner
+        self._runner: Runner | None = None
+        self._pipeline: Any = None
+        self._tokenizer: Any = None
+        self._generating: _Generation | None = None
+
+    @property
+    def effective(self) -> Mapping[str, str]:
+        """Read from the compiled graph once logits were asked for; before that, from the device with these properties."""
+
+        def ask(name: str) -> str:
+            if name in self._properties and self._runner is None:
+                return _word(self._properties[name])
+            try:
+                if self._runner is not None:
+                    return _word(self._runner.compiled.get_property(name))
+                return _word(self._core.get_property(self._device, name))
+            except RuntimeError:
+                return "not told"
+
+        group = ask("DYNAMIC_QUANTIZATION_GROUP_SIZE")
+        activations = ask("INFERENCE_PRECISION_HINT")
+        if group not in ("0", "not told"):
+            activations += f", 8 bits in groups of {group} in quantized matrices"
+        result = {
+            "version": self._version,
+            "device": self._device.lower(),
+            "backend": self._backend,
+            "weights": stored(self._folder / XML),
+            "activations": activations,
+            "kv": ask("KV_CACHE_PRECISION"),
+            "threads": ask("INFERENCE_NUM_THREADS"),
+        }
+        return result | ({"fallback": self._fallback} if self._fallback else {})
+
+    def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
+        if sum(chunks) != len(ids) or min(chunks, default=0) < 1:
+            raise UsageError(f"chunks {list(chunks)} do not add up to {len(ids)} tokens")
+        if self._runner is None:
+            self._runner = self._compile(self._core, self._folder / XML, self._device, self._properties)
+        result: Floats | None = None
+        start = 0
+        for part in self._runner.run(ids, chunks):
+            # Copied into one array at once: the engine's own buffer is overwritten by the next chunk.
+            if result is None:
+                result = np.empty((len(ids), part.shape[-1]), np.float32)
+            result[start : start + len(part)] = part
+            start += len(part)
+        assert result is not None
+        return result
+
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        if self._pipeline is None:
+            properties = {**self._properties, "ATTENTION_BACKEND": self._backend}
+            if self._backend == "PA":
+                properties["scheduler_config"] = self._scheduler()
+            self._pipeline = self._genai.LLMPipeline(self._folder, self._device, **properties)
+        generation = _Generation(self._genai, self._pipeline, ids, sampling)
+        try:
+            yield from generation
+        finally:
+            generation.cancel()
+
+    def encode(self, text: str) -> list[int]:
+        ids = self._words().encode(text, add_special_tokens=False).input_ids
+        return [int(number) for number in ids.data.reshape(-1)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._words().decode(list(ids))) if ids else ""
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        tokenizer = self._words()
+        if not tokenizer.chat_template:
+            return None
+        return str(tokenizer.apply_chat_template([dict(message) for message in messages], add_generation_prompt=True))
+
+    def close(self) -> None:
+        self._runner = self._pipeline = self._tokenizer = None
+
+    def _words(self) -> Any:
+        if self._tokenizer is None:
+            self._tokenizer = self._genai.Tokenizer(self._folder)
+        return self._tokenizer
+
+    def _scheduler(self) -> Any:
+        """One sequence, its whole prompt in one step, nothing remembered from the last: each generation is fresh."""
+        config = self._genai.SchedulerConfig()
+        config.enable_prefix_caching = False
+        config.dynamic_split_fuse = False
+        config.max_num_batched_tokens = max(self._context or 0, 1 << 20)
+        return config
+
+
+class _Generation:
+    """GenAI generates in a thread of its own (`generate` lets go of the GIL); its streamer hands tokens through a queue.
+
+    The streamer waits for the GIL only to put a number into the queue, so a slow reader never stops the engine.
+    """
+
+    def __init__(self, genai: Any, pipeline: Any, ids: Sequence[int], sampling: Sampling) -> None:
+        self._genai, self._pipeline, self._stops = genai, pipeline, frozenset(sampling.stop_ids)
+        self._ids, self._config = np.array([ids], np.int64), _config(genai, sampling)
+        self._queue: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __iter__(self) -> Iterator[int]:
+        self._thread.start()
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise EngineFailed(f"OpenVINO GenAI stopped: {str(item)[:300]}") from item
+            yield item
+
+    def cancel(self) -> None:
+        """Stop at the next token and wait for the engine to let go."""
+        self._cancelled = True
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        genai, take = self._genai, self._take
+
+        class Streamer(genai.StreamerBase):  # type: ignore[misc]
+            def write(self, token: int | Sequence[int]) -> Any:
+                return take([token] if isinstance(token, int) else token)
+
+            def end(self) -> None:
+                pass
+
+        try:
+            import openvino
+
+            self._pipeline.generate(openvino.Tensor(self._ids), self._config, Streamer())
+            self._queue.put(None)
+        except BaseException as error:
+            self._queue.put(error)
+
+    def _take(self, tokens: Sequence[int]) -> Any:
+        if self._cancelled:
+            return self._genai.StreamingStatus.CANCEL
+        for token in tokens:
+            if token in self._stops:
+                return self._genai.StreamingStatus.STOP
+            self._queue.put(int(token))
+        return self._genai.StreamingStatus.RUNNING
+
+
+def _config(genai: Any, sampling: Sampling) -> Any:
+    """Stops are ours: generation_config.json's own end tokens are ignored, so that `stop_ids` alone decides."""
+    config = genai.GenerationConfig()
+    config.max_new_tokens = sampling.max_tokens
+    config.ignore_eos = True
+    config.apply_chat_template = False
+    if sampling.temperature > 0:
+        config.do_sample = True
+        config.temperature, config.top_p, config.rng_seed = sampling.temperature, sampling.top_p, sampling.seed
+        if sampling.top_k > 0:
+            config.top_k = sampling.top_k
+    return config
+
+
+def choose(device: str, available: Sequence[str]) -> tuple[str, str]:
+    """The device to use (OpenVINO's name) and, where it is not the one asked for, a sentence that says so."""
+    if device not in ("auto", *DEVICES):
+        raise UsageError(f"OpenVINO has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
+    wanted = "GPU" if device == "auto" else device.upper()
+    found = [name for name in available if name.split(".")[0] == wanted]
+    if found:
+        return found[0], ""
+    return "CPU", "" if device == "auto" else f"no {wanted} was found by OpenVINO; the CPU is used"
+
+
+def stored(xml: Path) -> str:
+    """Element types of the weights, the one with the most bytes first, those below one part in a hundred left out."""
+    total: dict[str, int] = {}
+    for element_type, size in _CONSTANT.findall(xml.read_bytes()):
+        total[element_type.decode()] = total.get(element_type.decode(), 0) + int(size)
+    shown = [name for name in sorted(total, key=lambda name: -total[name]) if total[name] * 100 >= sum(total.values())]
+    return ", ".join(shown)
+
+
+def _word(value: Any) -> str:
+    names = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "uint8_t": "u8", "int8_t": "i8"}
+    text = str(value).removeprefix("<Type: '").removesuffix("'>")
+    return names.get(text, text)

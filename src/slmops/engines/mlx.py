@@ -1,0 +1,152 @@
+"""mlx-lm: on Apple silicon with Metal; elsewhere MLX's CPU back end, which is correct and slow."""
+
+from __future__ import annotations
+
+import gc
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmops.core.errors import EngineFailed, EngineMissing, UsageError
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling
+from slmops.engines import Session as SessionProtocol
+from slmops.engines._words import Words, check
+
+FORMATS = ("mlx",)
+MODULES = ("mlx", "mlx_lm")
+PACKAGE = "mlx-lm"
+EXTRA = "mlx"
+CAN = frozenset({"logits", "generate", "encode", "render"})
+DEVICES = ("cpu", "gpu")
+
+
+def open(
+    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+) -> SessionProtocol:
+    """Open an MLX folder. `proof` computes in f32; MLX chooses its own number of threads."""
+    return Session(folder, proof=proof, device=device, context=context)
+
+
+class Session:
+    """A model of mlx-lm, with a prompt cache per call."""
+
+    def __init__(self, folder: Path, *, proof: bool, device: str, context: int | None) -> None:
+        try:
+            import mlx.core as mx
+        except ImportError as error:
+            raise EngineMissing(f"MLX cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
+        # mlx-lm makes its stream on the default device when it is imported: choose first.
+        self._device = choose(device, mx)
+        mx.set_default_device(getattr(mx, self._device))
+        try:
+            from mlx_lm.generate import generate_step
+            from mlx_lm.models.cache import make_prompt_cache
+            from mlx_lm.sample_utils import make_sampler
+            from mlx_lm.utils import load_model, load_tokenizer
+        except ImportError as error:
+            raise EngineMissing(f"mlx-lm cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
+        self._mx: Any = mx
+        self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
+        self._steps: Any = generate_step
+        self._cache, self._sampler = make_prompt_cache, make_sampler
+        self._folder = folder
+        self._load_tokenizer: Any = load_tokenizer
+        try:
+            self._model, config = load_model(folder, trust_remote_code=False)
+        except (ValueError, OSError, KeyError) as error:
+            raise EngineFailed(f"mlx-lm: {str(error)[:300]}", "convert the model to mlx again") from error
+        if proof:
+            # Scales and biases too: f32 holds their products exactly.
+            self._model.set_dtype(mx.float32)
+            mx.eval(self._model.parameters())
+        self._vocab, self._context = int(config["vocab_size"]), context
+        self._quantization = config.get("quantization")
+        self._computed = ""
+        self._words: Words | None = None
+
+    @property
+    def effective(self) -> Mapping[str, str]:
+        """Precisions as found: the dtype of the logits of one token tells what activations really are."""
+        mx = self._mx
+        if not self._computed:
+            self._computed = _name(self._model(mx.array([[0]]), cache=self._cache(self._model)).dtype)
+        norm = _name(self._model.model.norm.weight.dtype)
+        codes = self._quantization
+        result = {
+            "version": self._version,
+            "device": self._device,
+            "weights": f"{codes['bits']} bits in groups of {codes['group_size']}" if codes else norm,
+            "activations": self._computed,
+            "kv": self._computed,
+        }
+        if self._device == "cpu":
+            result["fallback"] = "MLX's CPU back end is a reference, not fast: time it on Apple silicon"
+        return result
+
+    def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
+        check(ids, chunks, self._vocab, self._context)
+        mx = self._mx
+        result = np.empty((len(ids), self._vocab), np.float32)
+        cache, start = self._cache(self._model), 0
+        for length in chunks:
+            part = self._model(mx.array([list(ids[start : start + length])]), cache=cache)[0]
+            result[start : start + length] = np.array(part.astype(mx.float32))
+            start += length
+        return result
+
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        check(ids, None, self._vocab, self._context)
+        mx = self._mx
+        room = self._context - len(ids) if self._context is not None else sampling.max_tokens
+        most = min(sampling.max_tokens, room)
+        if most < 1:
+            return
+        mx.random.seed(sampling.seed)
+        top_k = sampling.top_k if sampling.top_k < self._vocab else 0
+        sampler = self._sampler(temp=sampling.temperature, top_p=sampling.top_p, top_k=top_k)
+        steps = self._steps(mx.array(list(ids)), self._model, max_tokens=most, sampler=sampler)
+        try:
+            for token, _ in steps:
+                if int(token) in sampling.stop_ids:
+                    return
+                yield int(token)
+        finally:
+            steps.close()
+
+    def _tokenizer(self) -> Words:
+        if self._words is None:
+            self._words = Words(self._load_tokenizer(self._folder))
+        return self._words
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer().encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer().decode(ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        return self._tokenizer().render(messages)
+
+    def close(self) -> None:
+        self._model = self._words = None
+        gc.collect()
+        self._mx.clear_cache()
+
+
+def choose(device: str, mx: Any) -> str:
+    """The device to use; raises UsageError for one that is not here."""
+    gpu = bool(mx.is_available(mx.gpu))
+    if device == "auto":
+        return "gpu" if gpu else "cpu"
+    if device not in DEVICES or (device == "gpu" and not gpu):
+        raise UsageError(f"MLX finds no device {device!r}", "one of: auto, " + ("cpu, gpu" if gpu else "cpu"))
+    return device
+
+
+def _name(dtype: Any) -> str:
+    """mlx.core.bfloat16 -> bfloat16."""
+    return str(dtype).rsplit(".", 1)[-1]

@@ -1,0 +1,49 @@
+"""OpenVINO with its stateful back end (SDPA): one sequence, its KV cache inside the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmops.core.tensor import Floats
+from slmops.engines import Session as Session
+from slmops.engines import _openvino
+
+FORMATS = ("openvino",)
+MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
+PACKAGE = "openvino-genai"
+EXTRA = "openvino"
+CAN = frozenset({"logits", "generate", "encode", "render"})
+DEVICES = _openvino.DEVICES
+
+
+def open(
+    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+) -> Session:
+    """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO."""
+    return _openvino.Session(folder, "SDPA", Stateful, proof=proof, device=device, threads=threads, context=context)
+
+
+class Stateful:
+    """The graph as it is written: ReadValue and Assign keep keys and values from one call to the next."""
+
+    def __init__(self, core: Any, xml: Path, device: str, properties: Mapping[str, Any]) -> None:
+        self.compiled = core.compile_model(xml, device, properties)
+        self._request = self.compiled.create_infer_request()
+
+    def run(self, ids: Sequence[int], chunks: Sequence[int]) -> Iterator[Floats]:
+        self._request.reset_state()
+        start = 0
+        for length in chunks:
+            stop = start + length
+            inputs = {
+                "input_ids": np.array([ids[start:stop]], np.int64),
+                "attention_mask": np.ones((1, stop), np.int64),
+                "position_ids": np.arange(start, stop, dtype=np.int64)[None],
+                "beam_idx": np.zeros(1, np.int32),
+            }
+            yield self._request.infer(inputs, share_inputs=True, share_outputs=True)["logits"][0]
+            start = stop

@@ -1,0 +1,213 @@
+"""transformers on PyTorch: opens compressed-tensors folders and plain safetensors checkpoints. No remote code, ever.
+
+Codes are de-quantized by compressed-tensors while loading, module by module: what runs is a dense model in the
+checkpoint's dtype (bf16 then rounds scale * code). Proof mode does the same in f32, where nothing is lost.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmops.core.errors import EngineFailed, EngineMissing, UsageError
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling
+from slmops.engines import Session as SessionProtocol
+from slmops.engines._words import Words, check
+
+FORMATS = ("compressed_tensors", "huggingface")
+MODULES = ("torch", "transformers", "compressed_tensors")
+PACKAGE = "transformers"
+EXTRA = "train"
+CAN = frozenset({"logits", "generate", "encode", "render"})
+DEVICES = ("cpu", "cuda", "mps")
+PREFILL = 2048
+"""Prompt tokens that pass through the model at once: bounds the memory of activations."""
+
+
+def open(
+    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+) -> SessionProtocol:
+    """Open a folder with config.json and safetensors. `proof` computes in f32; `threads` None leaves it to PyTorch."""
+    return Session(folder, proof=proof, device=device, threads=threads, context=context)
+
+
+class Session:
+    """A causal language model of transformers, with a KV cache per call."""
+
+    def __init__(self, folder: Path, *, proof: bool, device: str, threads: int | None, context: int | None) -> None:
+        # Read by tqdm when it is imported: a worker's last words should not be progress bars.
+        os.environ.setdefault("TQDM_DISABLE", "1")
+        try:
+            import torch
+            import transformers
+        except ImportError as error:
+            raise EngineMissing(f"transformers cannot be loaded: {error}", 'pip install "slmops[train]"') from None
+        if not (folder / "config.json").is_file():
+            raise EngineFailed(f"{folder} has no config.json", "convert the model to compressed-tensors first")
+        self._torch, self._transformers, self._folder = torch, transformers, folder
+        if threads:
+            torch.set_num_threads(threads)
+        self._device = choose(device, torch)
+        transformers.utils.logging.disable_progress_bar()
+        self._model = self._load("float32" if proof else "auto")
+        config = self._model.config
+        self._vocab, self._context = int(config.vocab_size), context
+        self._words: Words | None = None
+
+    def _load(self, dtype: str) -> Any:
+        options: dict[str, Any] = {}
+        groups = (_quantization(self._folder).get("config_groups") or {}).values()
+        if any((group.get("weights") or {}).get("symmetric") is False for group in groups):
+            if len(groups) > 1:
+                raise EngineFailed("transformers cannot mix schemes when one has zero points", "quantize with one scheme")
+            # compressed-tensors 0.20 expects zero points unpacked unless transformers de-quantizes while it reads.
+            options["quantization_config"] = self._transformers.CompressedTensorsConfig(dequantize=True)
+        try:
+            model, info = self._transformers.AutoModelForCausalLM.from_pretrained(
+                self._folder,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise EngineFailed(f"transformers: {str(error)[:300]}", "convert the model again") from error
+        # transformers only warns, and fills what is missing with random numbers.
+        for fault in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+            if info.get(fault):
+                found = sorted(map(str, info[fault]))
+                raise EngineFailed(f"transformers: {fault} {', '.join(found[:3])} ({len(found)} in all)")
+        write_out(model)
+        return model.to(self._device).eval()
+
+    @property
+    def effective(self) -> Mapping[str, str]:
+        torch, dtype = self._torch, str(self._model.dtype).removeprefix("torch.")
+        method = str(_quantization(self._folder).get("quant_method", ""))
+        return {
+            "version": f"transformers {self._transformers.__version__}, torch {torch.__version__}",
+            "device": self._device,
+            "backend": str(self._model.config._attn_implementation),
+            "weights": f"{method} codes written out as {dtype}" if method else dtype,
+            "activations": dtype,
+            "kv": dtype,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def _cache(self) -> Any:
+        return self._transformers.DynamicCache(config=self._model.config)
+
+    def _forward(self, ids: Sequence[int], cache: Any, keep: int) -> Any:
+        """Logits [keep or len(ids), vocab] of the last positions; 0 keeps all."""
+        row = self._torch.tensor([list(ids)], dtype=self._torch.int64, device=self._device)
+        return self._model(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
+
+    def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
+        check(ids, chunks, self._vocab, self._context)
+        result = np.empty((len(ids), self._vocab), np.float32)
+        cache, start = self._cache(), 0
+        with self._torch.inference_mode():
+            for length in chunks:
+                part = self._forward(ids[start : start + length], cache, 0)
+                result[start : start + length] = part.to("cpu", self._torch.float32).numpy()
+                start += length
+        return result
+
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        check(ids, None, self._vocab, self._context)
+        pick = self._picker(sampling)
+        cache, waiting = self._cache(), list(ids)
+        room = self._context - len(ids) if self._context is not None else sampling.max_tokens
+        for _ in range(min(sampling.max_tokens, room)):
+            # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
+            with self._torch.inference_mode():
+                while len(waiting) > PREFILL:
+                    self._forward(waiting[:PREFILL], cache, 1)
+                    waiting = waiting[PREFILL:]
+                token = pick(self._forward(waiting, cache, 1)[-1:].float())
+            if token in sampling.stop_ids:
+                return
+            yield token
+            waiting = [token]
+
+    def _picker(self, sampling: Sampling) -> Any:
+        """Logits [1, vocab] -> token."""
+        torch = self._torch
+        if sampling.temperature == 0:
+            return lambda logits: int(logits.argmax())
+        from transformers import generation
+
+        steps = generation.LogitsProcessorList([generation.TemperatureLogitsWarper(float(sampling.temperature))])
+        if 0 < sampling.top_k < self._vocab:
+            steps.append(generation.TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1:
+            steps.append(generation.TopPLogitsWarper(sampling.top_p))
+        chance = torch.Generator(device="cpu").manual_seed(sampling.seed)
+
+        def pick(logits: Any) -> int:
+            weights = torch.softmax(steps(None, logits), dim=-1).cpu()
+            return int(torch.multinomial(weights, 1, generator=chance))
+
+        return pick
+
+    def _tokenizer(self) -> Words:
+        if self._words is None:
+            loader = self._transformers.AutoTokenizer
+            self._words = Words(loader.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False))
+        return self._words
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer().encode(text)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._tokenizer().decode(ids)
+
+    def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        return self._tokenizer().render(messages)
+
+    def close(self) -> None:
+        self._model = self._words = None
+        gc.collect()
+
+
+def choose(device: str, torch: Any) -> str:
+    """The device to use; raises UsageError for one that is not here."""
+    here = ["cpu"]
+    if torch.backends.mps.is_available():
+        here.append("mps")
+    if torch.cuda.is_available():
+        here.append("cuda")
+    if device == "auto":
+        return here[-1]
+    if device not in here:
+        raise UsageError(f"transformers finds no device {device!r}", f"one of: auto, {', '.join(here)}")
+    return device
+
+
+def write_out(model: Any) -> None:
+    """De-quantize what compressed-tensors left packed. Its own hook would do so at the first run, but leaves wrappers
+    around every module, which are slow."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is None or not hasattr(quantizer, "compressor"):
+        return
+    from compressed_tensors.compressors import decompress_module
+
+    for module in model.modules():
+        if hasattr(module, "quantization_scheme"):
+            decompress_module(module, leave_decompressed=False)
+    quantizer.compressor.remove_decompression_hook(model)
+
+
+def _quantization(folder: Path) -> dict[str, Any]:
+    """quantization_config of config.json; empty where dense."""
+    found = json.loads((folder / "config.json").read_bytes()).get("quantization_config")
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,74 @@
+"""Small files of a checkpoint folder, read as if someone hostile had written them: inside the folder, bounded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from slmops.core.errors import CorruptInput, SourceNotFound
+
+LIMIT = 4 << 20
+"""Bytes of a configuration file; the real ones have a few thousand."""
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file `name` of the folder, its links followed; raises where it leads out of the checkpoint.
+
+    Hugging Face's cache keeps `models--org--name/snapshots/<revision>/file -> ../../blobs/<digest>`, and since 2026 that
+    blob may be a link on into a store that all repositories share (huggingface_hub/utils/_shared_blobs.py): links that
+    stay within these two are its own.
+    """
+    path = folder / name
+    root = folder.resolve()
+    try:
+        real = path.resolve(strict=True)
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise CorruptInput(f"{name} is a link to a file that is gone", "download it again") from None
+        raise SourceNotFound(f"{folder} has no {name}", "download the checkpoint again, all of it") from None
+    except (OSError, RuntimeError) as error:  # a circle of links; 3.11 and 3.13 say it differently
+        raise CorruptInput(f"{name} in {folder} leads nowhere ({error})", "download it again") from None
+    roots = [root]
+    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
+        roots = [root, root.parent.parent / "blobs"]
+        shared = root.parent.parent.parent / "blobs"
+        if (shared / ".huggingface-shared-blobs").is_file():
+            roots.append(shared)
+    if not any(real.is_relative_to(place) for place in roots):
+        raise CorruptInput(f"{name} is a link out of {folder}", "copy the file into the folder instead of linking it")
+    if not real.is_file():
+        raise CorruptInput(f"{name} in {folder} is not a file")
+    return path
+
+
+def there(folder: Path, name: str) -> bool:
+    """Whether the folder has an entry of this name, be it a dangling link."""
+    return (folder / name).exists() or (folder / name).is_symlink()
+
+
+def content(folder: Path, name: str, limit: int = LIMIT) -> bytes:
+    """The bytes of one file; CorruptInput past `limit`."""
+    path = inside(folder, name)
+    size = path.stat().st_size
+    if size > limit:
+        raise CorruptInput(f"{name} has {size:,} bytes; none of its kind has more than {limit:,}")
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
+def parse_json(text: bytes, name: str) -> dict[str, Any]:
+    """A JSON object, or CorruptInput."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise CorruptInput(f"{name} is nested too deeply to be read") from None
+    except ValueError as error:  # bad JSON, bad UTF-8, numbers of a million digits
+        raise CorruptInput(f"{name} is not JSON: {str(error)[:200]}", "download it again") from None
+    if not isinstance(value, dict):
+        raise CorruptInput(f"{name} holds {type(value).__name__}, not an object")
+    return value
+
+
+def read_json(folder: Path, name: str, limit: int = LIMIT) -> dict[str, Any]:
+    return parse_json(content(folder, name, limit), name)

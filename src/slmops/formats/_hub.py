@@ -1,0 +1,176 @@
+"""Hugging Face Hub names: `org/name` or `org/name@revision` -> a snapshot in the cache. The only file that knows the Hub.
+
+Small files come first, so that what cannot be read is refused before its weights are fetched. Downloads resume, and the
+cache answers when there is no network. Token, endpoint, cache and offline mode are huggingface_hub's own (HF_TOKEN,
+HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported
+from slmops.core.tensor import Array, Lazy, Tensor
+from slmops.formats import _safetensors
+
+NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,255}))?", re.ASCII)
+SMALL = (
+    "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template.jinja", "chat_template.json", "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md",
+)  # fmt: skip
+"""Everything but weights that reading takes, all at the repository's root."""
+
+CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet")
+"""Whose errors mean that the network failed: the HTTP client has changed between versions of huggingface_hub."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Name:
+    """A repository at a revision (branch, tag or commit)."""
+
+    repo: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}" if self.revision else self.repo
+
+
+def parse(text: str, revision: str | None = None) -> Name | None:
+    """`org/name[@revision]`, or None where the text is no such name."""
+    match = NAME.fullmatch(text)
+    if not match or ".." in text or "--" in match[1] or text.endswith(".git"):
+        return None
+    return Name(match[1], revision or match[2])
+
+
+def small_files(name: Name) -> Path:
+    """Fetch (or find in the cache) everything but weights; the snapshot's folder."""
+    return _snapshot(name, name.revision, SMALL)
+
+
+def weight_files(name: Name, folder: Path, shards: Sequence[str]) -> None:
+    """Fetch the named files of the very commit that `folder` is a snapshot of; what is there already stays."""
+    if all((folder / shard).exists() for shard in shards):
+        return
+    _snapshot(name, folder.name, shards)
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing:
+        raise _without_weights(name, folder.name, missing[0])
+
+
+def _snapshot(name: Name, revision: str | None, files: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(_asking(name, lambda: snapshot_download(name.repo, revision=revision, allow_patterns=list(files))))
+
+
+def headers(name: Name, folder: Path) -> dict[str, Tensor]:
+    """Checkpoint name -> shape and dtype, from the safetensors headers alone, by range requests. No weight is fetched."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        found = _asking(name, lambda: HfApi().get_safetensors_metadata(name.repo, revision=folder.name))
+    except NotASafetensorsRepoError:
+        raise _without_weights(name, folder.name, "model.safetensors") from None
+    except (SafetensorsParsingError, KeyError, TypeError, ValueError) as error:
+        raise CorruptInput(f"{name}: a safetensors header cannot be read ({error})"[:300]) from None
+
+    def unread(start: int, stop: int) -> Array:
+        raise SourceNotFound(f"the weights of {name} were not downloaded", "load it instead of inspecting it")
+
+    tensors: dict[str, Tensor] = {}
+    for file in found.files_metadata.values():
+        for tensor, entry in file.tensors.items():
+            dtype = _safetensors.DTYPES.get(entry.dtype)
+            if dtype is None or not all(type(axis) is int and 0 <= axis < 1 << 40 for axis in entry.shape):
+                raise CorruptInput(f"{name}: tensor {tensor[:80]} is {str(entry.dtype)[:20]} {str(entry.shape)[:80]}")
+            tensors[tensor] = Lazy(tuple(entry.shape), dtype, unread)
+    return tensors
+
+
+def _without_weights(name: Name, commit: str, missing: str) -> SlmopsError:
+    """What to say of a repository that lacks a weight file: name what it holds instead."""
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi().list_repo_files(name.repo, revision=commit)
+    except Exception:  # the error that we are about to report matters more
+        files = []
+    if any(file.endswith((".bin", ".pt", ".pth")) for file in files):
+        return Unsupported(
+            f"{name} holds its weights as pickle only, which can run code when it is opened",
+            "look for a revision or a copy in safetensors (many repositories have one under refs/pr)",
+        )
+    others = sorted({Path(file).suffix for file in files} & {".gguf", ".onnx", ".xml", ".h5", ".msgpack"})
+    holds = f"; it holds {', '.join(others)}" if others else ""
+    return SourceNotFound(f"{name} has no {missing}{holds}", "name a repository that holds safetensors")
+
+
+def _asking(name: Name, ask: Callable[[], Result]) -> Result:
+    """Put a question to the Hub; its many errors become ours, each with its cure."""
+    from huggingface_hub import errors as hub
+
+    try:
+        return ask()
+    except hub.GatedRepoError as error:
+        raise SourceNotFound(
+            f"{name} is gated: its owner grants access on request ({_status(error)})",
+            f"accept the terms on the page of {name.repo}, then run `hf auth login` (or set HF_TOKEN)",
+        ) from None
+    except hub.RevisionNotFoundError:
+        fault = f"{name.repo} has no revision {name.revision!r}"
+        raise SourceNotFound(fault, "name a branch, a tag or a commit of it") from None
+    except hub.RepositoryNotFoundError as error:
+        raise SourceNotFound(
+            f"the Hub has no model {name.repo} that you may see ({_status(error)})",
+            "check the name; if it is private, run `hf auth login` (or set HF_TOKEN)",
+        ) from None
+    except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:
+        gated = _cause(error, hub.GatedRepoError)
+        if gated is not None:
+            raise SourceNotFound(f"{name} is gated ({_status(gated)})", "run `hf auth login` (or set HF_TOKEN)") from None
+        raise _unreachable(name, error) from None
+    except hub.HFValidationError as error:
+        raise SourceNotFound(f"{name} is no name of a model: {error}") from None
+    except hub.HfHubHTTPError as error:
+        status = _status(error)
+        if status in ("401", "403"):
+            cure = "run `hf auth login` (or set HF_TOKEN) with a token that may read it"
+            raise SourceNotFound(f"the Hub refuses {name} ({status})", cure) from None
+        raise SourceNotFound(f"the Hub answered {status} for {name}", "try again later") from None
+    except (hub.NotASafetensorsRepoError, hub.SafetensorsParsingError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS:
+            raise _unreachable(name, error) from None
+        raise
+
+
+def _unreachable(name: Name, error: Exception) -> SourceNotFound:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+    if offline:
+        return SourceNotFound(f"{name} is not (wholly) in the cache, and HF_HUB_OFFLINE is set", "unset it to download once")
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return SourceNotFound(
+        f"{name} is not (wholly) in the cache, and the Hub cannot be reached ({reason})",
+        "connect and run again (what was downloaded is kept), or give a local folder",
+    )
+
+
+def _status(error: BaseException) -> str:
+    return str(getattr(getattr(error, "response", None), "status_code", type(error).__name__))
+
+
+def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,345 @@
+"""The interpreter that turns an architecture's program into an OpenVINO graph: stateful, 4-bit weights kept as codes.
+
+The shapes of patterns matter more than they look: the CPU plugin and the pass to paged attention recognise exact
+subgraphs. Each method says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from slmops.core.errors import Unsupported
+from slmops.core.layout import Block, Region
+from slmops.core.scheme import Codes, Packed
+from slmops.core.spec import Rope
+from slmops.core.tensor import Array, Tensor, elements
+from slmops.formats import _encode
+from slmops.formats._openvino_ir import DYNAMIC, Graph, Port, Shape
+
+BIN = "openvino_model.bin"
+LOWEST = -65504.0
+"""What a masked score gets: the lowest f16, as optimum writes it, so that half precision devices stay finite."""
+
+_BROADCAST = {"auto_broadcast": "numpy"}
+_DECOMPRESSION = '<rt_info><attribute name="decompression" version="0"/></rt_info>'
+_DENSE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+class Emitter:
+    """Ops[Port]. Weights become constants whose bytes `regions` will fill."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+        self.graph = Graph()
+        self.regions: dict[str, list[Region]] = {role: [] for role in tensors}
+        self._tensors, self._names = tensors, names
+        self._matrices: dict[str, Port] = {}
+        self._rotations: dict[Rope, tuple[Port, Port]] = {}
+        self._masks: dict[int | None, Port] = {}
+        parameter = self.graph.parameter
+        self.ids = parameter("input_ids", "i64", (DYNAMIC, DYNAMIC))
+        self._attended = parameter("attention_mask", "i64", (DYNAMIC, DYNAMIC))
+        self._positions = parameter("position_ids", "i64", (DYNAMIC, DYNAMIC))
+        self._beam = parameter("beam_idx", "i32", (DYNAMIC,))
+        sizes = self._op("ShapeOf", [self.ids], ("i64", (2,)), opset=3, data={"output_type": "i64"})
+        self._batch = self._gather(sizes, [0])
+        self._queries = self._gather(sizes, 1)
+        keys = self._op("ShapeOf", [self._attended], ("i64", (2,)), opset=3, data={"output_type": "i64"})
+        self._keys = self._gather(keys, 1)
+
+    # Operations of a program.
+
+    def embed(self, weight: str, ids: Port) -> Port:
+        rows = self._op("Convert", [ids], ("i32", ids.shape), data={"destination_type": "i32"})
+        table = self._matrix(weight)
+        shape = (*ids.shape, table.shape[1])
+        inputs = [table, rows, self.graph.constant(0)]
+        return self._op("Gather", inputs, ("f32", shape), opset=8, data={"batch_dims": "0"}, name=self._names[weight])
+
+    def linear(self, x: Port, weight: str, bias: str | None = None) -> Port:
+        result = self._matmul(x, weight)
+        return self._binary("Add", result, self._vector(bias, (1, 1, -1))) if bias else result
+
+    def norm(self, x: Port, weight: str, eps: float, heads: int | None = None) -> Port:
+        """Power, ReduceMean, Add, Sqrt, Divide, Multiply, Multiply: fused to one RMS by the plugin.
+
+        With `heads` the result keeps the heads apart, [batch, positions, heads, head_dim]: attention takes it so.
+        """
+        if heads:
+            x = self._heads(x, heads)
+        square = self._binary("Power", x, self.graph.constant(2.0))
+        axes = self.graph.constant([-1])
+        mean = self._op("ReduceMean", [square, axes], ("f32", (*x.shape[:-1], 1)), data={"keep_dims": "true"})
+        root = self._binary("Add", mean, self.graph.constant(float(np.float32(eps))))
+        root = self._op("Sqrt", [root], ("f32", root.shape))
+        inverse = self._binary("Divide", self.graph.constant(1.0), root)
+        return self._binary("Multiply", self._binary("Multiply", x, inverse), self._vector(weight, (-1,)))
+
+    def attention(
+        self,
+        query: Port,
+        key: Port,
+        value: Port,
+        *,
+        layer: int,
+        heads: int,
+        kv_heads: int,
+        head_dim: int,
+        rope: Rope | None,
+        window: int | None,
+        scale: float,
+    ) -> Port:
+        """ScaledDotProductAttention over a state, in the shape that StatefulSDPAFusion and the pass to PA recognise."""
+        query = self._rotate(self._swap(self._heads(query, heads)), rope)
+        key = self._rotate(self._swap(self._heads(key, kv_heads)), rope)
+        value = self._swap(self._heads(value, kv_heads))
+        key, value = self._cached(key, f"{layer}.key"), self._cached(value, f"{layer}.value")
+        inputs = [query, self._repeat(key, heads), self._repeat(value, heads), self._mask(window)]
+        if abs(scale - head_dim**-0.5) > 1e-7:
+            inputs.append(self.graph.constant(scale))
+        shape = (DYNAMIC, heads, DYNAMIC, head_dim)
+        name = f"model.layers.{layer}.self_attn"
+        data = {"causal": "false"}
+        result = self._op("ScaledDotProductAttention", inputs, ("f32", shape), opset=13, data=data, name=name)
+        return self._reshape(self._swap(result), [0, 0, heads * head_dim], (DYNAMIC, DYNAMIC, heads * head_dim))
+
+    def gated(self, gate: Port, up: Port, activation: str) -> Port:
+        if activation != "silu":
+            raise Unsupported(f"the OpenVINO back end does not know the activation {activation!r}")
+        swish = self._op("Swish", [gate, self.graph.constant(1.0)], ("f32", gate.shape), opset=4)
+        return self._binary("Multiply", swish, up)
+
+    def add(self, x: Port, y: Port) -> Port:
+        return self._binary("Add", x, y)
+
+    def head(self, x: Port, weight: str) -> Port:
+        """Ends in MatMul -> Result: GenAI cuts all but the last position before a head of this shape."""
+        return self._matmul(x, weight, "logits")
+
+    def finish(self, logits: Port, name: str) -> bytes:
+        """The .xml of the whole model."""
+        self.graph.node("Result", [logits], None, name="logits/result", names="logits")
+        return self.graph.xml(name)
+
+    # Attention's parts.
+
+    def _rotate(self, x: Port, rope: Rope | None) -> Port:
+        """x * cos + concat(-second half, first half) * sin, which RoPEFusion knows."""
+        if rope is None:
+            return x
+        if rope.dim != x.shape[-1]:
+            raise Unsupported(f"the OpenVINO back end rotates whole heads, not {rope.dim} of {x.shape[-1]} elements")
+        cos, sin = self._rotation(rope)
+        half, dim = rope.dim // 2, rope.dim
+        first, second = self._slice(x, 0, half), self._slice(x, half, dim)
+        negative = self._binary("Multiply", second, self.graph.constant(-1.0))
+        turned = self._op("Concat", [negative, first], ("f32", x.shape), data={"axis": "-1"})
+        return self._binary("Add", self._binary("Multiply", x, cos), self._binary("Multiply", turned, sin))
+
+    def _rotation(self, rope: Rope) -> tuple[Port, Port]:
+        """Cosines and sines [batch, 1, positions, head_dim], made once for all layers."""
+        if rope not in self._rotations:
+            half = rope.dim // 2
+            positions = self._op("Convert", [self._positions], ("f32", (-1, -1)), data={"destination_type": "f32"})
+            positions = self._unsqueeze(positions, [2], (-1, -1, 1))
+            frequencies = self.graph.constant(rope.frequencies().reshape(1, 1, half), name="rope_frequencies")
+            data = {"transpose_a": "false", "transpose_b": "false"}
+            angles = self._op("MatMul", [positions, frequencies], ("f32", (-1, -1, half)), data=data)
+            angles = self._op("Concat", [angles, angles], ("f32", (-1, -1, rope.dim)), data={"axis": "-1"})
+            cos = self._op("Cos", [angles], ("f32", angles.shape))
+            sin = self._op("Sin", [angles], ("f32", angles.shape))
+            shape = (-1, 1, -1, rope.dim)
+            self._rotations[rope] = self._unsqueeze(cos, [1], shape), self._unsqueeze(sin, [1], shape)
+        return self._rotations[rope]
+
+    def _cached(self, new: Port, name: str) -> Port:
+        """ReadValue, Gather by beam, Concat, Assign: [batch, kv heads, positions, head_dim] kept between calls."""
+        _, heads, _, dim = new.shape
+        layer, kind = name.split(".")
+        variable = f"past_key_values.{layer}.{kind}present.{layer}.{kind}"
+        constant = self.graph.constant
+        empty = [self._batch, constant([heads]), constant([0]), constant([dim])]
+        shape = self._op("Concat", empty, ("i64", (4,)), data={"axis": "0"})
+        start = self._op("Broadcast", [constant(0.0), shape], ("f32", (-1, heads, 0, dim)), opset=3, data={"mode": "numpy"})
+        data = {"variable_id": variable, "variable_type": "f32", "variable_shape": f"?,{heads},?,{dim}"}
+        past = self._op("ReadValue", [start], ("f32", new.shape), opset=6, data=data)
+        past = self._op("Gather", [past, self._beam, constant(0)], ("f32", new.shape), opset=8, data={"batch_dims": "0"})
+        current = self._op("Concat", [past, new], ("f32", new.shape), data={"axis": "2"})
+        self._op("Assign", [current], ("f32", new.shape), opset=6, data={"variable_id": variable})
+        return current
+
+    def _repeat(self, x: Port, heads: int) -> Port:
+        """Each key-value head for its group of query heads. A ShapeOf in this path would block StatefulSDPAFusion."""
+        _, kv_heads, _, dim = x.shape
+        if kv_heads == heads:
+            return x
+        repeats = heads // kv_heads
+        x = self._unsqueeze(x, [2], (-1, kv_heads, 1, -1, dim))
+        target = self.graph.constant([1, 1, repeats, 1, 1])
+        shape = (-1, kv_heads, repeats, -1, dim)
+        x = self._op("Broadcast", [x, target], ("f32", shape), opset=3, data={"mode": "bidirectional"})
+        return self._reshape(x, [0, heads, -1, dim], (-1, heads, -1, dim))
+
+    def _mask(self, window: int | None) -> Port:
+        """Additive mask [batch, 1, queries, keys], made once for all layers with the same window.
+
+        Full attention: any mask will do, as paged attention makes its own. A window: paged attention reads it off this
+        one pattern (transformers' own, through four BitwiseAnds) and silently drops any other.
+        """
+        if window in self._masks:
+            return self._masks[window]
+        constant = self.graph.constant
+        zero, one = constant(0), constant(1)
+        keys = self._op("Range", [zero, self._keys, one], ("i64", (-1,)), opset=4, data={"output_type": "i64"})
+        first = self._binary("Subtract", self._keys, self._queries)
+        queries = self._op("Range", [first, self._keys, one], ("i64", (-1,)), opset=4, data={"output_type": "i64"})
+        keys = self._unsqueeze(self._unsqueeze(keys, [0], (1, -1)), [0, 1], (1, 1, 1, -1))
+        queries = self._unsqueeze(self._unsqueeze(queries, [1], (-1, 1)), [0, 1], (1, 1, -1, 1))
+        causal = self._binary("LessEqual", keys, queries, "boolean")
+        padding = self._unsqueeze(self._attended, [1, 2], (-1, 1, 1, -1))
+        padding = self._op("Convert", [padding], ("boolean", padding.shape), data={"destination_type": "boolean"})
+        shown, hidden = constant(0.0), constant(LOWEST)
+        if window is None:
+            seen = self._binary("LogicalAnd", causal, padding, "boolean")
+            mask = self._op("Select", [seen, shown, hidden], ("f32", seen.shape), data=_BROADCAST)
+        else:
+            true = constant(np.array(True))
+            near = self._binary("Greater", keys, self._binary("Add", queries, constant(-window)), "boolean")
+            seen = self._and(self._and(true, near), causal)
+            seen = self._and(self._and(true, seen), padding)
+            lengths = [self._unsqueeze(length, [0], (1,)) for length in (self._queries, self._keys)]
+            shape = self._op("Concat", [self._batch, constant([1]), *lengths], ("i64", (4,)), data={"axis": "0"})
+            full = ("boolean", (-1, 1, -1, -1))
+            seen = self._op("Broadcast", [seen, shape], full, opset=3, data={"mode": "bidirectional"})
+            mask = self._op("Select", [seen, shown, hidden], ("f32", (-1, 1, -1, -1)), data=_BROADCAST)
+            mask = self._op(
+                "Slice", [mask, constant([0]), lengths[1], constant([1]), constant([3])], ("f32", mask.shape), opset=8
+            )
+        self._masks[window] = mask
+        return mask
+
+    # Weights.
+
+    def _matmul(self, x: Port, weight: str, name: str = "") -> Port:
+        matrix = self._matrix(weight)
+        data = {"transpose_a": "false", "transpose_b": "true"}
+        shape = (*x.shape[:-1], matrix.shape[0])
+        return self._op("MatMul", [x, matrix], ("f32", shape), data=data, name=name or f"{self._names[weight]}/matmul")
+
+    def _vector(self, role: str, shape: Shape) -> Port:
+        """A norm's weight or a bias in f32, laid along the last axis of `shape`."""
+        tensor = self._tensors[role]
+        (size,) = tensor.shape
+        shape = (*shape[:-1], size)
+        port, place = self.graph.weight(self._names[role], "f32", shape, size * 4)
+        self.regions[role].append(Region(BIN, place.offset, 4, _encode.dense(np.dtype(np.float32))))
+        return port
+
+    def _matrix(self, role: str) -> Port:
+        """f32 [output, input], decompressed by the engine as it multiplies; a tied matrix is held once."""
+        if role not in self._matrices:
+            tensor = self._tensors[role]
+            self._matrices[role] = self._packed(role, tensor) if isinstance(tensor, Packed) else self._dense(role, tensor)
+        return self._matrices[role]
+
+    def _dense(self, role: str, tensor: Tensor) -> Port:
+        element_type, itemsize = _DENSE[tensor.dtype.name], tensor.dtype.itemsize
+        nbytes = elements(tensor.shape) * itemsize
+        port, place = self.graph.weight(self._names[role], element_type, tensor.shape, nbytes)
+        row = elements(tensor.shape[1:]) * itemsize
+        self.regions[role].append(Region(BIN, place.offset, row, _encode.dense(tensor.dtype)))
+        if element_type == "f32":
+            return port
+        return self._op("Convert", [port], ("f32", tensor.shape), data={"destination_type": "f32"}, rt_info=_DECOMPRESSION)
+
+    def _packed(self, role: str, tensor: Packed) -> Port:
+        """Constant -> Convert -> Subtract(zero) -> Multiply(scale) -> Reshape -> Convert, as NNCF writes it."""
+        scheme, name = tensor.scheme, self._names[role]
+        rows, columns = tensor.shape
+        groups = columns // scheme.group
+        code, scale, zero = "u4" if scheme.bits == 4 else "u8", (rows, groups, 1), (1, 1, 1)
+        width = columns * scheme.bits // 8
+        port, place = self.graph.weight(name, code, (rows, groups, scheme.group), rows * width)
+        self.regions[role].append(Region(BIN, place.offset, width, _encode.codes))
+        if scheme.zero is None:
+            zero = scale
+            zeros, place = self.graph.weight(f"{name}/zero_point", code, zero, -(-rows * groups // 2))
+            unit = 2 if groups % 2 else 1
+            self.regions[role].append(Region(BIN, place.offset, groups * unit // 2, zeros4, unit))
+        else:
+            # Not shared: where the embedding's zero point is, the CPU plugin turns it to f32 for its Gather, and every
+            # matrix that shares the layer falls off the path with integer zero points.
+            zeros = self.graph.literal(f"{name}/zero_point", code, zero, bytes([scheme.zero]))
+        scales, place = self.graph.weight(f"{name}/scale", "f16", scale, rows * groups * 2)
+        self.regions[role].append(Region(BIN, place.offset, groups * 2, _encode.scales(np.dtype(np.float16))))
+        half = {"destination_type": "f16"}
+        value = self._op("Convert", [port], ("f16", port.shape), data=half)
+        value = self._binary("Subtract", value, self._op("Convert", [zeros], ("f16", zero), data=half))
+        value = self._binary("Multiply", value, scales)
+        value = self._reshape(value, [rows, columns], (rows, columns), special_zero="false")
+        return self._op("Convert", [value], ("f32", value.shape), data={"destination_type": "f32"})
+
+    # Small words.
+
+    def _op(
+        self,
+        kind: str,
+        inputs: Sequence[Port],
+        result: tuple[str, Shape],
+        *,
+        opset: int = 1,
+        data: Mapping[str, str] | None = None,
+        name: str = "",
+        rt_info: str = "",
+    ) -> Port:
+        return self.graph.node(kind, inputs, result, opset=opset, data=data, name=name, rt_info=rt_info)
+
+    def _binary(self, kind: str, x: Port, y: Port, result: str = "") -> Port:
+        return self._op(kind, [x, y], (result or x.type, _broadcast(x.shape, y.shape)), data=_BROADCAST)
+
+    def _and(self, x: Port, y: Port) -> Port:
+        return self._op("BitwiseAnd", [x, y], ("boolean", _broadcast(x.shape, y.shape)), opset=13, data=_BROADCAST)
+
+    def _gather(self, values: Port, index: int | list[int]) -> Port:
+        shape: Shape = (len(index),) if isinstance(index, list) else ()
+        inputs = [values, self.graph.constant(index), self.graph.constant(0)]
+        return self._op("Gather", inputs, (values.type, shape), opset=8, data={"batch_dims": "0"})
+
+    def _reshape(self, x: Port, sizes: list[int], shape: Shape, special_zero: str = "true") -> Port:
+        return self._op("Reshape", [x, self.graph.constant(sizes)], (x.type, shape), data={"special_zero": special_zero})
+
+    def _heads(self, x: Port, heads: int) -> Port:
+        if len(x.shape) == 4:
+            return x
+        dim = x.shape[-1] // heads
+        return self._reshape(x, [0, 0, heads, dim], (DYNAMIC, DYNAMIC, heads, dim))
+
+    def _swap(self, x: Port) -> Port:
+        """Positions and heads change places."""
+        order = self.graph.constant([0, 2, 1, 3])
+        return self._op("Transpose", [x, order], ("f32", (x.shape[0], x.shape[2], x.shape[1], x.shape[3])))
+
+    def _slice(self, x: Port, start: int, stop: int) -> Port:
+        constant = self.graph.constant
+        inputs = [x, constant([start]), constant([stop]), constant([1]), constant([3])]
+        return self._op("Slice", inputs, ("f32", (*x.shape[:-1], stop - start)), opset=8)
+
+    def _unsqueeze(self, x: Port, axes: list[int], shape: Shape) -> Port:
+        return self._op("Unsqueeze", [x, self.graph.constant(axes)], (x.type, shape))
+
+
+def zeros4(block: Block) -> Array:
+    """Zero points as one run of nibbles over all rows, low nibble first: u4 constants have no padding between rows."""
+    assert isinstance(block, Codes) and block.zeros is not None
+    zeros = np.ravel(block.zeros)
+    if zeros.size % 2:
+        zeros = np.append(zeros, np.uint8(0))
+    return zeros[0::2] | zeros[1::2] << 4
+
+
+def _broadcast(x: Shape, y: Shape) -> Shape:
+    """NumPy's rule; a dynamic size stays dynamic unless the other is fixed above one."""
+    rank = max(len(x), len(y))
+    x, y = (1,) * (rank - len(x)) + x, (1,) * (rank - len(y)) + y
+    return tuple(max(a, b) if 1 not in (a, b) else (b if a == 1 else a) for a, b in zip(x, y, strict=True))

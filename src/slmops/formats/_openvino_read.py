@@ -1,0 +1,216 @@
+"""OpenVINO IR back to a Model, from the file's own words: layers, edges, constants. The numbers in it are hostile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import ml_dtypes
+import numpy as np
+
+from slmops.core import plugins, scheme
+from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily, Unsupported
+from slmops.core.model import Model
+from slmops.core.scheme import Codes, Packed
+from slmops.core.spec import Spec
+from slmops.core.tensor import Stored, Tensor, elements
+from slmops.core.verify import verify
+from slmops.formats import _chat, _files, _tokenizer
+
+MOST_XML = 256 << 20
+"""Bytes of an .xml; a model of a hundred layers has 5 MB."""
+
+_CURE = "convert it again"
+_DENSE: dict[str, np.dtype[Any]] = {
+    "f32": np.dtype(np.float32),
+    "f16": np.dtype(np.float16),
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+}
+_BITS = {"u4": 4, "u8": 8, "f16": 16, "bf16": 16, "f32": 32, "i64": 64, "i32": 32, "boolean": 8}
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A constant's header, checked against the .bin: the bytes are there and as many as shape and type make."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass
+class Layer:
+    kind: str
+    name: str
+    inputs: dict[int, int] = field(default_factory=dict)
+    """Port -> the layer that feeds it."""
+    constant: Constant | None = None
+
+
+def read(folder: Path, xml: str, weights: str) -> Model:
+    """The model in a folder that holds graph, weights, config and tokenizer."""
+    config = _files.read_json(folder, "config.json")
+    spec = _spec(config)
+    generation = _files.read_json(folder, "generation_config.json") if _files.there(folder, "generation_config.json") else {}
+    tokenizer = _tokenizer.read(folder, config, generation)
+    if tokenizer is None:
+        raise SourceNotFound(f"{folder} has no tokenizer.json", _CURE)
+    path = _files.inside(folder, weights)
+    layers = parse(_files.content(folder, xml, MOST_XML), path.stat().st_size)
+    held = _weights(path, layers)
+    tensors = _by_role(held, plugins.load("architectures", spec.family).names(spec))
+    model = Model(
+        name=folder.resolve().name,
+        spec=spec,
+        tensors=tensors,
+        tokenizer=tokenizer,
+        chat_template=_chat.read(folder),
+        config=config,
+        generation=generation,
+        source={"path": str(folder), "files": {weights: path.stat().st_size}},
+    )
+    verify(model)
+    return model
+
+
+def _spec(config: Mapping[str, Any]) -> Spec:
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in plugins.names("architectures"):
+        known = ", ".join(plugins.names("architectures"))
+        raise UnknownFamily(f"config.json says model_type {str(family)[:80]!r}", f"known families: {known}")
+    try:
+        spec: Spec = plugins.load("architectures", family).spec(config)
+    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
+        raise CorruptInput(f"config.json cannot be read as {family}: {error!r}"[:300]) from None
+    return spec
+
+
+def parse(content: bytes, limit: int) -> dict[int, Layer]:
+    """Layers by id, with their edges; `limit` is the size of the .bin in bytes. No DOCTYPE, so no entities to expand."""
+    # The parser is told UTF-8, whatever the file declares, so that this look sees what the parser sees.
+    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise CorruptInput("the .xml declares a document type, which OpenVINO never writes")
+    try:
+        root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="utf-8"))
+        layers = {int(item.attrib["id"]): _layer(item, limit) for item in root.iterfind("layers/layer")}
+        for edge in root.iterfind("edges/edge"):
+            target = layers[int(edge.attrib["to-layer"])]
+            source = int(edge.attrib["from-layer"])
+            if source not in layers:
+                raise CorruptInput(f"an edge of {target.name[:80]} comes from a layer that is not there", _CURE)
+            target.inputs[int(edge.attrib["to-port"])] = source
+    except (ElementTree.ParseError, KeyError, ValueError, RecursionError) as error:
+        raise CorruptInput(f"the .xml is not OpenVINO's IR: {error!r}"[:200], _CURE) from None
+    return layers
+
+
+def _layer(item: ElementTree.Element, limit: int) -> Layer:
+    layer = Layer(item.attrib["type"], item.attrib["name"])
+    if layer.kind == "Const":
+        data = item.find("data")
+        if data is None:
+            raise CorruptInput(f"the constant {layer.name[:80]} has no place", _CURE)
+        text = data.attrib.get("shape", "")
+        shape = tuple(int(size) for size in text.split(",")) if text else ()
+        offset, nbytes, kind = int(data.attrib["offset"]), int(data.attrib["size"]), data.attrib["element_type"]
+        if len(shape) > 8 or min((offset, nbytes, *shape), default=0) < 0 or offset + nbytes > limit:
+            raise CorruptInput(f"the constant {layer.name[:80]} lies outside the .bin", _CURE)
+        if kind in _BITS and -(-elements(shape) * _BITS[kind] // 8) != nbytes:
+            raise CorruptInput(f"the constant {layer.name[:80]} has {nbytes} bytes for {list(shape)} of {kind}", _CURE)
+        layer.constant = Constant(layer.name, kind, shape, offset, nbytes)
+    return layer
+
+
+def _weights(path: Path, layers: Mapping[int, Layer]) -> dict[str, Tensor]:
+    """Name -> tensor of every matrix and vector: what Multiply(Subtract(Convert(codes), zero), scale) chains give, and
+    the float constants that stand in no chain."""
+    result: dict[str, Tensor] = {}
+    inside: set[int] = set()
+    for layer in layers.values():
+        if layer.kind == "Multiply" and (chain := _chain(layers, layer)):
+            codes, zeros, scales = chain
+            inside.update(id(constant) for constant in chain)
+            result[codes.name] = _packed(path, codes, zeros, scales)
+    for layer in layers.values():
+        constant = layer.constant
+        if constant and constant.type in _DENSE and id(constant) not in inside and constant.shape:
+            shape = tuple(size for size in constant.shape if size != 1) if constant.type == "f32" else constant.shape
+            result.setdefault(constant.name, Stored(path, constant.offset, shape or (1,), _DENSE[constant.type]))
+    return result
+
+
+def _chain(layers: Mapping[int, Layer], multiply: Layer) -> tuple[Constant, Constant, Constant] | None:
+    """(codes, zero points, scales) where this layer ends a decompression, or None."""
+    subtract = _feeder(layers, multiply, 0)
+    if subtract is None or subtract.kind != "Subtract":
+        return None
+    codes, zeros = (_behind_convert(layers, subtract, port) for port in (0, 1))
+    scales = _feeder(layers, multiply, 1)
+    if codes is None or zeros is None or scales is None or scales.constant is None or codes.type not in ("u4", "u8"):
+        return None
+    return codes, zeros, scales.constant
+
+
+def _feeder(layers: Mapping[int, Layer], layer: Layer, port: int) -> Layer | None:
+    return layers.get(layer.inputs.get(port, -1))
+
+
+def _behind_convert(layers: Mapping[int, Layer], layer: Layer, port: int) -> Constant | None:
+    convert = _feeder(layers, layer, port)
+    constant = _feeder(layers, convert, 0) if convert is not None and convert.kind == "Convert" else None
+    return constant.constant if constant is not None else None
+
+
+def _packed(path: Path, codes: Constant, zeros: Constant, scales: Constant) -> Packed:
+    if len(codes.shape) != 3 or scales.shape != (*codes.shape[:2], 1) or scales.type != "f16":
+        raise Unsupported(f"{codes.name[:80]}: codes {list(codes.shape)} with {scales.type} scales {list(scales.shape)}")
+    rows, groups, size = codes.shape
+    bits = _BITS[codes.type]
+    name = _scheme(path, bits, zeros, codes)
+    held = scheme.load(name)
+    if held.group != size or zeros.type != codes.type:
+        raise Unsupported(f"{codes.name[:80]} has groups of {size}; {name} has groups of {held.group}")
+    code_bytes = Stored(path, codes.offset, (rows, groups * size * bits // 8), np.dtype(np.uint8))
+    factors = Stored(path, scales.offset, (rows, groups), np.dtype(np.float16))
+
+    def block(start: int, stop: int) -> Codes:
+        points = _nibbles(path, zeros.offset, start * groups, stop * groups) if name == "q4a" else None
+        points = points.reshape(stop - start, groups) if points is not None else None
+        return Codes(code_bytes.rows(start, stop), factors.rows(start, stop).astype(np.float32), points)
+
+    return Packed((rows, groups * size), held, block)
+
+
+def _scheme(path: Path, bits: int, zeros: Constant, codes: Constant) -> str:
+    """Which scheme a matrix is in: told by the width of its codes and the shape of its zero points."""
+    if bits == 4 and zeros.shape == (*codes.shape[:2], 1):
+        return "q4a"
+    if elements(zeros.shape) == 1:
+        value = int(Stored(path, zeros.offset, (1,), np.dtype(np.uint8)).rows(0, 1)[0])
+        if (bits, value & (2**bits - 1)) in ((4, 8), (8, 128)):
+            return "q4" if bits == 4 else "q8"
+    raise Unsupported(f"{codes.name[:80]}: {bits}-bit codes with zero points {list(zeros.shape)}")
+
+
+def _nibbles(path: Path, offset: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    first, last = start // 2, -(-stop // 2)
+    packed = Stored(path, offset + first, (last - first,), np.dtype(np.uint8)).rows(0, last - first)
+    values = np.empty(packed.size * 2, np.uint8)
+    values[0::2], values[1::2] = packed & 15, packed >> 4
+    return values[start - 2 * first : stop - 2 * first]
+
+
+def _by_role(held: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    return dict(_found(held, names))
+
+
+def _found(held: Mapping[str, Tensor], names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
+    for role, name in names.items():
+        if name not in held:
+            raise CorruptInput(f"the .xml has no constant called {name}", _CURE)
+        yield role, held[name]

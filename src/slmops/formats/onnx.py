@@ -1,0 +1,147 @@
+"""ONNX as ONNX Runtime GenAI and Foundry Local take it: a graph, its weights beside it, genai_config.json, tokenizer.
+
+    model.onnx          what runs: logits of the last position
+    logits.onnx         the same over the same weights: logits of every position, for measuring
+    model.onnx.data     the weights
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from slmops.core import plugins
+from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core.layout import Layout
+from slmops.core.model import Model, Weights
+from slmops.core.scheme import Packed, stored_as
+from slmops.core.spec import Spec
+from slmops.formats import _files, _onnx_genai, _onnx_read
+from slmops.formats._onnx_graph import DATA, FLOAT, FLOAT16, INT64, Graph, Wire
+
+TITLE = "ONNX Runtime GenAI"
+QUANTIZED = ("q4", "q8", "q4a")
+DENSE = ("f32", "f16")
+MODEL, LOGITS = "model.onnx", "logits.onnx"
+
+
+def detect(path: Path) -> bool:
+    """A folder with genai_config.json and model.onnx."""
+    return path.is_dir() and _files.there(path, "genai_config.json") and _files.there(path, MODEL)
+
+
+def read(path: Path) -> Model:
+    """The model in this folder. Raises SourceNotFound, CorruptInput or Unsupported; opens no weight."""
+    return _onnx_read.read(path, MODEL)
+
+
+def support(spec: Spec, schemes: Iterable[str]) -> None:
+    """Raise Unsupported for what the operators cannot compute."""
+    for scheme in schemes:
+        if scheme not in QUANTIZED + DENSE:
+            why = ", which ONNX Runtime does not compute with on every device" if scheme == "bf16" else ""
+            raise Unsupported(f"ONNX cannot hold {scheme}{why}", f"one of: {', '.join(QUANTIZED + DENSE)}")
+    if spec.head_dim % 16 or (spec.rope.dim != spec.head_dim):
+        raise Unsupported(
+            f"ONNX Runtime's attention rotates whole heads of a multiple of 16 elements, this model {spec.rope.dim} of"
+            f" {spec.head_dim}",
+            "use another format: gguf or openvino",
+        )
+
+
+def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) -> Layout:
+    """Every byte's place, and the graph over it.
+
+    provider: cpu | cuda | dml | qnn, written to genai_config.json; all but cpu compute in float16 (f32 weights excepted).
+    max_length: default length of a conversation for which the KV cache is allocated, at most the model's context.
+    """
+    spec = model.spec
+    _onnx_genai.check_provider(provider)
+    stored = {role: stored_as(tensor) for role, tensor in model.tensors.items() if len(tensor.shape) == 2}
+    packed = any(isinstance(tensor, Packed) for tensor in model.tensors.values())
+    # A matrix that a packed model could not pack stays as it was: bf16 is then kept as f32, which is exact.
+    support(spec, sorted({kind for kind in stored.values() if not (packed and kind == "bf16")}))
+    single = provider == "cpu" or set(stored.values()) == {"f32"}
+    graph = Graph(
+        model.tensors,
+        spec.context,
+        activations="float32" if single else "float16",
+        accuracy=4 if provider == "cpu" else 0,
+        rotates=provider != "dml",
+    )
+    graph.inputs["input_ids"] = (INT64, ("batch_size", "sequence_length"))
+    graph.inputs["attention_mask"] = (INT64, ("batch_size", "total_sequence_length"))
+    plugins.load("architectures", spec.family).forward(graph, spec, Weights(model.tensors), Wire("input_ids"))
+    facts = _onnx_genai.config(model, provider, graph.inputs, max_length)
+    files = {
+        MODEL: graph.proto(model.name, last=True),
+        LOGITS: graph.proto(model.name, last=False),
+        "genai_config.json": _onnx_genai.dump(facts),
+        **_onnx_genai.tokenizer_files(model),
+    }
+    foundry, notes = _onnx_genai.foundry(model)
+    notes += _onnx_genai.tokenizer_notes(model)
+    notes += [
+        f"{role} stays in {kind}: its rows do not divide into groups"
+        for role, kind in stored.items()
+        if packed and kind not in QUANTIZED
+    ]
+    if provider != "cpu":
+        notes.append(f"made for the provider {provider}: logits are proven on the processor only")
+    return Layout(
+        format="onnx",
+        sizes={DATA: graph.data.size},
+        literals=tuple(graph.data.literals),
+        regions={role: tuple(regions) for role, regions in graph.data.regions.items()},
+        files={**files, **foundry},
+        notes=tuple(notes),
+    )
+
+
+def twin(folder: Path, target: Path) -> Path:
+    """A proof copy: the same weights (linked where the disk can), computed in f32 without rounding activations to int8.
+
+    Only where that rounding is left out do logits show whether the graph computes what the reference computes.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for source in sorted(folder.iterdir()):
+        if source.name in (MODEL, LOGITS):
+            model = _onnx_read.parse(_files.content(folder, source.name, _onnx_read.MOST_PROTO), source.name)
+            _compute_in_f32(model.graph)
+            (target / source.name).write_bytes(model.SerializeToString())
+        elif source.is_file():
+            _link(source, target / source.name)
+    if not (target / MODEL).exists():
+        raise CorruptInput(f"{folder} has no {MODEL}", "convert it again")
+    return target
+
+
+def _compute_in_f32(graph: Any) -> None:
+    """No int8 activations; where the graph computes in f16, f16 weights are cast and every value is f32."""
+    from onnx import helper
+
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":
+                attribute.i = 0
+            if node.op_type == "Cast" and attribute.i == FLOAT16:
+                attribute.i = FLOAT
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == FLOAT16:
+            value.type.tensor_type.elem_type = FLOAT
+    half = {tensor.name: tensor.name + ".f32" for tensor in graph.initializer if tensor.data_type == FLOAT16}
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = half.get(name, name)
+    for index, (name, cast) in enumerate(half.items()):
+        graph.node.insert(index, helper.make_node("Cast", [name], [cast], f"{cast}/Cast", to=FLOAT))
+
+
+def _link(source: Path, copy: Path) -> None:
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copyfile(source, copy)

@@ -1,0 +1,98 @@
+"""OpenVINO IR as OpenVINO GenAI and Model Server open it: graph, weights, tokenizer and detokenizer models.
+
+The graph is stateful and has the shapes that both of GenAI's back ends want (SDPA, and paged attention under continuous
+batching). Weights lie in openvino_model.bin as they are multiplied: u4 or u8 codes in groups of 32 with f16 scales.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slmops.core import plugins
+from slmops.core.errors import Unsupported
+from slmops.core.layout import Layout
+from slmops.core.model import Model, Weights
+from slmops.core.scheme import Packed, stored_as
+from slmops.core.spec import Spec
+from slmops.formats import _openvino_read, _openvino_tokenizer
+from slmops.formats._openvino_graph import BIN, Emitter
+
+TITLE = "OpenVINO"
+QUANTIZED = ("q4", "q8", "q4a")
+DENSE = ("f32", "f16", "bf16")
+XML = "openvino_model.xml"
+
+
+def detect(path: Path) -> bool:
+    """A folder with openvino_model.xml, or that file."""
+    return path.name == XML if path.is_file() else (path / XML).is_file()
+
+
+def read(path: Path) -> Model:
+    """The model in this folder. Raises SourceNotFound, CorruptInput or Unsupported; opens no weight."""
+    return _openvino_read.read(path.parent if path.is_file() else path, XML, BIN)
+
+
+def support(spec: Spec, schemes: Sequence[str]) -> None:
+    """Raise Unsupported for what the graph cannot hold."""
+    for scheme in schemes:
+        if scheme not in QUANTIZED + DENSE:
+            raise Unsupported(f"OpenVINO cannot hold {scheme}", f"one of: {', '.join(QUANTIZED + DENSE)}")
+
+
+def plan(model: Model) -> Layout:
+    """Every byte's place: constants of the graph first as they come, each at a multiple of 64 bytes."""
+    spec = model.spec
+    support(spec, sorted({stored_as(tensor) for tensor in model.tensors.values()}))
+    architecture = plugins.load("architectures", spec.family)
+    emitter = Emitter(model.tensors, architecture.names(spec))
+    logits = architecture.forward(emitter, spec, Weights(model.tensors), emitter.ids)
+    files = {XML: emitter.finish(logits, model.name), **_companions(model)}
+    notes = [f"{role} stays in {stored_as(model.tensors[role])}: its rows do not divide into groups" for role in _odd(model)]
+    jobs = []
+    if importlib.util.find_spec("openvino_tokenizers"):
+        jobs.append(partial(_openvino_tokenizer.convert, _openvino_tokenizer.request(model)))
+    else:
+        notes.append('no tokenizer models were written for OpenVINO GenAI: pip install "slmops[openvino]" and convert again')
+    return Layout(
+        format="openvino",
+        sizes={BIN: emitter.graph.nbytes},
+        literals=tuple((BIN, offset, content) for offset, content in emitter.graph.literals),
+        regions={role: tuple(regions) for role, regions in emitter.regions.items()},
+        files=files,
+        side_jobs=tuple(jobs),
+        notes=tuple(notes),
+    )
+
+
+def _odd(model: Model) -> list[str]:
+    """Matrices that stayed dense in a model whose other matrices are codes."""
+    packed = any(isinstance(tensor, Packed) for tensor in model.tensors.values())
+    return [r for r, t in model.tensors.items() if packed and len(t.shape) == 2 and not isinstance(t, Packed)]
+
+
+def _companions(model: Model) -> dict[str, bytes]:
+    """The small files that GenAI, transformers and optimum look for beside the graph."""
+    tokenizer = model.tokenizer
+    ids: dict[str, Any] = {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.eos), "pad_token_id": tokenizer.pad}
+    generation = {**{key: value for key, value in ids.items() if value not in (None, [])}, **model.generation}
+    if tokenizer.eos:
+        generation["eos_token_id"] = ids["eos_token_id"]
+    settings = dict(tokenizer.config)
+    if model.chat_template is not None:
+        settings["chat_template"] = model.chat_template
+    return {
+        "config.json": _json(model.config),
+        "generation_config.json": _json(generation),
+        "tokenizer.json": tokenizer.json,
+        "tokenizer_config.json": _json(settings),
+    }
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode()

@@ -1,0 +1,1 @@
+"""What will be done, with predicted bytes and seconds, made without opening a weight."""

@@ -1,0 +1,66 @@
+"""Measures against figures from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slmops import compile as compiler
+from slmops import run
+from slmops.core.errors import CorruptInput
+from slmops.engines import _worker
+from slmops.measure import quality, speed, tasks
+from slmops.source import load
+
+
+def test_wilson_interval() -> None:
+    """Published values: Brown, Cai and DasGupta (2001) give Wilson's interval; 81 of 263 is Newcombe's (1998) example."""
+    low, high = tasks.Score(81, 263).interval
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    low, high = tasks.Score(15, 148).interval
+    assert (round(low, 4), round(high, 4)) == (0.0624, 0.1605)
+
+
+def test_distance_and_divergence_against_scipy_like_sums() -> None:
+    rng = np.random.default_rng(0)
+    p, q = rng.standard_normal((2, 40, 50)).astype(np.float32)
+    a, b = np.exp(p.astype(float)), np.exp(q.astype(float))
+    a, b = a / a.sum(-1, keepdims=True), b / b.sum(-1, keepdims=True)
+    found = _worker.distance(q, p)
+    assert math.isclose(found["kl"], (a * np.log(a / b)).sum(-1).mean(), rel_tol=1e-4)
+    assert math.isclose(found["relative_error"], np.linalg.norm(p - q) / np.linalg.norm(p), rel_tol=1e-5)
+
+
+def test_windows() -> None:
+    assert quality.windows(range(10), 4, 9) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert quality.windows(range(3), 4, 9) == [[0, 1, 2]]
+
+
+def test_bad_cases_name_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "cases.jsonl"
+    path.write_text('{"messages": [], "expected": "x"}\n{"messages": []}\n')
+    with pytest.raises(CorruptInput, match="line 2"):
+        tasks.read_cases(path)
+
+
+@pytest.mark.slow
+def test_quality_of_f32_is_no_distance_and_q4_is_some(toy: Callable[..., Path], tmp_path: Path) -> None:
+    model = load(toy("qwen3"))
+    ids = model.tokenizer.encoder.encode("turn the light on and off again " * 12).ids
+    sequences = quality.windows(ids, 48, 3)
+    reference = tmp_path / "reference.npy"
+    quality.reference_logits(model, sequences, reference)
+    found = {}
+    for scheme in ("f32", "q8", "q4"):
+        made = compiler.convert(model, ["onnx"], scheme, tmp_path / scheme, verify=False)[0]
+        with run.open_worker(run.Artifact.open(made.folder), context=256) as worker:
+            found[scheme] = quality.against_reference(worker, sequences, reference)
+            if scheme == "q4":
+                timed = speed.measure(worker, ids[:32], new_tokens=16, runs=2)
+    assert found["f32"].kl < 1e-6 < found["q8"].kl < found["q4"].kl
+    assert found["f32"].positions == sum(map(len, sequences)) and found["f32"].top1 == 1
+    assert timed.new_tokens == 16 and timed.decode > 0 and timed.first_token > 0

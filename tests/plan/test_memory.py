@@ -1,0 +1,76 @@
+"""The memory planner: exact where it can be, stated formulas where it predicts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from checkpoints import hollow
+from slmops.core import plugins
+from slmops.core.errors import Unsupported
+from slmops.formats import huggingface
+from slmops.plan import memory
+from slmops.plan.tiers import tier
+
+CONFIGS = Path(__file__).parent.parent / "data" / "configs"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        (99_999_999, "below micro"),
+        (100_000_000, "micro"),
+        (596_049_920, "micro"),
+        (1_400_000_000, "micro"),
+        (1_450_000_000, "between micro and small"),
+        (1_543_714_304, "small"),
+        (13_900_000_000, "small"),
+        (13_950_000_000, "between small and medium"),
+        (14_000_000_000, "medium"),
+        (30_000_000_000, "medium"),
+        (30_532_122_624, "above medium"),
+    ],
+)
+def test_tiers(parameters: int, name: str) -> None:
+    assert tier(parameters) == name
+
+
+def test_kv_cache_of_a_known_model() -> None:
+    """Qwen3-0.6B: 28 layers x 2 x 8 heads x 128 x 2 bytes = 114,688 bytes a token."""
+    config = json.loads((CONFIGS / "Qwen3-0.6B.json").read_text())
+    spec = plugins.load("architectures", "qwen3").spec(config)
+    assert memory.kv_cache(spec, 1) == 114_688
+    assert memory.kv_cache(spec, 40_960) == 4_697_620_480
+    assert memory.kv_cache(spec, 40_960, 1.0) == 4_697_620_480 // 2
+    assert memory.contexts(spec) == (2048, 8192, 40_960)
+    assert memory.contexts(spec, 100) == (100,)
+
+
+@pytest.mark.parametrize(("scheme", "bits"), [("q4", 4.5), ("q8", 8.5), ("f16", 16.0)])
+def test_weights_of_a_known_model(scheme: str, bits: float, tmp_path: Path) -> None:
+    """Bits a weight: codes and one f16 scale for 32; a little more for tokenizers, norms and alignment."""
+    model = huggingface.read(hollow(tmp_path, json.loads((CONFIGS / "Qwen3-0.6B.json").read_text())))
+    found = 8 * memory.weights(model, "gguf", scheme) / model.parameters
+    assert bits < found < bits + 0.06
+
+
+def test_prediction_is_the_layout(toy: Callable[..., Path]) -> None:
+    """Every format that can be written is there, and its weights are what its plan writes."""
+    model = huggingface.read(toy("qwen3"))
+    found = list(memory.predict(model, ("q4", "q8", "f16"), (64, 512)))
+    assert {one.format for one in found} == set(memory.writers())
+    for one in found:
+        assert one.weights == memory.weights(model, one.format, one.scheme)
+        assert one.total == one.weights + one.kv_cache + one.overhead
+    short, long = (one for one in found if one.format == "gguf" and one.scheme == "q4")
+    assert long.kv_cache == 8 * short.kv_cache and long.overhead == short.overhead
+
+
+def test_impossible_pairs_are_left_out(toy: Callable[..., Path]) -> None:
+    model = huggingface.read(toy("qwen3"))
+    with pytest.raises(Unsupported, match="q3"):
+        memory.weights(model, "gguf", "q3")
+    assert not list(memory.predict(model, ("q3",), (64,)))

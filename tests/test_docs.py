@@ -1,0 +1,59 @@
+"""The documentation is executed: every command in README parses, and the ones on the sample are run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slmops.cli import parser
+from slmops.core import plugins
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    for line in block.splitlines()
+    if line.startswith("slmops ")
+]
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) > 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_parses(command: str) -> None:
+    words = shlex.split(command)[1:]
+    parser(words[0]).parse_args(words)
+
+
+@pytest.mark.slow
+def test_the_walk_on_the_sample_runs(tmp_path: Path) -> None:
+    """In order, in an empty folder that holds the sample, as a reader would type them."""
+    (tmp_path / "samples").symlink_to(ROOT / "samples", target_is_directory=True)
+    walk = [command for command in COMMANDS if "samples/home" in command or " out/" in command]
+    assert len(walk) >= 4
+    for command in walk:
+        words = [sys.executable, "-m", "slmops", *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    assert '"set_light"' in done.stdout or '"tool"' in done.stdout
+
+
+def test_every_verb_and_error_code_is_documented() -> None:
+    text = README.read_text(encoding="utf-8")
+    for verb in plugins.names("cli"):
+        assert f"`slmops {verb}" in text, verb
+    for scheme in plugins.names("quantize"):
+        assert f"`{scheme}`" in text, scheme
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
