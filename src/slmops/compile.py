@@ -72,13 +72,7 @@ class Watch:
 
 def plan(model: Model, formats: Sequence[str], scheme_name: str, *, provider: str = "cpu") -> Plan:
     """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
-    if not formats:
-        raise UsageError("no format is asked for", f"--to {','.join(writable())}")
-    for name in formats:
-        if name not in writable():
-            raise UsageError(f"{name!r} is not a format that can be written", f"one of: {', '.join(writable())}")
-    if scheme_name not in plugins.names("quantize"):
-        raise UsageError(f"{scheme_name!r} is not a scheme", f"one of: {', '.join(plugins.names('quantize'))}")
+    check_names(formats, scheme_name)
     chosen = scheme.load(scheme_name)
     packed = quantize(model, chosen)
     layouts: dict[str, Layout] = {}
@@ -88,10 +82,20 @@ def plan(model: Model, formats: Sequence[str], scheme_name: str, *, provider: st
         layouts[name] = module.plan(packed, provider=provider) if name == "onnx" else module.plan(packed)
     notes = []
     if dense := left_dense(model, chosen):
-        notes.append(
-            f"{len(dense)} matrices keep their dtype: groups of {chosen.group} do not divide them ({dense[0]}, ...)"
-        )
+        kept = f"{len(dense)} matrices keep their dtype" if len(dense) > 1 else "one matrix keeps its dtype"
+        notes.append(f"{kept}: groups of {chosen.group} do not divide its rows ({dense[0]})")
     return Plan(packed, scheme_name, layouts, tuple(notes))
+
+
+def check_names(formats: Sequence[str], scheme_name: str) -> None:
+    """Raises UsageError for a format or a scheme that there is not."""
+    if not formats:
+        raise UsageError("no format is asked for", f"--to {','.join(writable())}")
+    for name in formats:
+        if name not in writable():
+            raise UsageError(f"{name!r} is not a format that can be written", f"one of: {', '.join(writable())}")
+    if scheme_name not in plugins.names("quantize"):
+        raise UsageError(f"{scheme_name!r} is not a scheme", f"one of: {', '.join(plugins.names('quantize'))}")
 
 
 def writable() -> list[str]:
@@ -116,6 +120,7 @@ def convert(
     Each folder appears whole or not at all. A format that fails its proof is not published; its Converted carries the
     failure, the others stand. A folder that the same step made before is left as it is.
     """
+    check_names(formats, scheme_name)
     watch = watch or Watch()
     targets = {name: out if len(formats) == 1 else out / name for name in dict.fromkeys(formats)}
     step = step_of(model, scheme_name, provider)

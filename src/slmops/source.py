@@ -50,8 +50,15 @@ def _of_hub(survey: huggingface.Survey, name: _hub.Name, folder: Path) -> huggin
 
 def local(source: str | Path, revision: str | None = None) -> Path | None:
     """The path, if there is something; None if the source can only be a Hub name."""
-    path = Path(source).expanduser()
-    if not path.exists():
+    path = Path(source)
+    try:
+        path = path.expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # a name too long for the system, an unknown ~user
+        if isinstance(error, PermissionError):
+            raise
+        exists = False
+    if not exists:
         if isinstance(source, Path):
             raise SourceNotFound(f"there is nothing at {source}")
         return None
@@ -79,7 +86,7 @@ def hub_name(source: str | Path, revision: str | None = None) -> _hub.Name:
     name = _hub.parse(str(source), revision)
     if name is None:
         raise SourceNotFound(
-            f"there is no file or folder {str(source)!r}, and it is no Hub name (org/name) either",
+            f"there is no file or folder {str(source)[:200]!r}, and it is no Hub name (org/name) either",
             "check the path, or name a model such as Qwen/Qwen3-0.6B",
         )
     return name

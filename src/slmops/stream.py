@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-from slmops.quantize._cast import check_finite
 from slmops.core.errors import NoSpace
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, stored_as
 from slmops.core.store import no_space
 from slmops.core.tensor import Array, Tensor, row_blocks
+from slmops.quantize._cast import check_finite
 
 Progress = Callable[[int], None]
 """Called with the bytes of weights that a block held."""

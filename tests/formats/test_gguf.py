@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import itertools
 import json
 import random
 import struct
@@ -375,7 +376,7 @@ def test_sentencepiece_merges_become_scores(small: Model) -> None:
     assert types[tokens.index("<unk>")] == _gguf_tokenizer.CONTROL or types[tokens.index("<unk>")] == _gguf_tokenizer.UNKNOWN
     scores = dict(zip(tokens, found["tokenizer.ggml.scores"], strict=True))
     merges = [merge.split(" ") for merge in json.loads(text)["model"]["merges"]]
-    assert all(scores[a + b] >= scores[c + d] for (a, b), (c, d) in zip(merges, merges[1:], strict=False))
+    assert all(scores[a + b] >= scores[c + d] for (a, b), (c, d) in itertools.pairwise(merges))
 
     def reordered(data: dict[str, Any]) -> None:
         # A second way to make a token, far from the first, cannot be told by one score.

@@ -107,6 +107,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -
     assert hub.sent("/model.safetensors") < size + piece
 
 
+@pytest.mark.slow
 def test_cache_answers_without_a_network(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     online = ask(LOAD, hub, home, "org/tiny")
@@ -120,6 +121,7 @@ def test_cache_answers_without_a_network(hub: Hub, tmp_path: Path) -> None:
     assert unreachable["code"] == 3 and "cannot be reached" in unreachable["fault"] and "connect" in unreachable["cure"]
 
 
+@pytest.mark.slow
 def test_gated(hub: Hub, tmp_path: Path) -> None:
     hub.gated.add("org/tiny")
     found = ask(LOAD, hub, tmp_path / "home", "org/tiny")
@@ -143,6 +145,8 @@ def test_private(hub: Hub, tmp_path: Path) -> None:
         ("org/foreign", 5, "t5", "llama"),
         ("just-a-word", 3, "no file or folder", "Qwen"),
         ("a/b/c", 3, "no file or folder", "path"),
+        ("~nobody-here/model", 3, "no file or folder", "path"),
+        ("x" * 5000, 3, "no file or folder", "path"),
     ],
 )
 def test_what_is_said(source: str, code: int, fault: str, cure: str, hub: Hub, tmp_path: Path) -> None:
@@ -151,6 +155,7 @@ def test_what_is_said(source: str, code: int, fault: str, cure: str, hub: Hub, t
     assert hub.sent(".safetensors") == 0 and hub.sent(".bin") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["org/tiny", "org/sharded", "org/quantized"])
 def test_inspect_fetches_headers_only(name: str, hub: Hub, tmp_path: Path) -> None:
     # A body larger than the first range request that huggingface_hub makes.

@@ -187,6 +187,23 @@ def test_pad_and_eos_from_the_generation_config(tmp_path: Path) -> None:
     assert read is not None and (read.bos, read.eos, read.pad) == (None, (1,), 0)
 
 
+def test_a_trainers_limits_are_left_out(tmp_path: Path) -> None:
+    """Truncation and padding that were saved with the tokenizer; and a pad token beyond the embedding."""
+    small_tokenizer(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    document["truncation"] = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+    document["padding"] = {
+        "strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>",
+    }  # fmt: skip
+    document["post_processor"] = _tokenizer.template(("<|im_start|>", 1), None)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    read = _tokenizer.read(tmp_path, {"vocab_size": 0}, {})
+    assert read is not None and read.adds_bos and read.bos == 1 and read.pad is None
+    loaded = _tokenizer.load(read.json)
+    assert len(loaded.encode("z").ids) == 2 and len(loaded.encode("z y x w v").ids) > 4
+
+
 def test_byte_level_of_an_unknown_class_is_refused(tmp_path: Path) -> None:
     unpacked("qwen2", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CodeGenTokenizer"}')

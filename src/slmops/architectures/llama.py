@@ -10,6 +10,7 @@ from slmops.core.spec import Spec
 
 GGUF = "llama"
 GGUF_PERMUTED = ("attention.query", "attention.key")
+GGUF_TAKES = ("output bias", "mlp bias", "rope freqs", "free head_dim")
 MLX = "llama"
 TOY = _decoder.toy(
     "llama",

@@ -10,6 +10,7 @@ from slmops.core.spec import Spec
 
 GGUF = "qwen2"
 GGUF_PERMUTED = ()
+GGUF_TAKES = ()
 MLX = "qwen2"
 TOY = _decoder.toy("qwen2", "Qwen2ForCausalLM")
 

@@ -10,6 +10,7 @@ from slmops.core.spec import Spec
 
 GGUF = "qwen3"
 GGUF_PERMUTED = ()
+GGUF_TAKES = ("head norm", "free head_dim")
 MLX = "qwen3"
 TOY = _decoder.toy("qwen3", "Qwen3ForCausalLM", tie_word_embeddings=True)
 

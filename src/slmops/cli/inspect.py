@@ -174,7 +174,7 @@ def _by_group(sizes: dict[str, int]) -> dict[str, int]:
 def _memory(spec: Any, format_name: str, scheme: str, length: int, weights: int, runtime: Any) -> dict[str, Any]:
     from slmops.plan import memory
 
-    cached, engine = memory.kv_cache(spec, length, runtime.kv), memory.overhead(spec, runtime.base)
+    cached, engine = memory.kv_cache(spec, length, runtime.kv), memory.overhead(spec, runtime, weights)
     return _as_dict(memory.Memory(format_name, scheme, length, weights, cached, engine))
 
 

@@ -70,6 +70,16 @@ def selected(file: Path, prefix: str) -> dict[str, bytes]:
         raise EngineFailed(f"{file.name} has no readable metadata: {error!r}"[:300], "convert the model again") from None
 
 
+def number(file: Path, key: str) -> int | None:
+    """A u32 entry, found without reading past it; None where there is none, or no GGUF."""
+    try:
+        with file.open("rb") as opened:
+            data = next(data for name, data in entries(opened) if name == key)
+        return int(struct.unpack("<I", data[12 + len(key.encode()) :])[0])
+    except (struct.error, KeyError, StopIteration, UnicodeDecodeError, OverflowError, OSError, MemoryError, RecursionError):
+        return None
+
+
 def body(found: Mapping[str, bytes], key: str) -> bytes:
     """The value's bytes of an entry, b"" where there is none."""
     data = found.get(key, b"")

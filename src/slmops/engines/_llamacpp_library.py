@@ -23,6 +23,7 @@ CURE = f'install the version that was tested: pip install "xllamacpp=={TESTED}"'
 
 F32, F16 = 0, 1
 FLASH_AUTO, FLASH_OFF = -1, 0
+LOAD_READ = 0
 LEVEL_ERROR = 4
 
 

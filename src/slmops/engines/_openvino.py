@@ -188,7 +188,9 @@ class _Generation:
     def _work(self) -> None:
         genai, take = self._genai, self._take
 
-        class Streamer(genai.StreamerBase):  # type: ignore[misc]
+        base: Any = genai.StreamerBase
+
+        class Streamer(base):  # type: ignore[misc]
             def write(self, token: int | Sequence[int]) -> Any:
                 return take([token] if isinstance(token, int) else token)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,15 +71,18 @@ class Session:
             # compressed-tensors 0.20 expects zero points unpacked unless transformers de-quantizes while it reads.
             options["quantization_config"] = self._transformers.CompressedTensorsConfig(dequantize=True)
         try:
-            model, info = self._transformers.AutoModelForCausalLM.from_pretrained(
-                self._folder,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
+            with warnings.catch_warnings():
+                # It warns that the option above stands over the file's own.
+                warnings.simplefilter("ignore", UserWarning)
+                model, info = self._transformers.AutoModelForCausalLM.from_pretrained(
+                    self._folder,
+                    dtype=dtype,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                    **options,
+                )
         except (OSError, RuntimeError, ValueError) as error:
             raise EngineFailed(f"transformers: {str(error)[:300]}", "convert the model again") from error
         # transformers only warns, and fills what is missing with random numbers.

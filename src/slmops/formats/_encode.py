@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from slmops.quantize._cast import cast
 from slmops.core.layout import Block
 from slmops.core.scheme import Codes
 from slmops.core.tensor import Array
+from slmops.quantize._cast import cast
 
 Encoder = Callable[[Block], Array]
 

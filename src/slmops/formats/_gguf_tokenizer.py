@@ -126,8 +126,8 @@ def pre_tokenizer(data: Mapping[str, Any], notes: list[str]) -> str:
     for step in normalizer.get("normalizers", []) if normalizer.get("type") == "Sequence" else [normalizer]:
         if step.get("type") == "NFC":
             notes.append(
-                "llama.cpp does not compose Unicode (NFC), as this tokenizer does: outside slmops, which does it first, letters "
-                "with separate accents become other tokens"
+                "llama.cpp does not compose Unicode (NFC), as this tokenizer does. slmops does it first; elsewhere "
+                "letters with separate accents become other tokens"
             )
         elif step:
             raise Unsupported(f"llama.cpp does not change text, and this tokenizer does ({step.get('type')})", OTHERS)

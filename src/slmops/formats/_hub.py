@@ -131,7 +131,7 @@ def _asking(name: Name, ask: Callable[[], Result]) -> Result:
         raise SourceNotFound(fault, "name a branch, a tag or a commit of it") from None
     except hub.RepositoryNotFoundError as error:
         raise SourceNotFound(
-            f"the Hub has no model {name.repo} that you may see ({_status(error)})",
+            f"there is no folder {name}, and the Hub has no model {name.repo} that you may see ({_status(error)})",
             "check the name; if it is private, run `hf auth login` (or set HF_TOKEN)",
         ) from None
     except (hub.LocalEntryNotFoundError, hub.OfflineModeIsEnabled) as error:

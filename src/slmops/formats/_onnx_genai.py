@@ -108,25 +108,32 @@ NFC = (
 
 def tokenizer_notes(model: Model) -> list[str]:
     """What ONNX Runtime's own reader does differently from the checkpoint's."""
-    normalizer = json.loads(model.tokenizer.json).get("normalizer") or {}
-    kinds = [step.get("type") for step in normalizer.get("normalizers", [normalizer])]
-    return [NFC] if "NFC" in kinds else []
+    # The key stands before the vocabulary; parsing all of a tokenizer.json takes longer than the whole plan.
+    _, found, rest = model.tokenizer.json.partition(b'"normalizer":')
+    head = rest[:4096].decode(errors="replace").lstrip()
+    return [NFC] if found and head.startswith("{") and '"NFC"' in head.partition('"pre_tokenizer":')[0] else []
 
 
 def foundry(model: Model) -> tuple[dict[str, bytes], list[str]]:
     """({"inference_model.json": content} or {}, notes): what makes Foundry Local list the folder as a model.
 
-    Foundry Local writes this file itself for what it downloads: a name, and texts with a hole or null. Null leaves the
-    chat template to the runtime, which newer versions (SDK v2) do in any case.
+    Refused, with the reason in the notes, where the four texts do not follow from the chat template: a wrong prompt is
+    worse than a model that is not listed. ModelConfig holds the checkpoint's own sampling, in genai_config's names.
     """
     special = {key: value.get("content") if isinstance(value, Mapping) else value for key, value in _named(model)}
     templates, reason = _prompt.derive(model.chat_template, special, model.tokenizer.adds_bos)
-    if templates is None and model.chat_template is None:
+    if templates is None:
         return {}, [f"no inference_model.json for Foundry Local: {reason}"]
-    # A colon would be read as the start of a version.
-    content = {"Name": model.name.replace(":", "-"), "PromptTemplate": templates}
-    notes = [] if templates else [f"inference_model.json has no PromptTemplate for older Foundry Local: {reason}"]
-    return {"inference_model.json": dump(content)}, notes
+    sampling = {key: model.generation[key] for key in SAMPLING if model.generation.get(key) is not None}
+    content = {
+        # A colon would be read as the start of a version.
+        "Name": model.name.replace(":", "-"),
+        "Description": f"{model.spec.family}, {model.parameters:,} parameters, converted by slmops",
+        "Version": "1",
+        "PromptTemplate": templates,
+        "ModelConfig": {"max_length": min(model.spec.context, MAX_LENGTH), **sampling},
+    }
+    return {"inference_model.json": dump(content)}, []
 
 
 def _named(model: Model) -> list[tuple[str, Any]]:

@@ -159,7 +159,7 @@ class Graph:
 
     def norm(self, x: Wire, weight: str, eps: float, heads: int | None = None) -> Wire:
         gamma = self._vector(weight)
-        how = {"axis": -1, "epsilon": eps, "stash_type": 1}
+        how: dict[str, Any] = {"axis": -1, "epsilon": eps, "stash_type": 1}
         if heads is not None:
             shape = self._ints(f"heads.{heads}", [0, 0, heads, self.tensors[weight].shape[0]])
             split = self._node("Reshape", [self._name(x), shape], weight)

@@ -152,7 +152,8 @@ def _packed(
 
     def part(of: str, dtypes: tuple[str, ...], width: int) -> Stored:
         place = places.get(of)
-        if place is None or place.dtype.name not in dtypes or elements(place.shape) != rows * width:
+        right = place is not None and place.shape[:1] == (rows,) and elements(place.shape) == rows * width
+        if place is None or not right or place.dtype.name not in dtypes:
             raise CorruptInput(f"{role}: {of[:80]!r} is not what {rows} x {columns} in {chosen.name} needs", _CURE)
         return place.matrix(rows)
 

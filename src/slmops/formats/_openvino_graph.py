@@ -55,7 +55,9 @@ class Emitter:
         table = self._matrix(weight)
         shape = (*ids.shape, table.shape[1])
         inputs = [table, rows, self.graph.constant(0)]
-        return self._op("Gather", inputs, ("f32", shape), opset=8, data={"batch_dims": "0"}, name=self._names[weight])
+        return self._op(
+            "Gather", inputs, ("f32", shape), opset=8, data={"batch_dims": "0"}, name=f"{self._names[weight]}/gather"
+        )
 
     def linear(self, x: Port, weight: str, bias: str | None = None) -> Port:
         result = self._matmul(x, weight)

@@ -34,6 +34,9 @@ PRECISIONS = {
 
 _TYPES = {"float32": "f32", "int64": "i64", "int32": "i32", "uint8": "u8", "bool": "boolean"}
 
+RT_INFO = '<rt_info><runtime_options><ACTIVATIONS_SCALE_FACTOR value="8.0"/></runtime_options></rt_info>'
+"""As optimum writes it: devices that compute in f16 scale activations by it, so that they stay finite; the CPU does not."""
+
 DYNAMIC = -1
 Shape = tuple[int, ...]
 
@@ -145,7 +148,7 @@ class Graph:
     def xml(self, name: str) -> bytes:
         """The model as the text of an .xml file."""
         lines = ['<?xml version="1.0"?>', f'<net name={quoteattr(name)} version="11">', "<layers>", *self._layers]
-        lines += ["</layers>", "<edges>", *self._edges, "</edges>", "<rt_info/>", "</net>", ""]
+        lines += ["</layers>", "<edges>", *self._edges, "</edges>", RT_INFO, "</net>", ""]
         return "\n".join(lines).encode("utf-8", "xmlcharrefreplace")
 
 

@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 import ml_dtypes
 import numpy as np
 
-from slmops.core import plugins, scheme
+from slmops.core import plugins, receipt, scheme
 from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
 from slmops.core.tensor import Stored, Tensor, elements
 from slmops.core.verify import verify
-from slmops.formats import _chat, _files, _tokenizer
+from slmops.formats import _chat, _files, _licence, _tokenizer
 
 MOST_XML = 256 << 20
 """Bytes of an .xml; a model of a hundred layers has 5 MB."""
@@ -56,7 +56,7 @@ def read(folder: Path, xml: str, weights: str) -> Model:
     """The model in a folder that holds graph, weights, config and tokenizer."""
     config = _files.read_json(folder, "config.json")
     spec = _spec(config)
-    generation = _files.read_json(folder, "generation_config.json") if _files.there(folder, "generation_config.json") else {}
+    generation = _optional(folder, "generation_config.json")
     tokenizer = _tokenizer.read(folder, config, generation)
     if tokenizer is None:
         raise SourceNotFound(f"{folder} has no tokenizer.json", _CURE)
@@ -65,17 +65,22 @@ def read(folder: Path, xml: str, weights: str) -> Model:
     held = _weights(path, layers)
     tensors = _by_role(held, plugins.load("architectures", spec.family).names(spec))
     model = Model(
-        name=folder.resolve().name,
+        name=str(_optional(folder, receipt.NAME, receipt.MOST_BYTES).get("name", folder.resolve().name)),
         spec=spec,
         tensors=tensors,
         tokenizer=tokenizer,
         chat_template=_chat.read(folder),
         config=config,
         generation=generation,
+        licence=_licence.read(folder),
         source={"path": str(folder), "files": {weights: path.stat().st_size}},
     )
     verify(model)
     return model
+
+
+def _optional(folder: Path, name: str, limit: int = _files.LIMIT) -> dict[str, Any]:
+    return _files.read_json(folder, name, limit) if _files.there(folder, name) else {}
 
 
 def _spec(config: Mapping[str, Any]) -> Spec:
@@ -92,9 +97,10 @@ def _spec(config: Mapping[str, Any]) -> Spec:
 
 def parse(content: bytes, limit: int) -> dict[int, Layer]:
     """Layers by id, with their edges; `limit` is the size of the .bin in bytes. No DOCTYPE, so no entities to expand."""
-    # The parser is told UTF-8, whatever the file declares, so that this look sees what the parser sees.
-    if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
-        raise CorruptInput("the .xml declares a document type, which OpenVINO never writes")
+    # The parser is told UTF-8 whatever the file declares, and UTF-16 (which a byte order mark would still turn on) is full
+    # of zeros: so this look sees what the parser sees.
+    if b"\0" in content or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
+        raise CorruptInput("the .xml declares a document type or is not UTF-8, which OpenVINO never writes")
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="utf-8"))
         layers = {int(item.attrib["id"]): _layer(item, limit) for item in root.iterfind("layers/layer")}

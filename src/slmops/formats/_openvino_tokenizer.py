@@ -93,7 +93,9 @@ def _hasten(parsed: Mapping[str, Any]) -> None:
         return [Constant(Tensor(values)).output(0) for values in (begins, ends, chars)]
 
     twins = (apply_unicode_to_bytes, create_unpacked_string, lambda tokenizer: parsed.get("post_processor"))
-    for twin, name in zip(twins, ("apply_unicode_to_bytes", "create_unpacked_string", "get_processor_template"), strict=True):
+    for twin, name in zip(
+        twins, ("apply_unicode_to_bytes", "create_unpacked_string", "get_processor_template"), strict=True
+    ):
         for module in (utils, tokenizer_pipeline):
             if hasattr(module, name):
                 setattr(module, name, twin)

@@ -23,10 +23,13 @@ def derive(template: str | None, special: Mapping[str, str | None], adds_bos: bo
     """
     if not template:
         return None, "the model has no chat template"
+    if "strftime_now" in template:
+        return None, "it writes the date of the day"
+    end = ""
 
     def run(*turns: tuple[str, str], generation: bool = False) -> str:
         messages = [{"role": role, "content": text} for role, text in turns]
-        return chat.render(template, messages, special=special, add_generation_prompt=generation)
+        return chat.render(template, messages, special=special, add_generation_prompt=generation).removesuffix(end)
 
     system, user, answer, follow = ("system", S), ("user", U), ("assistant", A), ("user", V)
     try:
@@ -36,8 +39,12 @@ def derive(template: str | None, special: Mapping[str, str | None], adds_bos: bo
         single = run(user, generation=True)
     except CorruptInput as error:
         return None, f"it does not take a system, a user and an assistant turn ({error})"
+    if not asked.startswith(whole):
+        # Some put the end of text behind a conversation that nobody is to answer.
+        end = special.get("eos_token") or ""
+        whole, answered = whole.removesuffix(end), answered.removesuffix(end)
     if not (_once(whole, S, U, A, V) and _once(answered, S, U, A) and _once(single, U) and asked.startswith(whole)):
-        return None, "it changes what it is given"
+        return None, "it changes or moves what it is given"
     start, rest = whole.split(S)
     after_system, rest = rest.split(U)
     after_user, rest = rest.split(A)

@@ -85,18 +85,24 @@ def finish(
         return number
 
     bos, eos, pad = named("bos_token"), named("eos_token"), named("pad_token")
+    limits = [name for name in ("truncation", "padding") if getattr(tokenizer, name) is not None]
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     before, after = _added(tokenizer)
     wants_bos, wants_eos = settings.get("add_bos_token"), settings.get("add_eos_token")
     wrong_bos = isinstance(wants_bos, bool) and (bos is not None or not wants_bos) and wants_bos != (before == [bos])
     wrong_eos = isinstance(wants_eos, bool) and (eos is not None or not wants_eos) and wants_eos != (after == [eos])
-    if wrong_bos or wrong_eos:
-        adds_bos = wants_bos if isinstance(wants_bos, bool) else before == [bos]
-        adds_eos = wants_eos if isinstance(wants_eos, bool) else after == [eos]
+    if wrong_bos or wrong_eos or limits:
         document = json.loads(text)
-        document["post_processor"] = template(
-            (tokenizer.id_to_token(bos), bos) if adds_bos and bos is not None else None,
-            (tokenizer.id_to_token(eos), eos) if adds_eos and eos is not None else None,
-        )
+        # Left behind by a trainer; transformers too encodes without them unless it is asked to.
+        document.update(dict.fromkeys(limits))
+        if wrong_bos or wrong_eos:
+            adds_bos = wants_bos if isinstance(wants_bos, bool) else before == [bos]
+            adds_eos = wants_eos if isinstance(wants_eos, bool) else after == [eos]
+            document["post_processor"] = template(
+                (tokenizer.id_to_token(bos), bos) if adds_bos and bos is not None else None,
+                (tokenizer.id_to_token(eos), eos) if adds_eos and eos is not None else None,
+            )
         text = json.dumps(document, ensure_ascii=False).encode()
         before, after = _added(load(text))
     if bos is None and len(before) == 1:
@@ -106,6 +112,9 @@ def finish(
     if pad is None:
         pads = (generation.get("pad_token_id"), config.get("pad_token_id"))
         pad = next((number for number in pads if type(number) is int and number >= 0), None)
+    rows = config.get("vocab_size")
+    if pad is not None and isinstance(rows, int) and pad >= rows:
+        pad = None  # added for training beyond the embedding: no model was ever given it
     return Tokenizer(
         json=text,
         config={key: value for key, value in settings.items() if key != "chat_template"},

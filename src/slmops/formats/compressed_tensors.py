@@ -20,7 +20,6 @@ import numpy as np
 
 from slmops.core import plugins, roles
 from slmops.core import scheme as schemes_of
-from slmops.quantize._cast import cast
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Block, Layout
 from slmops.core.model import Model
@@ -29,6 +28,7 @@ from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Array, Bytes, Stored, Tensor
 from slmops.formats import _checkpoint, _encode, _files, _safetensors
 from slmops.formats._safetensors import Place
+from slmops.quantize._cast import cast
 
 TITLE = "compressed-tensors"
 QUANTIZED = ("q4", "q8", "q4a")

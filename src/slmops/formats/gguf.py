@@ -9,7 +9,6 @@ from __future__ import annotations
 import concurrent.futures
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -55,26 +54,6 @@ NAMES = {
 ROPE_FREQS = "rope_freqs.weight"
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """What llama.cpp's program of an architecture can do beyond the plain decoder (src/models/*.cpp)."""
-
-    output_bias: bool = False
-    mlp_bias: bool = False
-    head_norm: bool = False
-    rope_freqs: bool = False
-    """Reads the divisors of the frequencies, which llama3's scaling needs, from a tensor."""
-    free_head_dim: bool = True
-    """heads * head_dim may differ from the hidden size."""
-
-
-ARCHITECTURES = {
-    "llama": Architecture(output_bias=True, mlp_bias=True, rope_freqs=True),
-    "qwen2": Architecture(free_head_dim=False),
-    "qwen3": Architecture(head_norm=True),
-}
-
-
 def name(role: str) -> str:
     """The tensor's name in the file: layers.3.attention.query.bias -> blk.3.attn_q.bias."""
     kind, layer = roles.kind(role), roles.layer(role)
@@ -88,19 +67,19 @@ def support(spec: Spec, schemes: Iterable[str]) -> None:
     for wanted in schemes:
         if wanted not in blocks.KINDS:
             raise Unsupported(f"GGUF cannot hold {wanted} as it is", f"it holds {', '.join((*QUANTIZED, *DENSE))}")
-    named = plugins.load("architectures", spec.family).GGUF
-    able = ARCHITECTURES.get(named, Architecture())
+    family = plugins.load("architectures", spec.family)
+    named, able = family.GGUF, family.GGUF_TAKES
     missing = [
         what
-        for what, wanted, there in (
-            ("a bias on the attention's output", spec.output_bias, able.output_bias),
-            ("biases in the MLP", spec.mlp_bias, able.mlp_bias),
-            ("norms of query and key heads", spec.head_norm, able.head_norm),
-            ("llama3's rope scaling", spec.rope.scaling == "llama3", able.rope_freqs),
-            ("heads that do not add up to the hidden size", spec.heads * spec.head_dim != spec.hidden, able.free_head_dim),
-            ("a rotation of part of a head", spec.rope.dim != spec.head_dim, False),
+        for what, wanted, needs in (
+            ("a bias on the attention's output", spec.output_bias, "output bias"),
+            ("biases in the MLP", spec.mlp_bias, "mlp bias"),
+            ("norms of query and key heads", spec.head_norm, "head norm"),
+            ("llama3's rope scaling", spec.rope.scaling == "llama3", "rope freqs"),
+            ("heads that do not add up to the hidden size", spec.heads * spec.head_dim != spec.hidden, "free head_dim"),
+            ("a rotation of part of a head", spec.rope.dim != spec.head_dim, "partial rotation"),
         )
-        if wanted and not there
+        if wanted and needs not in able
     ]
     if missing:
         raise Unsupported(f"llama.cpp's {named} has no {missing[0]}", "use another format: onnx, openvino or mlx")

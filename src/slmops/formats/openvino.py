@@ -7,19 +7,17 @@ batching). Weights lie in openvino_model.bin as they are multiplied: u4 or u8 co
 from __future__ import annotations
 
 import importlib.util
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from slmops.core import plugins
 from slmops.core.errors import Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model, Weights
-from slmops.core.scheme import Packed, stored_as
+from slmops.core.scheme import stored_as
 from slmops.core.spec import Spec
-from slmops.formats import _openvino_read, _openvino_tokenizer
+from slmops.formats import _checkpoint, _openvino_read, _openvino_tokenizer
 from slmops.formats._openvino_graph import BIN, Emitter
 
 TITLE = "OpenVINO"
@@ -52,8 +50,9 @@ def plan(model: Model) -> Layout:
     architecture = plugins.load("architectures", spec.family)
     emitter = Emitter(model.tensors, architecture.names(spec))
     logits = architecture.forward(emitter, spec, Weights(model.tensors), emitter.ids)
-    files = {XML: emitter.finish(logits, model.name), **_companions(model)}
-    notes = [f"{role} stays in {stored_as(model.tensors[role])}: its rows do not divide into groups" for role in _odd(model)]
+    config = _checkpoint.config(model, _checkpoint.vectors(model), {})
+    files = {XML: emitter.finish(logits, model.name), **_checkpoint.files(model, config)}
+    notes = []
     jobs = []
     if importlib.util.find_spec("openvino_tokenizers"):
         jobs.append(partial(_openvino_tokenizer.convert, _openvino_tokenizer.request(model)))
@@ -68,31 +67,3 @@ def plan(model: Model) -> Layout:
         side_jobs=tuple(jobs),
         notes=tuple(notes),
     )
-
-
-def _odd(model: Model) -> list[str]:
-    """Matrices that stayed dense in a model whose other matrices are codes."""
-    packed = any(isinstance(tensor, Packed) for tensor in model.tensors.values())
-    return [r for r, t in model.tensors.items() if packed and len(t.shape) == 2 and not isinstance(t, Packed)]
-
-
-def _companions(model: Model) -> dict[str, bytes]:
-    """The small files that GenAI, transformers and optimum look for beside the graph."""
-    tokenizer = model.tokenizer
-    ids: dict[str, Any] = {"bos_token_id": tokenizer.bos, "eos_token_id": list(tokenizer.eos), "pad_token_id": tokenizer.pad}
-    generation = {**{key: value for key, value in ids.items() if value not in (None, [])}, **model.generation}
-    if tokenizer.eos:
-        generation["eos_token_id"] = ids["eos_token_id"]
-    settings = dict(tokenizer.config)
-    if model.chat_template is not None:
-        settings["chat_template"] = model.chat_template
-    return {
-        "config.json": _json(model.config),
-        "generation_config.json": _json(generation),
-        "tokenizer.json": tokenizer.json,
-        "tokenizer_config.json": _json(settings),
-    }
-
-
-def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, ensure_ascii=False).encode()

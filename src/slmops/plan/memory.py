@@ -6,6 +6,7 @@
     overhead = the engine's process before a model is opened
              + the activations of one prompt chunk in f32: CHUNK x (vocabulary + 2 intermediate + 4 hidden) x 4 bytes
              + the tokenizer: TOKEN bytes for each of the vocabulary
+             + where the engine repacks them, the weights once more
 
 The bytes of a cached number are the engine's default on a CPU. A sliding window is not counted: engines may keep the whole
 context. Codes are taken to stay codes, as in vLLM; transformers writes those of compressed-tensors out as dense numbers.
@@ -40,13 +41,15 @@ class Runtime:
     """Bytes of the process with the engine loaded and no model."""
     kv: float = 2.0
     """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
+    repacks: bool = False
+    """Whether the engine keeps weights in a layout of its own beside the file, whose mapped pages count too."""
 
 
 RUNTIMES = {
     # ru_maxrss of the worker with a model of 5 M parameters, less the rest of the formula, on x86-64 Linux.
     "gguf": Runtime(base=40 * MIB),
     "onnx": Runtime(base=60 * MIB, kv=4.0),  # the CPU provider computes in f32, and the cache follows
-    "openvino": Runtime(base=130 * MIB, kv=1.0),  # u8
+    "openvino": Runtime(base=130 * MIB, kv=1.0, repacks=True),  # u8
     "mlx": Runtime(base=260 * MIB),
     "compressed_tensors": Runtime(base=370 * MIB),
 }
@@ -74,9 +77,10 @@ def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
 
 
-def overhead(spec: Spec, base: int, chunk: int = CHUNK) -> int:
-    """Bytes of the engine itself, of the activations of a chunk of the prompt, and of the tokenizer."""
-    return base + chunk * (spec.vocab + 2 * spec.intermediate + 4 * spec.hidden) * 4 + TOKEN * spec.vocab
+def overhead(spec: Spec, runtime: Runtime, weights: int, chunk: int = CHUNK) -> int:
+    """Bytes of the engine, of the activations of a chunk of the prompt, of the tokenizer, and of repacked weights."""
+    activations = chunk * (spec.vocab + 2 * spec.intermediate + 4 * spec.hidden) * 4
+    return runtime.base + activations + TOKEN * spec.vocab + (weights if runtime.repacks else 0)
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
@@ -116,5 +120,5 @@ def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Ite
                     context=length,
                     weights=size,
                     kv_cache=kv_cache(model.spec, length, runtime.kv),
-                    overhead=overhead(model.spec, runtime.base),
+                    overhead=overhead(model.spec, runtime, size),
                 )

@@ -166,14 +166,14 @@ def asymmetric4(group: int) -> Callable[..., int]:
 
 
 @numba.njit(nogil=True, cache=True)
-def halve(values: Any, shift: Any, halves: Any) -> bool:  # pragma: no cover - compiled
+def halve(values: Any, shift: Any, halves: Any) -> Any:  # pragma: no cover - compiled
     """Bits of f32 (or its high 16) -> bits of f16, rounded to nearest even; True when a finite number became infinite.
 
     Fabian Giesen, "Float->half variants" (public domain), float_to_half_fast3_rtne.
     """
     work = np.empty(1, np.uint32)
     real = work.view(np.float32)
-    overflow = False
+    overflow: Any = False
     for i in range(values.shape[0]):
         u = np.uint32(np.uint32(values[i]) << shift)
         f = np.uint32(u & np.uint32(0x7FFFFFFF))

@@ -1,0 +1,101 @@
+"""mlx-lm opens what slmops writes and computes what the reference computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slmops import probes, stream
+from slmops.core import scheme as schemes_of
+from slmops.core.errors import EngineFailed, UsageError
+from slmops.core.model import Model
+from slmops.engines import Sampling, Session
+from slmops.engines import mlx as engine
+from slmops.formats import huggingface
+from slmops.formats import mlx as form
+from slmops.ops.numpy import Reference
+from slmops.passes.quantize import quantize
+
+pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+pytestmark = pytest.mark.slow
+
+Toy = Callable[..., Path]
+IDS = np.random.default_rng(0).integers(0, 300, 80).tolist()
+CHUNKS = [50, 30]
+
+
+def made(toy: Toy, family: str, scheme: str, folder: Path) -> Model:
+    model = quantize(huggingface.read(toy(family)), schemes_of.load(scheme))
+    stream.write(model, {"mlx": form.plan(model)}, {"mlx": folder})
+    return model
+
+
+@contextmanager
+def opened(folder: Path, proof: bool = False, context: int | None = None) -> Iterator[Session]:
+    session = engine.open(folder, proof=proof, device="cpu", context=context)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "scheme"),
+    [("llama", "q4"), ("qwen2", "q8"), ("qwen3", "q4a"), ("mistral", "bf16"), ("qwen3", "f16"), ("llama", "f32")],
+)
+def test_computes_what_the_reference_computes(toy: Toy, tmp_path: Path, family: str, scheme: str) -> None:
+    expected = Reference(made(toy, family, scheme, tmp_path)).logits(IDS)
+    with opened(tmp_path, proof=True) as session:
+        assert session.effective["activations"] == "float32"
+        actual = session.logits(IDS, CHUNKS)
+        assert actual.dtype == np.float32 and actual.shape == expected.shape
+        assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
+    with opened(tmp_path) as session:
+        wanted = {"q4a": "float16", "f16": "float16", "f32": "float32"}.get(scheme, "bfloat16")
+        assert session.effective["activations"] == wanted
+        actual = session.logits(IDS, CHUNKS)
+        assert np.linalg.norm(actual - expected) < 0.15 * np.linalg.norm(expected)
+
+
+def test_generates_stops_and_cancels(toy: Toy, tmp_path: Path) -> None:
+    model = made(toy, "qwen3", "q4", tmp_path)
+    with opened(tmp_path, proof=True, context=40) as session:
+        greedy = list(session.generate(IDS[:8], Sampling(max_tokens=12)))
+        assert greedy[0] == int(Reference(model).logits(IDS[:8])[-1].argmax())
+        stream_ = session.generate(IDS[:8], Sampling(max_tokens=1000))
+        assert next(stream_) == greedy[0]
+        stream_.close()  # type: ignore[attr-defined]
+        stops = Sampling(max_tokens=12, stop_ids=(greedy[4],))
+        assert list(session.generate(IDS[:8], stops)) == greedy[: greedy.index(greedy[4])]
+        assert len(list(session.generate(IDS[:8], Sampling(max_tokens=1000)))) == 32, "the context ends it"
+        warm = Sampling(max_tokens=12, temperature=1.5, top_k=0, seed=3)
+        assert list(session.generate(IDS[:8], warm)) == list(session.generate(IDS[:8], warm)) != greedy
+        for ids, chunks in (([], []), ([10**6], [1]), (IDS, [80]), (IDS[:4], [3]), (IDS[:4], [4, 0])):
+            with pytest.raises(UsageError):
+                session.logits(ids, chunks)
+
+
+def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> None:
+    model = made(toy, "qwen3", "q4", tmp_path)
+    source = huggingface._tokenizer.load(model.tokenizer.json)
+    with opened(tmp_path) as session:
+        for text in probes.TEXTS:
+            ids = source.encode(text, add_special_tokens=False).ids
+            assert session.encode(text) == ids
+            assert session.decode(ids) == source.decode(ids, skip_special_tokens=True)
+        expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        assert session.render([{"role": "user", "content": "hi"}]) == expected
+
+
+def test_says_what_is_wrong(toy: Toy, tmp_path: Path) -> None:
+    made(toy, "qwen3", "q4", tmp_path)
+    with pytest.raises(UsageError):
+        engine.open(tmp_path, device="tpu")
+    config = tmp_path / "config.json"
+    config.write_bytes(config.read_bytes().replace(b'"num_hidden_layers": 3', b'"num_hidden_layers": 2'))
+    with pytest.raises(EngineFailed, match="mlx-lm"):
+        engine.open(tmp_path, device="cpu")

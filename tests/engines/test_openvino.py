@@ -1,0 +1,155 @@
+"""OpenVINO's two back ends against the reference: logits, generation, tokenizer, chat template, devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import tokenizers
+
+from slmops import stream
+from slmops.core import chat, scheme
+from slmops.core.errors import EngineFailed, UsageError
+from slmops.core.model import Model
+from slmops.core.tensor import Floats
+from slmops.engines import Sampling, _openvino, openvino, openvino_paged
+from slmops.engines import Session as Session
+from slmops.formats import huggingface
+from slmops.formats import openvino as container
+from slmops.ops.numpy import Reference
+from slmops.passes.quantize import quantize
+
+pytestmark = pytest.mark.slow
+for needed in openvino.MODULES:
+    pytest.importorskip(needed)
+
+Toy = Callable[..., Path]
+ENGINES = (openvino, openvino_paged)
+IDS = np.random.default_rng(0).integers(3, 300, 96).tolist()
+
+
+def write(model: Model, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    stream.write(model, {"openvino": container.plan(model)}, {"openvino": folder})
+    return folder
+
+
+def relative(actual: Floats, expected: Floats) -> float:
+    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture(scope="module")
+def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
+    model = quantize(huggingface.read(toy("qwen3")), scheme.load("q4"))
+    return model, write(model, tmp_path_factory.mktemp("openvino") / "q4")
+
+
+@pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: engine.__name__.split(".")[-1])
+def session(request: pytest.FixtureRequest, made: tuple[Model, Path]) -> Iterator[Session]:
+    opened = request.param.open(made[1], proof=True, device="cpu", threads=1, context=256)
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "stored"),
+    [
+        ("llama", {}, "q4"),
+        ("llama", {"attention_bias": True, "mlp_bias": True, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "q8"),
+        ("mistral", {"head_dim": 64, "num_key_value_heads": 4}, "q4a"),
+        ("mistral", {"sliding_window": 24}, "q4"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}, "f16"),
+        ("qwen2", {}, "q8"),
+        ("qwen3", {}, "bf16"),
+        ("qwen3", {"hidden_size": 96}, "q4a"),
+    ],
+)
+def test_computes_what_the_reference_computes(
+    toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str
+) -> None:
+    model = quantize(huggingface.read(toy(family, **changes)), scheme.load(stored))
+    expected = Reference(model).logits(IDS)
+    folder = write(model, tmp_path / "out")
+    for engine in ENGINES:
+        proof = engine.open(folder, proof=True, device="cpu", threads=1)
+        assert relative(proof.logits(IDS, [40, 56]), expected) < 1e-5, engine.__name__
+        assert proof.effective["kv"] == proof.effective["activations"] == "f32"
+        usual = engine.open(folder, device="cpu", threads=1)
+        assert relative(usual.logits(IDS, [96]), expected) < 0.1, engine.__name__
+
+
+def test_logits_of_a_fresh_sequence_each_time(session: Session) -> None:
+    whole = session.logits(IDS, [96])
+    assert relative(session.logits(IDS, [1, 31, 64]), whole) < 1e-5
+    assert relative(session.logits(IDS[:40], [40]), whole[:40]) < 1e-5
+
+
+def test_chunks_must_add_up(session: Session) -> None:
+    with pytest.raises(UsageError):
+        session.logits(IDS, [40, 40])
+
+
+def test_generates_what_the_reference_would(session: Session, made: tuple[Model, Path]) -> None:
+    reference, expected = Reference(made[0]), list(IDS[:20])
+    for _ in range(12):
+        expected.append(int(reference.logits(expected)[-1].argmax()))
+    tokens = list(session.generate(IDS[:20], Sampling(max_tokens=12)))
+    assert tokens == expected[20:]
+    stop = tokens[5]
+    assert list(session.generate(IDS[:20], Sampling(max_tokens=12, stop_ids=(stop,)))) == tokens[: tokens.index(stop)]
+
+
+def test_a_seed_decides_what_is_drawn(session: Session) -> None:
+    def draw(seed: int) -> list[int]:
+        return list(session.generate(IDS[:20], Sampling(max_tokens=16, temperature=1.5, top_k=100, seed=seed)))
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_closing_the_iterator_cancels(session: Session) -> None:
+    tokens = session.generate(IDS[:20], Sampling(max_tokens=200))
+    first = next(tokens)
+    tokens.close()  # type: ignore[attr-defined]
+    assert next(iter(session.generate(IDS[:20], Sampling(max_tokens=1)))) == first
+
+
+def test_tokenizer_and_template(session: Session, made: tuple[Model, Path]) -> None:
+    model = made[0]
+    theirs = tokenizers.Tokenizer.from_str(model.tokenizer.json.decode())
+    for text in ("Hello  world\n", "<|im_start|>user\nhé 你好 🤷🏽‍♂️<|im_end|>\n", ""):
+        ids = theirs.encode(text, add_special_tokens=False).ids
+        assert session.encode(text) == ids
+        assert session.decode(ids) == theirs.decode(ids)
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi\n there"}]
+    assert model.chat_template is not None
+    assert session.render(messages) == chat.render(model.chat_template, messages, add_generation_prompt=True, special={})
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__.split(".")[-1])
+def test_effective_says_what_runs(engine: ModuleType, made: tuple[Model, Path]) -> None:
+    opened = engine.open(made[1], device="cpu", threads=1)
+    before = dict(opened.effective)
+    opened.logits(IDS, [96])
+    after = dict(opened.effective)
+    # What is told before anything is compiled is what the compiled graph then says.
+    assert before == after
+    assert after["weights"].startswith("u4") and after["kv"] == "u8" and after["threads"] == "1"
+    assert "8 bits" in after["activations"]
+
+
+def test_an_absent_device_falls_back_and_says_so() -> None:
+    assert _openvino.choose("auto", ["CPU"]) == ("CPU", "")
+    assert _openvino.choose("auto", ["CPU", "GPU.0", "GPU.1"]) == ("GPU.0", "")
+    device, fallback = _openvino.choose("npu", ["CPU"])
+    assert device == "CPU" and "NPU" in fallback
+    with pytest.raises(UsageError):
+        _openvino.choose("tpu", ["CPU"])
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineFailed):
+        openvino.open(tmp_path)

@@ -1,0 +1,158 @@
+"""compressed-tensors folders: decoded by the library that defines the format, and read back code for code."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from slmops import stream
+from slmops.core import plugins
+from slmops.core import scheme as schemes_of
+from slmops.core.errors import CorruptInput, SlmopsError, Unsupported
+from slmops.core.model import Model
+from slmops.core.scheme import Codes, Packed
+from slmops.formats import compressed_tensors as ct
+from slmops.formats import huggingface
+from slmops.passes.quantize import quantize
+
+Toy = Callable[..., Path]
+
+
+def write(model: Model, folder: Path) -> Path:
+    folder.mkdir()
+    layout = ct.plan(model)
+    stream.write(model, {"ct": layout}, {"ct": folder})
+    assert sum(path.stat().st_size for path in folder.iterdir()) == layout.nbytes
+    return folder
+
+
+def same(model: Model, back: Model) -> None:
+    assert back.spec == model.spec and back.tensors.keys() == model.tensors.keys()
+    for role, tensor in model.tensors.items():
+        other = back.tensors[role]
+        for start, stop in stream.blocks(tensor, model.spec.row_multiple):
+            ours, theirs = stream.pull(tensor, start, stop), stream.pull(other, start, stop)
+            if isinstance(ours, Codes) and not isinstance(theirs, Codes):
+                assert role == "embedding"
+                ours = tensor.rows(start, stop)
+            assert stream.digest(ours) == stream.digest(theirs), role
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_bytes())
+    return config
+
+
+@pytest.mark.parametrize("name", ct.QUANTIZED)
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_reads_back_code_for_code(toy: Toy, tmp_path: Path, family: str, name: str) -> None:
+    model = quantize(huggingface.read(toy(family)), schemes_of.load(name))
+    folder = write(model, tmp_path / "m")
+    assert ct.detect(folder)
+    back = ct.read(folder)
+    same(model, back)
+    assert back.tensors["embedding"].dtype.name == ("float32" if name == "q8" else "float16")
+    assert isinstance(back.tensors.get("head", back.tensors["layers.0.mlp.up"]), Packed)
+
+
+@pytest.mark.parametrize("name", ct.DENSE)
+def test_dense_models_are_plain_checkpoints(toy: Toy, tmp_path: Path, name: str) -> None:
+    model = quantize(huggingface.read(toy("qwen3")), schemes_of.load(name))
+    folder = write(model, tmp_path / "m")
+    assert "quantization_config" not in config_of(folder) and not ct.detect(folder)
+    same(model, ct.read(folder))
+    same(model, huggingface.read(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ct.QUANTIZED)
+def test_the_library_decodes_the_same_numbers(toy: Toy, tmp_path: Path, name: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    pytest.importorskip("compressed_tensors")
+    from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationConfig
+    from safetensors.torch import load_file
+
+    model = quantize(huggingface.read(toy("qwen3")), schemes_of.load(name))
+    folder = write(model, tmp_path / "m")
+    arrays = load_file(folder / "model.safetensors")
+    config = QuantizationConfig.model_validate(config_of(folder)["quantization_config"])
+    compressor = BaseCompressor.get_value_from_registry(config.format)
+    names = plugins.load("architectures", "qwen3").names(model.spec)
+    for role in ("layers.0.mlp.down", "layers.2.attention.key"):
+        module = names[role].removesuffix("weight")
+        state = {key.removeprefix(module): value for key, value in arrays.items() if key.startswith(module)}
+        state["weight_scale"] = state["weight_scale"].to(torch.float32)
+        decoded = compressor.decompress(state, config.config_groups["group_0"])["weight"]
+        tensor = model.tensors[role]
+        assert np.array_equal(decoded.numpy(), tensor.rows(0, tensor.shape[0]))
+
+
+def test_zero_points_pack_down_the_rows() -> None:
+    rng = np.random.default_rng(0)
+    for rows in (1, 7, 8, 20):
+        zeros = rng.integers(0, 16, (rows, 5), np.uint8)
+        words = ct._packed_zeros(Codes(np.zeros((rows, 1), np.uint8), np.zeros((rows, 5), np.float32), zeros))
+        assert words.shape == (-(-rows // 8), 5) and words.dtype == np.int32
+        assert int(words.view(np.uint32)[0, 2] & 15) == zeros[0, 2]
+        assert np.array_equal(ct._unpacked_zeros(words, 0, rows), zeros)
+    assert np.array_equal(ct._unpacked_zeros(words[1:], 11, 18), zeros[11:18])
+
+
+def test_targets_and_ignored_modules(toy: Toy, tmp_path: Path) -> None:
+    model = huggingface.read(toy("qwen2", intermediate_size=240))
+    four, eight = (quantize(model, schemes_of.load(name)).tensors for name in ("q4", "q8"))
+    tensors = {role: (eight if role in ("head", "layers.1.mlp.up") else four)[role] for role in model.tensors}
+    model = dataclasses.replace(model, tensors=tensors)
+    folder = write(model, tmp_path / "m")
+    config = config_of(folder)["quantization_config"]
+    groups = {tuple(group["targets"]): group["weights"]["num_bits"] for group in config["config_groups"].values()}
+    assert groups == {("model.layers.1.mlp.up_proj", "lm_head"): 8, ("Linear",): 4}
+    assert config["ignore"] == [f"model.layers.{number}.mlp.down_proj" for number in range(3)]
+    same(model, ct.read(folder))
+    tied = ct.plan(quantize(huggingface.read(toy("qwen3")), schemes_of.load("q4")))
+    assert json.loads(tied.files["config.json"])["quantization_config"]["ignore"] == ["lm_head"]
+    assert tied.unpacked == {"embedding"} and tied.notes
+
+
+def test_refuses_what_it_cannot_hold(toy: Toy) -> None:
+    with pytest.raises(Unsupported, match="nf4"):
+        ct.support(huggingface.read(toy("qwen3")).spec, ["nf4"])
+
+
+def test_refuses_folders_that_do_not_fit_together(toy: Toy, tmp_path: Path) -> None:
+    folder = write(quantize(huggingface.read(toy("qwen3")), schemes_of.load("q4a")), tmp_path / "m")
+    whole = (folder / "config.json").read_bytes()
+    weights = ("quantization_config", "config_groups", "group_0", "weights")
+    for path, value in (
+        (("intermediate_size",), 224),
+        (("num_hidden_layers",), 2),
+        (("tie_word_embeddings",), False),
+        (("quantization_config",), None),
+        (("quantization_config", "config_groups"), []),
+        ((*weights, "group_size"), 64),
+        ((*weights, "num_bits"), 8),
+        ((*weights, "symmetric"), True),
+        ((*weights, "actorder"), "group"),
+    ):
+        config = json.loads(whole)
+        place = config
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(SlmopsError):
+            ct.read(folder)
+    (folder / "config.json").write_bytes(whole)
+    shape = ct._safetensors.parse(folder / "model.safetensors")["model.layers.0.mlp.up_proj.weight_shape"]
+    with shape.path.open("r+b") as file:
+        file.seek(shape.offset)
+        file.write(b"\xff" * 8)
+    with pytest.raises(CorruptInput, match="weight_shape"):
+        ct.read(folder)
