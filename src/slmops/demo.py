@@ -141,7 +141,7 @@ def _measure(
                     scheme,
                     engine,
                     size,
-                    proof=facts["proof"]["relative_error"] if "proof" in facts else None,
+                    proof=facts["proof"]["relative_error"] if isinstance(facts.get("proof"), dict) else None,
                     speed=speed.measure(worker, prompt),
                     exact=tasks.exact_match(worker, artifact, cases)["all"],
                     quality=quality.against_reference(worker, sequences, reference) if "logits" in can else None,

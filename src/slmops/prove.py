@@ -5,12 +5,14 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from slmops import stream
 from slmops.core import plugins, receipt
@@ -79,6 +81,16 @@ def impractical(engine: str, model: Model) -> str | None:
     return None
 
 
+def too_large(model: Model, scratch: Path) -> str | None:
+    """Why the proof in f32 is left out: four bytes a weight fit neither here nor there. None where they do."""
+    needed = model.parameters * 4 * 5 // 4
+    if needed > (memory := psutil.virtual_memory().available):
+        return f"left out: f32 weights need {needed / 1e9:.0f} GB of memory, {memory / 1e9:.0f} GB are free"
+    if needed > (free := shutil.disk_usage(scratch).free):
+        return f"left out: an f32 twin needs {needed / 1e9:.0f} GB in {scratch.parent}, {free / 1e9:.0f} GB are free"
+    return None
+
+
 def check_files(folder: Path, facts: Mapping[str, Any]) -> None:
     """Every file that the receipt names is there with its size."""
     for name, size in facts.get("files", {}).items():
@@ -134,7 +146,9 @@ def _engine(
     found: dict[str, Any] = {}
     context = min(model.spec.context, 512)
     try:
-        if "logits" in engine.CAN:
+        if "logits" in engine.CAN and (reason := too_large(model, scratch)) is not None:
+            found["proof"] = reason
+        elif "logits" in engine.CAN:
             proof_folder = folder
             if hasattr(module, "twin"):
                 proof_folder = scratch / "twin"
@@ -200,8 +214,11 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     lines = [f"read back: {found['read_back']['tensors']} tensors, codes and scales identical"]
     for name, engine in found["engines"].items():
         parts = []
-        if "proof" in engine:
-            parts.append(f"logits {engine['proof']['relative_error']:.1e} in proof mode")
+        if "default" in engine:
+            proof = engine["proof"]
+            parts.append(
+                f"proof mode {proof}" if isinstance(proof, str) else f"logits {proof['relative_error']:.1e} in proof mode"
+            )
             parts.append(f"{engine['default']['relative_error']:.1e} by default")
         if isinstance(engine["tokenizer"], dict):
             parts.append(f"{engine['tokenizer']['texts']} texts tokenized alike")

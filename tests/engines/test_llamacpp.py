@@ -67,7 +67,9 @@ def worker(folder: Path) -> Iterator[_host.Worker]:
         ("qwen3", {}, "bf16"),
     ],
 )
-def test_computes_what_the_reference_computes(toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str) -> None:
+def test_computes_what_the_reference_computes(
+    toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str
+) -> None:
     model = quantize(huggingface.read(toy(family, **changes)), scheme.load(stored))
     expected = Reference(model).logits(IDS)
     out = write(model, tmp_path / "out")

@@ -137,7 +137,7 @@ def test_effective_says_what_runs(engine: ModuleType, made: tuple[Model, Path]) 
     after = dict(opened.effective)
     # What is told before anything is compiled is what the compiled graph then says.
     assert before == after
-    assert after["weights"].startswith("u4") and after["kv"] == "u8" and after["threads"] == "1"
+    assert after["weights"].startswith("i4") and after["kv"] == "u8" and after["threads"] == "1"
     assert "8 bits" in after["activations"]
 
 

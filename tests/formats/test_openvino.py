@@ -135,7 +135,7 @@ def test_shapes_are_those_that_the_runtime_infers(toy: Toy, tmp_path: Path, fami
 
 def test_each_matrix_has_a_zero_point_of_its_own(toy: Toy) -> None:
     # One shared with the embedding would become f32 in the CPU plugin, and every matrix slow.
-    xml = openvino.plan(model := model_of(toy, "qwen2", "q4")).files[openvino.XML]
+    xml = openvino.plan(model := model_of(toy, "qwen2", "q4a")).files[openvino.XML]
     matrices = sum(isinstance(tensor, Packed) for tensor in model.tensors.values())
     assert len(re.findall(rb'name="[^"]*/zero_point"', xml)) == matrices
 

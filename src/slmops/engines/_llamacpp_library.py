@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slmops.core.errors import EngineFailed, EngineMissing
+from slmops.engines import _gguf
 
 TESTED = "2026.10.11549"
 CURE = f'install the version that was tested: pip install "xllamacpp=={TESTED}"'
@@ -140,10 +141,7 @@ class Library:
     """The functions above as attributes without their prefix, and the errors that llama.cpp has logged."""
 
     def __init__(self, path: Path) -> None:
-        # Threads wait for each other at every operation. By default they spin for milliseconds, which on a busy machine is
-        # time taken from the one that is waited for (seen: 40 times slower); this is some ten microseconds.
-        if "OMP_WAIT_POLICY" not in os.environ:
-            os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+        _gguf.wait_briefly(os.environ)
         try:
             handle = c.CDLL(str(path))
             for name, (result, arguments) in FUNCTIONS.items():

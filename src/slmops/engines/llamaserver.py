@@ -94,12 +94,14 @@ class Session:
         command += ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
         if device == "cpu":
             command += ["--device", "none"]
+        environment = {**os.environ, "LLAMA_API_KEY": self._key}
+        _gguf.wait_briefly(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(KEEPER), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={**os.environ, "LLAMA_API_KEY": self._key},
+            env=environment,
         )
         assert self._process.stdout is not None
         self.pid = int(self._process.stdout.readline() or 0)

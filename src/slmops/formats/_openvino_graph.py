@@ -256,28 +256,31 @@ class Emitter:
         return self._op("Convert", [port], ("f32", tensor.shape), data={"destination_type": "f32"}, rt_info=_DECOMPRESSION)
 
     def _packed(self, role: str, tensor: Packed) -> Port:
-        """Constant -> Convert -> Subtract(zero) -> Multiply(scale) -> Reshape -> Convert, as NNCF writes it."""
+        """Constant -> Convert [-> Subtract(zero)] -> Multiply(scale) -> Reshape -> Convert, as NNCF writes it.
+
+        A constant zero becomes signed codes without a zero point, as optimum writes symmetric weights: as fast as u4 with
+        one, a tenth faster than u8 with one (AVX512-VNNI), and nothing for other devices' plugins to trip over.
+        """
         scheme, name = tensor.scheme, self._names[role]
         rows, columns = tensor.shape
         groups = columns // scheme.group
-        code, scale, zero = "u4" if scheme.bits == 4 else "u8", (rows, groups, 1), (1, 1, 1)
+        code = ("u" if scheme.zero is None else "i") + str(scheme.bits)
         width = columns * scheme.bits // 8
         port, place = self.graph.weight(name, code, (rows, groups, scheme.group), rows * width)
-        self.regions[role].append(Region(BIN, place.offset, width, _encode.codes))
-        if scheme.zero is None:
-            zero = scale
-            zeros, place = self.graph.weight(f"{name}/zero_point", code, zero, -(-rows * groups // 2))
-            unit = 2 if groups % 2 else 1
-            self.regions[role].append(Region(BIN, place.offset, groups * unit // 2, zeros4, unit))
-        else:
-            # Not shared: where the embedding's zero point is, the CPU plugin turns it to f32 for its Gather, and every
-            # matrix that shares the layer falls off the path with integer zero points.
-            zeros = self.graph.literal(f"{name}/zero_point", code, zero, bytes([scheme.zero]))
-        scales, place = self.graph.weight(f"{name}/scale", "f16", scale, rows * groups * 2)
-        self.regions[role].append(Region(BIN, place.offset, groups * 2, _encode.scales(np.dtype(np.float16))))
+        encode = _encode.codes if scheme.zero is None else signed4 if scheme.bits == 4 else signed8
+        self.regions[role].append(Region(BIN, place.offset, width, encode))
         half = {"destination_type": "f16"}
         value = self._op("Convert", [port], ("f16", port.shape), data=half)
-        value = self._binary("Subtract", value, self._op("Convert", [zeros], ("f16", zero), data=half))
+        if scheme.zero is None:
+            # Each matrix has its own: the CPU plugin turns the embedding's to f32 for its Gather, and matrices that
+            # shared that constant would leave the path with integer zero points.
+            shape = (rows, groups, 1)
+            zeros, place = self.graph.weight(f"{name}/zero_point", code, shape, -(-rows * groups // 2))
+            unit = 2 if groups % 2 else 1
+            self.regions[role].append(Region(BIN, place.offset, groups * unit // 2, zeros4, unit))
+            value = self._binary("Subtract", value, self._op("Convert", [zeros], ("f16", shape), data=half))
+        scales, place = self.graph.weight(f"{name}/scale", "f16", (rows, groups, 1), rows * groups * 2)
+        self.regions[role].append(Region(BIN, place.offset, groups * 2, _encode.scales(np.dtype(np.float16))))
         value = self._binary("Multiply", value, scales)
         value = self._reshape(value, [rows, columns], (rows, columns), special_zero="false")
         return self._op("Convert", [value], ("f32", value.shape), data={"destination_type": "f32"})
@@ -329,6 +332,18 @@ class Emitter:
 
     def _unsqueeze(self, x: Port, axes: list[int], shape: Shape) -> Port:
         return self._op("Unsqueeze", [x, self.graph.constant(axes)], (x.type, shape))
+
+
+def signed4(block: Block) -> Array:
+    """Codes around 8 as two's complement nibbles: code - 8 differs from the code in its top bit alone."""
+    assert isinstance(block, Codes)
+    return block.codes ^ np.uint8(0x88)
+
+
+def signed8(block: Block) -> Array:
+    """Codes around 128 as signed bytes."""
+    assert isinstance(block, Codes)
+    return block.codes ^ np.uint8(0x80)
 
 
 def zeros4(block: Block) -> Array:

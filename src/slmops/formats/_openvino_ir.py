@@ -66,7 +66,6 @@ class Graph:
         self._layers: list[str] = []
         self._edges: list[str] = []
         self._constants: dict[tuple[str, Shape, bytes], Port] = {}
-        self._places: dict[bytes, Place] = {}
         self.literals: list[tuple[int, bytes]] = []
         self.nbytes = 0
 
@@ -126,15 +125,10 @@ class Graph:
         content = np.ascontiguousarray(array).tobytes()
         key = (_TYPES[array.dtype.name], array.shape, content)
         if key not in self._constants:
-            self._constants[key] = self.literal(name, key[0], array.shape, content)
+            place = self.place(len(content))
+            self.literals.append((place.offset, content))
+            self._constants[key] = self._constant(name, key[0], array.shape, place)
         return self._constants[key]
-
-    def literal(self, name: str, element_type: str, shape: Shape, content: bytes) -> Port:
-        """A small constant in a layer of its own; equal bytes are written once."""
-        if content not in self._places:
-            self._places[content] = self.place(len(content))
-            self.literals.append((self._places[content].offset, content))
-        return self._constant(name, element_type, shape, self._places[content])
 
     def _constant(self, name: str, element_type: str, shape: Shape, place: Place) -> Port:
         data = {

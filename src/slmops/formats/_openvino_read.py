@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from slmops.core.tensor import Stored, Tensor, elements
 from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _licence, _tokenizer
 
-MOST_XML = 256 << 20
+MOST_XML = 64 << 20
 """Bytes of an .xml; a model of a hundred layers has 5 MB."""
 
 _CURE = "convert it again"
@@ -29,7 +29,10 @@ _DENSE: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
 }
-_BITS = {"u4": 4, "u8": 8, "f16": 16, "bf16": 16, "f32": 32, "i64": 64, "i32": 32, "boolean": 8}
+_SCHEMES = {("i4", False): "q4", ("i8", False): "q8", ("u4", True): "q4a"}
+"""(element type of the codes, whether there are zero points) -> scheme."""
+_CODES = {code for code, _ in _SCHEMES}
+_BITS = {"u4": 4, "i4": 4, "u8": 8, "i8": 8, "f16": 16, "bf16": 16, "f32": 32, "i64": 64, "i32": 32, "boolean": 8}
 
 
 @dataclass(frozen=True)
@@ -133,33 +136,41 @@ def _layer(item: ElementTree.Element, limit: int) -> Layer:
 
 
 def _weights(path: Path, layers: Mapping[int, Layer]) -> dict[str, Tensor]:
-    """Name -> tensor of every matrix and vector: what Multiply(Subtract(Convert(codes), zero), scale) chains give, and
-    the float constants that stand in no chain."""
+    """Name -> tensor of every matrix and vector: what Multiply(Convert(codes) [- zero], scale) chains give, and the float
+    constants that stand in no chain."""
     result: dict[str, Tensor] = {}
-    inside: set[int] = set()
+    scales: set[int] = set()
     for layer in layers.values():
         if layer.kind == "Multiply" and (chain := _chain(layers, layer)):
-            codes, zeros, scales = chain
-            inside.update(id(constant) for constant in chain)
-            result[codes.name] = _packed(path, codes, zeros, scales)
+            scales.add(id(chain.scales))
+            result[chain.codes.name] = _packed(path, chain)
     for layer in layers.values():
         constant = layer.constant
-        if constant and constant.type in _DENSE and id(constant) not in inside and constant.shape:
+        if constant and constant.type in _DENSE and id(constant) not in scales and constant.shape:
             shape = tuple(size for size in constant.shape if size != 1) if constant.type == "f32" else constant.shape
             result.setdefault(constant.name, Stored(path, constant.offset, shape or (1,), _DENSE[constant.type]))
     return result
 
 
-def _chain(layers: Mapping[int, Layer], multiply: Layer) -> tuple[Constant, Constant, Constant] | None:
-    """(codes, zero points, scales) where this layer ends a decompression, or None."""
+@dataclass(frozen=True)
+class Chain:
+    codes: Constant
+    zeros: Constant | None
+    scales: Constant
+
+
+def _chain(layers: Mapping[int, Layer], multiply: Layer) -> Chain | None:
+    """What this layer decompresses, or None where it does something else."""
+    first, zeros = multiply, None
     subtract = _feeder(layers, multiply, 0)
-    if subtract is None or subtract.kind != "Subtract":
+    if subtract is not None and subtract.kind == "Subtract":
+        first, zeros = subtract, _behind_convert(layers, subtract, 1)
+        if zeros is None:
+            return None
+    codes, scales = _behind_convert(layers, first, 0), _feeder(layers, multiply, 1)
+    if codes is None or codes.type not in _CODES or scales is None or scales.constant is None:
         return None
-    codes, zeros = (_behind_convert(layers, subtract, port) for port in (0, 1))
-    scales = _feeder(layers, multiply, 1)
-    if codes is None or zeros is None or scales is None or scales.constant is None or codes.type not in ("u4", "u8"):
-        return None
-    return codes, zeros, scales.constant
+    return Chain(codes, zeros, scales.constant)
 
 
 def _feeder(layers: Mapping[int, Layer], layer: Layer, port: int) -> Layer | None:
@@ -172,35 +183,28 @@ def _behind_convert(layers: Mapping[int, Layer], layer: Layer, port: int) -> Con
     return constant.constant if constant is not None else None
 
 
-def _packed(path: Path, codes: Constant, zeros: Constant, scales: Constant) -> Packed:
-    if len(codes.shape) != 3 or scales.shape != (*codes.shape[:2], 1) or scales.type != "f16":
-        raise Unsupported(f"{codes.name[:80]}: codes {list(codes.shape)} with {scales.type} scales {list(scales.shape)}")
-    rows, groups, size = codes.shape
-    bits = _BITS[codes.type]
-    name = _scheme(path, bits, zeros, codes)
+def _packed(path: Path, chain: Chain) -> Packed:
+    """Codes of the one scheme that has this element type, with or without zero points; signed ones are made unsigned."""
+    codes, zeros, scales = chain.codes, chain.zeros, chain.scales
+    name = _SCHEMES.get((codes.type, zeros is not None))
+    if name is None or len(codes.shape) != 3 or scales.shape != (*codes.shape[:2], 1) or scales.type != "f16":
+        said = f"{codes.type} codes {list(codes.shape)} with {scales.type} scales {list(scales.shape)}"
+        raise Unsupported(f"{codes.name[:80]}: {said}", "only what slmops wrote itself is read back")
     held = scheme.load(name)
-    if held.group != size or zeros.type != codes.type:
-        raise Unsupported(f"{codes.name[:80]} has groups of {size}; {name} has groups of {held.group}")
-    code_bytes = Stored(path, codes.offset, (rows, groups * size * bits // 8), np.dtype(np.uint8))
+    rows, groups, size = codes.shape
+    if held.group != size or (zeros is not None and (zeros.type, zeros.shape) != (codes.type, scales.shape)):
+        raise Unsupported(f"{codes.name[:80]} has groups of {size}, {name} has {held.group}")
+    stored = Stored(path, codes.offset, (rows, groups * size * held.bits // 8), np.dtype(np.uint8))
     factors = Stored(path, scales.offset, (rows, groups), np.dtype(np.float16))
+    flip = np.uint8({"i4": 0x88, "i8": 0x80}.get(codes.type, 0))
 
     def block(start: int, stop: int) -> Codes:
-        points = _nibbles(path, zeros.offset, start * groups, stop * groups) if name == "q4a" else None
-        points = points.reshape(stop - start, groups) if points is not None else None
-        return Codes(code_bytes.rows(start, stop), factors.rows(start, stop).astype(np.float32), points)
+        points = None
+        if zeros is not None:
+            points = _nibbles(path, zeros.offset, start * groups, stop * groups).reshape(stop - start, groups)
+        return Codes(stored.rows(start, stop) ^ flip, factors.rows(start, stop).astype(np.float32), points)
 
     return Packed((rows, groups * size), held, block)
-
-
-def _scheme(path: Path, bits: int, zeros: Constant, codes: Constant) -> str:
-    """Which scheme a matrix is in: told by the width of its codes and the shape of its zero points."""
-    if bits == 4 and zeros.shape == (*codes.shape[:2], 1):
-        return "q4a"
-    if elements(zeros.shape) == 1:
-        value = int(Stored(path, zeros.offset, (1,), np.dtype(np.uint8)).rows(0, 1)[0])
-        if (bits, value & (2**bits - 1)) in ((4, 8), (8, 128)):
-            return "q4" if bits == 4 else "q8"
-    raise Unsupported(f"{codes.name[:80]}: {bits}-bit codes with zero points {list(zeros.shape)}")
 
 
 def _nibbles(path: Path, offset: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -212,11 +216,6 @@ def _nibbles(path: Path, offset: int, start: int, stop: int) -> np.ndarray[Any, 
 
 
 def _by_role(held: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    return dict(_found(held, names))
-
-
-def _found(held: Mapping[str, Tensor], names: Mapping[str, str]) -> Iterator[tuple[str, Tensor]]:
-    for role, name in names.items():
-        if name not in held:
-            raise CorruptInput(f"the .xml has no constant called {name}", _CURE)
-        yield role, held[name]
+    if missing := [name for name in names.values() if name not in held]:
+        raise CorruptInput(f"the .xml has no constant called {missing[0]}", _CURE)
+    return {role: held[name] for role, name in names.items()}

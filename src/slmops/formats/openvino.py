@@ -1,7 +1,8 @@
 """OpenVINO IR as OpenVINO GenAI and Model Server open it: graph, weights, tokenizer and detokenizer models.
 
 The graph is stateful and has the shapes that both of GenAI's back ends want (SDPA, and paged attention under continuous
-batching). Weights lie in openvino_model.bin as they are multiplied: u4 or u8 codes in groups of 32 with f16 scales.
+batching). Weights lie in openvino_model.bin as they are multiplied, in groups of 32 with f16 scales: q4 as i4, q8 as i8
+(the canonical code less its zero), q4a as u4 with zero points.
 """
 
 from __future__ import annotations
