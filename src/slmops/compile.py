@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib.metadata
@@ -23,6 +24,9 @@ from slmops.core.model import Model
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import left_dense, quantize
+
+SMALL = 64 << 20
+"""Parameters below which two formats are proven at a time."""
 
 WRITERS_CODE = "1"
 """Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
@@ -205,14 +209,21 @@ def _make(
                 watch.say("computing the reference")
                 reference = Path(scratch) / "reference.npy"
                 np.save(reference, Reference(planned.model).logits(truth["ids"]))
-                for name in targets:
+
+                def check(name: str) -> VerificationFailed | None:
                     try:
                         found = prove.verify(folders[name], device=device, reference=reference, say=watch.say)
                     except VerificationFailed as failure:
-                        failures[name] = failure
-                    else:
-                        facts[name]["verification"] = found
-                        receipt.save(folders[name], facts[name])
+                        return failure
+                    facts[name]["verification"] = found
+                    receipt.save(folders[name], facts[name])
+                    return None
+
+                # Small models spend the proof on starting engines: two at a time. Large ones want all the memory.
+                together = 2 if planned.model.parameters < SMALL else 1
+                with concurrent.futures.ThreadPoolExecutor(max_workers=together) as pool:
+                    outcomes = dict(zip(targets, pool.map(check, targets), strict=True))
+                failures = {name: failure for name, failure in outcomes.items() if failure is not None}
         for name, final in targets.items():
             if name in failures:
                 stacks[name].__exit__(VerificationFailed, failures[name], None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slmops import compile as compiler
-from slmops import run
+from slmops import prove, run
 from slmops.core import plugins
 from slmops.core.errors import SourceNotFound, VerificationFailed
 from slmops.engines import Sampling, _host
@@ -19,8 +19,8 @@ from slmops.measure import quality, speed, tasks
 from slmops.source import load
 
 SCHEMES = ("q4", "q8")
-CASES = 120
-"""Tool calls that each artifact is asked; the files hold more."""
+CASES, SECONDS = 120, 5.0
+"""Tool calls that each artifact is asked at most, and for how long; the files hold more."""
 WINDOW, WINDOWS = 128, 8
 QUESTION = "please set the kitchen light to 30 percent"
 
@@ -129,10 +129,15 @@ def _measure(
             if "logits" in plugins.load("engines", engine).CAN:
                 rows.append(Row(made.format, scheme, engine, size, missing=reason, folder=made.folder))
             continue
+        facts = found["engines"][engine]
+        proof = facts["proof"]["relative_error"] if isinstance(facts.get("proof"), dict) else None
+        if prove.emulated(engine):
+            why = "proven; not measured, its CPU back end here is a stand-in for Apple silicon"
+            rows.append(Row(made.format, scheme, engine, size, proof=proof, missing=why, folder=made.folder))
+            continue
         say(f"{scheme}: measuring {made.format} in {engine}")
         artifact = run.Artifact.open(made.folder)
         with run.open_worker(artifact, engine, device=device, context=512) as worker:
-            facts = found["engines"][engine]
             can = plugins.load("engines", engine).CAN
             prompt = run.tokens_of(worker, artifact, artifact.prompt(cases[0].messages))
             rows.append(
@@ -141,9 +146,9 @@ def _measure(
                     scheme,
                     engine,
                     size,
-                    proof=facts["proof"]["relative_error"] if isinstance(facts.get("proof"), dict) else None,
+                    proof=proof,
                     speed=speed.measure(worker, prompt),
-                    exact=tasks.exact_match(worker, artifact, cases)["all"],
+                    exact=tasks.exact_match(worker, artifact, cases, seconds=SECONDS)["all"],
                     quality=quality.against_reference(worker, sequences, reference) if "logits" in can else None,
                     peak=worker.memory()["peak"],
                     folder=made.folder,
@@ -153,9 +158,10 @@ def _measure(
 
 
 def spread(cases: Sequence[tasks.Case], count: int) -> list[tasks.Case]:
-    """`count` cases evenly spaced over the file, so that every split is in."""
-    step = max(1.0, len(cases) / count)
-    return [cases[int(i * step)] for i in range(min(count, len(cases)))]
+    """`count` cases in an order of which every beginning is spread over the file, so that every split is in."""
+    # Multiples of the golden ratio, modulo 1, are evenly spread however many are taken (Weyl).
+    order = sorted(range(len(cases)), key=lambda index: index * 0.6180339887498949 % 1.0)
+    return [cases[index] for index in order[:count]]
 
 
 def choose(rows: Sequence[Row]) -> Row | None:

@@ -74,9 +74,14 @@ def verify(
     return result
 
 
+def emulated(engine: str) -> bool:
+    """Whether the engine only stands in here for the machine that it is made for: right numbers, no speed."""
+    return engine == "mlx" and platform.system() != "Darwin"
+
+
 def impractical(engine: str, model: Model) -> str | None:
     """Why an engine that is installed is left out for this model, or None."""
-    if engine == "mlx" and platform.system() != "Darwin" and model.parameters > SLOW_EMULATION:
+    if emulated(engine) and model.parameters > SLOW_EMULATION:
         return "mlx computes on the CPU here, at well under a token a second for a model of this size: verify on a Mac"
     return None
 

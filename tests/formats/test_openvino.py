@@ -243,7 +243,7 @@ def test_tokenizer_models_give_the_same_ids(toy: Toy, tmp_path: Path) -> None:
     model = huggingface.read(toy("qwen3"))
     for name, content in openvino.plan(model).files.items():
         (tmp_path / name).write_bytes(content)
-    _openvino_tokenizer.convert(_openvino_tokenizer.request(model), tmp_path)
+    _openvino_tokenizer.convert(_openvino_tokenizer.request(model), model.tokenizer.json, tmp_path)
     theirs, ours = tokenizers.Tokenizer.from_str(model.tokenizer.json.decode()), genai.Tokenizer(tmp_path)
     for text in TEXTS:
         ids = theirs.encode(text, add_special_tokens=False).ids
@@ -260,10 +260,10 @@ def test_tokenizer_models_give_the_same_ids(toy: Toy, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_unknown_tokenizer_is_unsupported(toy: Toy, tmp_path: Path) -> None:
     pytest.importorskip("openvino_tokenizers")
-    content = _openvino_tokenizer.request(huggingface.read(toy("qwen3")))
-    content["json"] = content["json"].replace('"BPE"', '"Novel"')
+    model = huggingface.read(toy("qwen3"))
+    content, text = _openvino_tokenizer.request(model), model.tokenizer.json.replace(b'"BPE"', b'"Novel"')
     with pytest.raises(Unsupported, match="cannot convert this tokenizer"):
-        _openvino_tokenizer.convert(content, tmp_path)
+        _openvino_tokenizer.convert(content, text, tmp_path)
 
 
 def test_bf16_stays_bf16(toy: Toy, tmp_path: Path) -> None:

@@ -56,13 +56,14 @@ def _cells(row: object) -> list[str]:
 
     assert isinstance(row, Row)
     start = [row.format.replace("_", "-"), row.scheme, row.engine, _text.size(row.bytes) if row.bytes else "-"]
-    if row.missing or row.exact is None or row.speed is None:
-        return [*start, *["-"] * 6]
+    proof = f"{row.proof:.0e}" if row.proof is not None else "-"
+    if row.exact is None or row.speed is None:
+        return [*start, proof, *["-"] * 5]
     low, high = row.exact.interval
     return [
         *start,
-        f"{row.proof:.0e}" if row.proof is not None else "-",
-        f"{row.exact.rate:.1%} ({low:.0%}-{high:.0%})",
+        proof,
+        f"{row.exact.right}/{row.exact.cases} ({low:.0%}-{high:.0%})",
         f"{row.quality.kl:.4f} ±{row.quality.kl_error:.4f}" if row.quality else "-",
         f"{row.speed.decode:,.0f}",
         f"{row.speed.first_token * 1000:.1f} ms",
@@ -83,7 +84,7 @@ def _legend(played: object) -> str:
     assert isinstance(played, Demo)
     lines = [
         "",
-        f"exact match: {CASES} tool calls, greedy, with Wilson's 95 % interval; KL divergence: from the bf16 model",
+        f"exact match: at most {CASES} tool calls, greedy, with Wilson's 95 % interval; KL divergence: from the bf16 model",
         f"on {WINDOW * WINDOWS} tokens, nats, ± standard error; proof: relative error of logits in f32 mode against the",
         "reference of the same codes; tok/s, first token: medians of 3 runs after a warm-up; peak: resident memory of",
         "the engine's process.",

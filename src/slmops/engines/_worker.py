@@ -54,7 +54,7 @@ class Server:
             raise EngineFailed(f"the engine gave logits {list(actual.shape)}, expected {list(expected.shape)}")
         return distance(actual, expected)
 
-    def quality(self, sequences: list[list[int]], reference: str, stride: list[int]) -> dict[str, Any]:
+    def quality(self, sequences: list[list[int]], reference: str) -> dict[str, Any]:
         """KL divergence and next-token loss against reference logits of several sequences, stacked in one .npy file."""
         expected = np.load(reference, mmap_mode="r", allow_pickle=False)
         divergences: list[float] = []
@@ -118,8 +118,9 @@ def memory() -> dict[str, Any]:
     import psutil
 
     info = psutil.Process().memory_info()
-    peak = getattr(info, "peak_wset", None)
-    if peak is None:
+    # ru_maxrss outlives exec, so a worker would report its owner's peak where the owner was the larger.
+    peak = getattr(info, "peak_wset", None) or _high_water(os.getpid())
+    if not peak:
         import resource
 
         unit = 1 if sys.platform == "darwin" else 1024

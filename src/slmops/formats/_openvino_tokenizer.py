@@ -24,10 +24,9 @@ NAMES = ("openvino_tokenizer", "openvino_detokenizer")
 
 
 def request(model: Model) -> dict[str, Any]:
-    """What the process is told about a model: all that the stand-in answers with."""
+    """What the process is told about a model besides its tokenizer.json: all that the stand-in answers with."""
     tokenizer = model.tokenizer
     return {
-        "json": tokenizer.json.decode(),
         "bos_token_id": tokenizer.bos,
         "eos_token_id": tokenizer.eos[0] if tokenizer.eos else None,
         "pad_token_id": tokenizer.pad if tokenizer.pad is not None else (tokenizer.eos[0] if tokenizer.eos else None),
@@ -37,14 +36,18 @@ def request(model: Model) -> dict[str, Any]:
     }
 
 
-def convert(content: Mapping[str, Any], folder: Path) -> None:
-    """Write both models into the folder. Raises Unsupported for a tokenizer that the converter does not know."""
+def convert(content: Mapping[str, Any], text: bytes, folder: Path) -> None:
+    """Write both models of the tokenizer.json `text` into the folder.
+
+    Raises Unsupported for a tokenizer that the converter does not know.
+    """
     # -P: nothing in the working folder may stand in for a module.
     command = [sys.executable, "-P", "-m", __name__, str(folder.resolve())]
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, input=json.dumps(content).encode(), capture_output=True, env=environment)
+    message = json.dumps(content).encode() + b"\n" + text
+    done = subprocess.run(command, input=message, capture_output=True, env=environment)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         raise Unsupported(
@@ -55,9 +58,10 @@ def convert(content: Mapping[str, Any], folder: Path) -> None:
 
 def _main(folder: Path) -> None:
     gc.disable()  # a vocabulary is a million objects that all stay
-    content = json.load(sys.stdin.buffer)
-    parsed = json.loads(content["json"])
-    tokenizer = _stand_in(content, parsed)
+    content = json.loads(sys.stdin.buffer.readline())
+    text = sys.stdin.buffer.read()
+    parsed = json.loads(text)
+    tokenizer = _stand_in(content, text, parsed)
     import openvino
     from openvino_tokenizers import convert_tokenizer
 
@@ -101,7 +105,7 @@ def _hasten(parsed: Mapping[str, Any]) -> None:
                 setattr(module, name, twin)
 
 
-def _stand_in(content: Mapping[str, Any], parsed: Mapping[str, Any]) -> Any:
+def _stand_in(content: Mapping[str, Any], text: bytes, parsed: Mapping[str, Any]) -> Any:
     """An object that openvino_tokenizers takes for a fast tokenizer of transformers, without transformers."""
     transformers = ModuleType("transformers")
 
@@ -131,7 +135,7 @@ def _stand_in(content: Mapping[str, Any], parsed: Mapping[str, Any]) -> Any:
             return self._vocabulary
 
         def save_pretrained(self, folder: str) -> None:
-            Path(folder, "tokenizer.json").write_text(content["json"], encoding="utf-8")
+            Path(folder, "tokenizer.json").write_bytes(text)
 
     def require_version(requirement: str) -> None:
         """Answers like the newest transformers: every minimum is met."""

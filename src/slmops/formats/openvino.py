@@ -56,7 +56,7 @@ def plan(model: Model) -> Layout:
     notes = []
     jobs = []
     if importlib.util.find_spec("openvino_tokenizers"):
-        jobs.append(partial(_openvino_tokenizer.convert, _openvino_tokenizer.request(model)))
+        jobs.append(partial(_openvino_tokenizer.convert, _openvino_tokenizer.request(model), model.tokenizer.json))
     else:
         notes.append('no tokenizer models were written for OpenVINO GenAI: pip install "slmops[openvino]" and convert again')
     return Layout(
