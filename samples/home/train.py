@@ -15,13 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
-
 from bpe import SPECIALS
 from corpus import SYSTEM, Example, training_stream
 from generate import SEED, plain
 from network import CONFIG, Muon, Qwen3, loss
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 HERE = Path(__file__).resolve().parent
 ANSWER_WEIGHT, TEXT_WEIGHT = 1.0, 0.3
