@@ -138,11 +138,6 @@ def convert(
     todo = [name for name in targets if name not in made]
     if todo:
         planned = plan(model, todo, scheme_name, provider=provider)
-        for name in todo:
-            for note in planned.layouts[name].notes:
-                watch.say(f"{name}: {note}")
-        for note in planned.notes:
-            watch.say(note)
         for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
             made[result.format] = result
     return [made[name] for name in targets]

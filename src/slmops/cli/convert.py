@@ -67,6 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{_label(result.format)}: {result.folder} ({state})")
             for line in prove.summary(result.receipt["verification"]) if "verification" in result.receipt else []:
                 print(f"  {line}")
+            for note in result.receipt["notes"]:
+                print(f"  note: {note}")
     if failures:
         raise failures[0]
     return 0
