@@ -90,11 +90,11 @@ def write(
 
     All bytes are on disk when this returns. Any failure stops all threads and passes; the caller owns the folders.
     """
-    for name, folder in folders.items():
+    for folder in folders.values():
         needed, free = sum(layout.nbytes for layout in layouts.values()), shutil.disk_usage(folder).free
         if needed > free:
             raise NoSpace(
-                f"{name}: {needed / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free on the disk of {folder}",
+                f"{needed / 1e6:,.1f} MB are needed and {free / 1e6:,.1f} MB are free on the disk of {folder.parent}",
                 "free some space, ask for fewer formats, or choose another -o",
             )
     with contextlib.ExitStack() as stack:

@@ -32,6 +32,4 @@ forward = _decoder.forward
 
 def spec(config: Mapping[str, Any]) -> Spec:
     biased = bool(config.get("attention_bias", False))
-    return _decoder.spec(
-        config, attention_bias=biased, output_bias=biased, mlp_bias=bool(config.get("mlp_bias", False))
-    )
+    return _decoder.spec(config, attention_bias=biased, output_bias=biased, mlp_bias=bool(config.get("mlp_bias", False)))

@@ -267,9 +267,7 @@ def _info(cursor: _Cursor) -> tuple[str, Place]:
     return name, Place(kind, shape, cursor.number("Q"))
 
 
-def _placed(
-    file: str, infos: list[tuple[str, Place]], data: int, nbytes: int, alignment: int
-) -> dict[str, Place]:
+def _placed(file: str, infos: list[tuple[str, Place]], data: int, nbytes: int, alignment: int) -> dict[str, Place]:
     """Name -> place from the file's start; no tensor leaves the file or overlaps another."""
     tensors: dict[str, Place] = {}
     for name, place in infos:

@@ -107,9 +107,7 @@ def _renderer(template: str, bos: str, eos: str) -> Render:
     def refuse(message: str) -> str:
         raise jinja2.TemplateError(message)
 
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     environment.globals["raise_exception"] = refuse
     # A date would be frozen into the template: two days must render alike, which find() checks.
     days = iter(range(1 << 30))

@@ -307,9 +307,7 @@ def twin(folder: Path, target: Path) -> Path:
             out.write(values.reshape(-1).view(np.uint8))
 
     with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        jobs = [
-            pool.submit(expand, key, *rows) for key, place in source.tensors.items() for rows in row_blocks(place.shape)
-        ]
+        jobs = [pool.submit(expand, key, *rows) for key, place in source.tensors.items() for rows in row_blocks(place.shape)]
         try:
             for job in jobs:
                 job.result()

@@ -1,8 +1,8 @@
 """ONNX as ONNX Runtime GenAI and Foundry Local take it: a graph, its weights beside it, genai_config.json, tokenizer.
 
-    model.onnx          what runs: logits of the last position
-    logits.onnx         the same over the same weights: logits of every position, for measuring
-    model.onnx.data     the weights
+model.onnx          what runs: logits of the last position
+logits.onnx         the same over the same weights: logits of every position, for measuring
+model.onnx.data     the weights
 """
 
 from __future__ import annotations
