@@ -7,10 +7,12 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -112,6 +114,8 @@ class Worker:
             env=environment,
             encoding="utf-8",
         )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
         try:
             answer = self.ask(
                 "open",
@@ -139,10 +143,27 @@ class Worker:
         except (BrokenPipeError, OSError, ValueError):
             raise self._crashed() from None
 
-    def _receive(self) -> dict[str, Any]:
+    def _listen(self) -> None:
+        """Answers into the queue; an empty line at the end."""
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        with contextlib.suppress(ValueError, OSError):  # closed under it
+            for line in self._process.stdout:
+                self._lines.put(line)
+            self._process.stdout.close()
+        self._lines.put("")
+
+    def _receive(self) -> dict[str, Any]:
+        while True:
+            # A dead worker's own forks can keep its pipe open, so the end of the pipe alone does not tell of its death.
+            dead = self._process.poll() is not None
+            try:
+                line = self._lines.get(timeout=0.2)
+                break
+            except queue.Empty:
+                if dead:
+                    raise self._crashed() from None
         if not line.endswith("\n"):
+            self._lines.put("")
             raise self._crashed()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -232,10 +253,9 @@ class Worker:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
         self._stderr.close()
 
     def __enter__(self) -> Worker:

@@ -185,6 +185,8 @@ def _read(requests: queue.Queue[dict[str, Any] | None], source: TextIO, cancelle
 
 def main() -> None:
     """Serve until told to close or until standard input ends."""
+    # OpenVINO's telemetry forks this process to report its use; without the module, OpenVINO's own stub takes its place.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when a Ctrl-C ends a worker
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)

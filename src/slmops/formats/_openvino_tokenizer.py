@@ -62,6 +62,7 @@ def _main(folder: Path) -> None:
     text = sys.stdin.buffer.read()
     parsed = json.loads(text)
     tokenizer = _stand_in(content, text, parsed)
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it forks, and reports use to its maker
     import openvino
     from openvino_tokenizers import convert_tokenizer
 
