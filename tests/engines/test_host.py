@@ -15,7 +15,7 @@ import pytest
 from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
-from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, UsageError
+from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, EngineMissing, UsageError
 from slmops.engines import Sampling, _host
 from slmops.source import load
 
@@ -80,7 +80,7 @@ def test_a_missing_engine_names_the_command(artifacts: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_broken_folder_is_a_clear_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises((EngineFailed, EngineCrashed)), _host.Worker(name, tmp_path):
+    with pytest.raises((CorruptInput, EngineFailed, EngineCrashed)), _host.Worker(name, tmp_path):
         pytest.fail("an empty folder was opened")
 
 
