@@ -28,6 +28,7 @@ check: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check src tests bench
 	$(BIN)/mypy
 
 bench: setup

@@ -28,9 +28,42 @@ def test_renders_like_transformers() -> None:
         "{{ 1 / 0 }}",
         "{{ 'x' * 100000000000 }}",
         "{{ 2 ** 10000000000 }}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | tojson }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x | string }}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = n.x.replace('x', 'xx') %}{% endfor %}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = n.x | replace('x', 'xx') %}{% endfor %}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = n.x.join([n.x, n.x]) %}{% endfor %}",
+        "{% set n = namespace(x='xx') %}{% for i in range(60) %}{% set n.x = [n.x, n.x] | join %}{% endfor %}",
+        "{% set n = namespace(x=10) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}{{ n.x }}",
+        "{{ 'x'.ljust(10 ** 12) }}",
+        "{{ 'x' | center(1000000000000) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '{:>1000000000}'.format(1) }}",
+        "{{ lipsum(n=100000000) }}",
         "x" * (2 << 20),
     ],
 )
 def test_hostile_templates_end_in_an_error(template: str) -> None:
     with pytest.raises(CorruptInput):
         chat.render(template, MESSAGES)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{{ ['a', 'b'] | join(', ') }}{{ 'x'.join(['1', '2']) }}", "a, b1x2"),
+        ("{{ 'aXb' | replace('X', '-') }}{{ 'aXbX'.replace('X', '', 1) }}", "a-babX"),
+        ("{{ 'a\nb' | indent(2) }}{{ 'a' ~ 1 ~ none }}", "a\n  ba1None"),
+        ("{{ 'a' + 'b' }}{{ 3 * 'ab' }}{{ 7 % 4 }}{{ '%s!' % 'hey' }}{{ [1] + [2] }}", "abababab3hey![1, 2]"),
+        ("{{ {'k': ['é', 1.5, none]} | tojson }}{{ [1] | tojson(indent=2) }}", '{"k": ["é", 1.5, null]}[\n  1\n]'),
+        ("{{ messages | map(attribute='role') | join('+') }}{{ messages | join('+', 'content') }}", "userhi"),
+        ("{% for i in range(5) %}{% if i == 2 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "0134"),
+        ("{% generation %}{{ messages[0].content }}{% endgeneration %}!", "hi!"),
+    ],
+)
+def test_what_templates_do_every_day_still_works(template: str, text: str) -> None:
+    assert chat.render(template, MESSAGES) == text

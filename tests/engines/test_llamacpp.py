@@ -141,9 +141,7 @@ def test_the_end_of_the_context_ends_the_text(worker: _host.Worker) -> None:
 @wheel
 def test_renders_the_template_itself(worker: _host.Worker) -> None:
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi {{ x }}"}]
-    expected = (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi {{ x }}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    expected = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi {{ x }}<|im_end|>\n<|im_start|>assistant\n"
     assert worker.render([messages, messages]) == [expected, expected]
 
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops.core.errors import UsageError
 
 
 class Words:
-    """A transformers tokenizer (or mlx-lm's wrapper of one), told to add nothing and to leave blanks alone."""
+    """A transformers tokenizer (or mlx-lm's wrapper of one), told to add nothing and to leave blanks alone.
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+    `load` makes it when it is first needed: scoring alone needs no text.
+    """
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+
+    @functools.cached_property
+    def _tokenizer(self) -> Any:
+        return self._load()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text; special tokens written in it become their ids, none is added."""

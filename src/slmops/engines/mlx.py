@@ -53,8 +53,6 @@ class Session:
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
         self._cache, self._sampler = make_prompt_cache, make_sampler
-        self._folder = folder
-        self._load_tokenizer: Any = load_tokenizer
         try:
             self._model, config = load_model(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
@@ -66,7 +64,7 @@ class Session:
         self._vocab, self._context = int(config["vocab_size"]), context
         self._quantization = config.get("quantization")
         self._computed = ""
-        self._words: Words | None = None
+        self._words = Words(lambda: load_tokenizer(folder))
 
     @property
     def effective(self) -> Mapping[str, str]:
@@ -117,22 +115,17 @@ class Session:
         finally:
             steps.close()
 
-    def _tokenizer(self) -> Words:
-        if self._words is None:
-            self._words = Words(self._load_tokenizer(self._folder))
-        return self._words
-
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer().encode(text)
+        return self._words.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer().decode(ids)
+        return self._words.decode(ids)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        return self._tokenizer().render(messages)
+        return self._words.render(messages)
 
     def close(self) -> None:
-        self._model = self._words = None
+        self._model = None
         gc.collect()
         self._mx.clear_cache()
 

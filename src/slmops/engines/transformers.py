@@ -60,7 +60,8 @@ class Session:
         self._model = self._load("float32" if proof else "auto")
         config = self._model.config
         self._vocab, self._context = int(config.vocab_size), context
-        self._words: Words | None = None
+        loader = transformers.AutoTokenizer
+        self._words = Words(lambda: loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
     def _load(self, dtype: str) -> Any:
         options: dict[str, Any] = {}
@@ -163,23 +164,17 @@ class Session:
 
         return pick
 
-    def _tokenizer(self) -> Words:
-        if self._words is None:
-            loader = self._transformers.AutoTokenizer
-            self._words = Words(loader.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False))
-        return self._words
-
     def encode(self, text: str) -> list[int]:
-        return self._tokenizer().encode(text)
+        return self._words.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
-        return self._tokenizer().decode(ids)
+        return self._words.decode(ids)
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
-        return self._tokenizer().render(messages)
+        return self._words.render(messages)
 
     def close(self) -> None:
-        self._model = self._words = None
+        self._model = None
         gc.collect()
 
 

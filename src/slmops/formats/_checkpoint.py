@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +103,7 @@ def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
     found = {key: value for key, value in tokenizer.config.items() if key not in ("auto_map", "chat_template")}
     if found:
         return found
-    texts = {entry["id"]: entry["content"] for entry in json.loads(tokenizer.json).get("added_tokens", [])}
+    texts = {entry["id"]: entry["content"] for entry in tokenizer.parsed.get("added_tokens", [])}
     eos = tokenizer.eos[0] if tokenizer.eos else None
     ids = {"bos_token": tokenizer.bos, "eos_token": eos, "pad_token": tokenizer.pad}
     named = {name: texts[number] for name, number in ids.items() if number in texts}

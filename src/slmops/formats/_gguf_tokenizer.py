@@ -71,7 +71,7 @@ class Metadata:
 def metadata(model: Model) -> Metadata:
     """The tokenizer's entries. Raises Unsupported with a cure where llama.cpp would split text differently."""
     try:
-        data = json.loads(model.tokenizer.json)
+        data = model.tokenizer.parsed
         kind = data["model"].get("type", "BPE")
         vocab = {str(text): int(number) for text, number in data["model"]["vocab"].items()} if kind == "BPE" else {}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -97,10 +97,12 @@ def _hasten(parsed: Mapping[str, Any]) -> None:
         chars = np.frombuffer(b"".join(parts), np.uint8)
         return [Constant(Tensor(values)).output(0) for values in (begins, ends, chars)]
 
-    twins = (apply_unicode_to_bytes, create_unpacked_string, lambda tokenizer: parsed.get("post_processor"))
-    for twin, name in zip(
-        twins, ("apply_unicode_to_bytes", "create_unpacked_string", "get_processor_template"), strict=True
-    ):
+    twins: dict[str, Any] = {
+        "apply_unicode_to_bytes": apply_unicode_to_bytes,
+        "create_unpacked_string": create_unpacked_string,
+        "get_processor_template": lambda tokenizer: parsed.get("post_processor"),
+    }
+    for name, twin in twins.items():
         for module in (utils, tokenizer_pipeline):
             if hasattr(module, name):
                 setattr(module, name, twin)

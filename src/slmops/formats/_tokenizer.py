@@ -174,7 +174,7 @@ def count(tokenizer: Tokenizer) -> int | None:
     """
     if not tokenizer.json:
         return None
-    document = json.loads(tokenizer.json)
+    document = tokenizer.parsed
     vocab = document["model"]["vocab"]
     tokens = set(vocab if isinstance(vocab, dict) else (piece for piece, _ in vocab))
     return len(tokens | {entry["content"] for entry in document.get("added_tokens") or ()})
