@@ -152,6 +152,7 @@ def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = 
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
     """As transformers' own: non-ASCII stays, no HTML escapes. Options: separators, sort_keys."""
+    size(value)
     depth = min(max(indent, 0), 16) if isinstance(indent, int) else indent
     encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=depth, **options)
     return "".join(_counted(encoder.iterencode(value)))
