@@ -1,4 +1,10 @@
-"""Seeded sampler of household requests and their tool calls; `generate.py` and `train.py` both draw from it."""
+"""Seeded sampler of household requests and their tool calls; `generate.py` and `train.py` both draw from it.
+
+In a template `[a|b]` is a choice, `{slot}` a value, a leading `~` marks a sentence that is no imperative, and
+`=> key=value` sets an argument that the words imply. Every seventh template of a list is a test template, if all of its
+words occur in training templates as well and none of its readings is also one of a training template's; half a seventh is
+for validation. Related templates stand next to each other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,9 @@ import json
 import random
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 
 from declines import MISSING, UNSUPPORTED
 from slots import CLOSED, FREE, free_text
@@ -63,15 +71,34 @@ def _parse(tool: str, line: str, index: int, implied: dict[str, object]) -> Temp
     if constant:
         key, _, value = constant.partition("=")
         implied = {**implied, key: json.loads(value)}
-    split = "test" if index % 7 == 5 else "validation" if index % 14 == 8 else "train"
+    split = "test" if index % 7 == 6 else "validation" if index % 14 == 3 else "train"
     return Template(tool, words.removeprefix("~"), implied, not words.startswith("~"), split)
 
 
-def all_templates() -> list[Template]:
+@cache
+def all_templates() -> tuple[Template, ...]:
     found = [_parse(tool, line, i, {}) for tool, lines in TEMPLATES.items() for i, line in enumerate(lines)]
     for reason, lines in (("unsupported", UNSUPPORTED), ("missing", MISSING)):
         found += [_parse("none", line, i, {"reason": reason}) for i, line in enumerate(lines)]
-    return found
+    while True:
+        train = [template for template in found if template.split == "train"]
+        # A word that training never shows cannot be understood by a model that knows nothing else.
+        known = {word for template in train for word in _words(template)}
+        seen = {text for template in train for text in _readings(template.words)}
+        moved = [t if _words(t) <= known and not seen & _readings(t.words) else replace(t, split="train") for t in found]
+        if moved == found:
+            return tuple(found)
+        found = moved
+
+
+def _words(template: Template) -> set[str]:
+    return set(re.findall(r"[a-z]+", _SLOT.sub(" ", template.words.lower())))
+
+
+def _readings(words: str) -> set[str]:
+    """Every sentence that a template's choices allow, slots left open."""
+    parts = [part.split("|") if i % 2 else [part] for i, part in enumerate(re.split(r"[\[\]]", words))]
+    return {" ".join("".join(choice).split()).removesuffix(" please") for choice in product(*parts)}
 
 
 def _choose(words: str, rng: random.Random) -> str:
@@ -123,7 +150,7 @@ def sample(template: Template, rng: random.Random, unseen_values: bool = False, 
     return Example(request, json.dumps(call, ensure_ascii=False), template.tool, template.words)
 
 
-def training_stream(seed: int, split: str = "train", decline_share: float = 0.17,
+def training_stream(seed: object, split: str = "train", decline_share: float = 0.2,
                     pseudo_share: float = 0.45) -> Iterator[Example]:
     """Endless examples of one split: tools evenly, then templates evenly, then values."""
     rng = random.Random(f"{split}:{seed}")
@@ -134,8 +161,9 @@ def training_stream(seed: int, split: str = "train", decline_share: float = 0.17
             by_tool.setdefault(key, []).append(template)
     declines = [key for key in by_tool if key.startswith("none")]
     tools = [key for key in by_tool if not key.startswith("none")]
-    # Tools whose arguments are copied text need more examples than those with closed sets.
-    weights = [1.5 if any(slot in FREE for t in by_tool[k] for slot in _SLOT.findall(t.words)) else 1.0 for k in tools]
+    # Tools whose arguments are copied text, and those with many templates, need more examples.
+    weights = [(1.5 if any(slot in FREE for t in by_tool[k] for slot in _SLOT.findall(t.words)) else 1.0)
+               * len(by_tool[k]) ** 0.5 for k in tools]
     while True:
         if rng.random() < decline_share:
             key = declines[0] if rng.random() < 0.62 else declines[1]

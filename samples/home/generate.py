@@ -33,10 +33,10 @@ def write_jsonl(path: Path, rows: Iterable[object]) -> int:
 
 def tool_cases(seed: int) -> list[dict[str, object]]:
     rng = random.Random(f"test:{seed}")
-    cases = [case(e, "unseen-template") for e in balanced("test", 6, rng, tools=True)]
-    values = balanced("train", 6, rng, tools=True, unseen_values=True)
+    cases = [case(e, "unseen-template") for e in balanced("test", 3, rng, tools=True)]
+    values = balanced("train", 3, rng, tools=True, unseen_values=True)
     cases += [case(e, "unseen-value") for e in rng.sample(values, 260)]
-    cases += [case(e, "decline") for e in balanced("test", 6, rng, tools=False)]
+    cases += [case(e, "decline") for e in balanced("test", 3, rng, tools=False)]
     return cases
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Callable
+
+from templates import TEMPLATES
 
 ROOMS = ["kitchen", "bedroom", "bathroom", "living room", "dining room", "hallway", "office", "garage", "basement",
          "nursery", "attic", "guest room"]
@@ -149,17 +152,41 @@ COMMON += [word for pool, _ in POOLS.values() for value in pool for word in valu
            if word not in {"by", "at", "to", "on", "in", "with", "for", "and", "please", "that"}]
 
 
+# Words of the templates, too, and pieces of all of them: every piece that the tokenizer knows has to be copied now and then.
+# A value may not end or begin with words that stand around values.
+_EDGES = {"by", "at", "to", "on", "in", "with", "for", "from", "of", "off", "and", "that", "please", "thank", "thanks", "now", "right",
+          "away", "know", "knows", "hear", "told", "say", "saying", "says", "words", "song", "songs", "track", "tune", "music", "room"}
+INSIDE = ["of", "to", "for", "in", "on", "with", "and", "the", "a", "is", "my", "no"]
+COMMON += [word for lines in TEMPLATES.values() for line in lines
+           for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}| => .*", " ", line)) if word not in _EDGES]
+
+COMMON += ["noon", "midnight", "percent", "degrees", "minutes", "hour", "am", "pm", "evening", "weekend", *WEEKDAYS, *NUMBER_WORDS.values()]
+
+
+COMMON = sorted(set(COMMON))
+
+
 def pseudo_word(rng: random.Random) -> str:
     """A word nobody has seen: copying has to be learnt as an operation, not value by value."""
-    if rng.random() < 0.15:
+    kind = rng.random()
+    if kind < 0.15:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 8)))
+    if kind < 0.55:
+        return "".join(_fragment(rng.choice(COMMON), rng) for _ in range(rng.randint(1, 3)))
     return "".join(rng.choice(ONSETS.split()) + rng.choice(NUCLEI.split()) + rng.choice(CODAS.split(" "))
                    for _ in range(rng.randint(1, 3)))
+
+
+def _fragment(word: str, rng: random.Random) -> str:
+    start = rng.randrange(max(1, len(word) - 1))
+    return word[start:start + rng.randint(2, 5)]
 
 
 def _pseudo(kind: str, rng: random.Random) -> str:
     longest = [2, 3, 4, 5, 6] if kind == "message" else [1, 1, 2, 2, 3]
     words = [rng.choice(COMMON) if rng.random() < 0.45 else pseudo_word(rng) for _ in range(rng.choice(longest))]
+    if len(words) > 2 and kind in {"title", "message"} and rng.random() < 0.5:
+        words[rng.randrange(1, len(words) - 1)] = rng.choice(INSIDE)
     if kind in {"name", "title", "artist", "place"}:
         words = [w.capitalize() for w in words]
     if kind == "task":

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
@@ -21,11 +21,12 @@ from generate import SEED, plain
 from network import CONFIG, Muon, Qwen3, loss
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import Tensor, multiprocessing
 
 HERE = Path(__file__).resolve().parent
 ANSWER_WEIGHT, TEXT_WEIGHT = 1.0, 0.3
 Sequence = tuple[list[int], list[float]]
-Batch = tuple[torch.Tensor, torch.Tensor]
+Batch = tuple[Tensor, Tensor]
 
 
 def chat_sequence(example: Example, tokenizer: Tokenizer, rng: random.Random) -> Sequence:
@@ -38,7 +39,7 @@ def chat_sequence(example: Example, tokenizer: Tokenizer, rng: random.Random) ->
     return ids, [request] * len(prompt) + [ANSWER_WEIGHT] * len(answer) + [request]
 
 
-def batches(tokenizer: Tokenizer, seed: int, tokens: int, text_share: float) -> Iterator[Batch]:
+def batches(tokenizer: Tokenizer, seed: str, tokens: int, text_share: float) -> Iterator[Batch]:
     """Batches of about `tokens` tokens and equal lengths: conversations, and now and then windows of plain text."""
     stream, rng = training_stream(seed), random.Random(f"batches:{seed}")
     window = int(CONFIG["max_position_embeddings"])  # type: ignore[call-overload]
@@ -94,73 +95,111 @@ def rate(progress: float) -> float:
     return 1.0 if progress < 0.4 else 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6)) * 0.99 + 0.01
 
 
+def work(rank: int, options: argparse.Namespace, model: Qwen3, grads: list[list[Tensor]], losses: Tensor,
+         progress: Tensor, barrier: Barrier) -> None:
+    """One data-parallel process: gradients of its own batches, then the update of its share of the shared weights.
+
+    Processes and not threads: with operations this small, threads would wait for Python most of the time.
+    """
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
+    parameters = list(model.parameters())
+    named = [(p, p.ndim == 2 and "embed" not in name) for name, p in model.named_parameters()]
+    matrices, others = [p for p, inner in named if inner], [p for p, inner in named if not inner]
+    mine = matrices[rank::options.workers]
+    optimizers: list[tuple[torch.optim.Optimizer, float]] = [(Muon(mine, lr=options.matrix_rate), options.matrix_rate)]
+    if rank == options.workers - 1:
+        mine = mine + others
+        optimizers.append((torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.97), weight_decay=0.0),
+                           options.other_rate))
+    own = {id(p) for p in mine}
+    source = batches(tokenizer, f"{options.seed}:{rank}", options.tokens, 0.06)
+    log = Log(options, model, tokenizer) if rank == 0 else None
+    while True:
+        batch = next(source)
+        if log:
+            progress.fill_(log.progress())
+        barrier.wait()
+        now = float(progress)
+        if now >= 1:
+            break
+        value = loss(model, *batch)
+        for buffer, grad in zip(grads[rank], torch.autograd.grad(value, parameters), strict=True):
+            buffer.copy_(grad)
+        losses[rank, 0], losses[rank, 1] = value.item(), batch[0].numel()
+        barrier.wait()
+        for i, p in enumerate(parameters):
+            if id(p) in own:
+                p.grad = torch.stack([part[i] for part in grads]).mean(0)
+        if rank == options.workers - 1:
+            torch.nn.utils.clip_grad_norm_(others, 1.0)
+        for optimizer, peak in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate(now)
+            optimizer.step()
+        if log:
+            log.step(losses)
+    if log:
+        log.end()
+
+
+class Log:
+    """Clock, schedule, printed lines and checkpoints of the first process."""
+
+    def __init__(self, options: argparse.Namespace, model: Qwen3, tokenizer: Tokenizer) -> None:
+        self.options, self.model, self.tokenizer = options, model, tokenizer
+        self.started, self.saved = time.monotonic(), 0.0
+        self.steps, self.seen = 0, 0
+        self.recent: list[float] = []
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self.started) / 60
+
+    def progress(self) -> float:
+        return self.steps / self.options.steps if self.options.steps else self.minutes() / self.options.minutes
+
+    def step(self, losses: Tensor) -> None:
+        self.recent.append(float(losses[:, 0].mean()))
+        self.seen += int(losses[:, 1].sum())
+        self.steps += 1
+        if self.steps % 50 == 0:
+            mean = sum(self.recent) / len(self.recent)
+            print(f"{self.minutes():5.1f} min  step {self.steps}  loss {mean:.4f}  {self.seen} tokens", flush=True)
+            self.recent = []
+        if self.options.checkpoints and self.minutes() - self.saved > 3:
+            save(self.model, self.options.checkpoints)
+            self.saved = self.minutes()
+
+    def end(self) -> None:
+        save(self.model, self.options.out)
+        print(f"trained {self.steps} steps, {self.seen} tokens, {self.minutes():.1f} minutes, "
+              f"validation answers {validation_loss(self.model, self.tokenizer):.4f}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=28.0, help="wall-clock budget; the schedule follows it")
     parser.add_argument("--steps", type=int, help="a fixed number of steps instead, for runs that repeat exactly")
     parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--threads", type=int, default=2, help="data-parallel workers, one core each")
-    parser.add_argument("--tokens", type=int, default=768, help="tokens in the batch of a worker")
+    parser.add_argument("--workers", type=int, default=2, help="data-parallel processes, one core each")
+    parser.add_argument("--tokens", type=int, default=1024, help="tokens in the batch of a worker")
     parser.add_argument("--matrix-rate", type=float, default=0.02)
     parser.add_argument("--other-rate", type=float, default=3e-3)
     parser.add_argument("--init", type=Path, help="start from the weights in this folder")
     parser.add_argument("--out", type=Path, default=HERE, help="folder to write")
     parser.add_argument("--checkpoints", type=Path, help="folder for a checkpoint every three minutes")
     options = parser.parse_args()
-    # One worker per core, each with a batch of its own and one thread: on shared cores the threads of one operation
-    # would spend most of their time waiting for each other.
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     torch.manual_seed(options.seed)
-    workers = ThreadPoolExecutor(options.threads, initializer=torch.set_num_threads, initargs=(1,))
-    tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
-    model = Qwen3(CONFIG)
+    model = Qwen3(CONFIG).share_memory()
     if options.init:
         model.load_state_dict({k: v.float() for k, v in load_file(options.init / "model.safetensors").items()})
-    parameters = list(model.parameters())
-    named = [(p, p.ndim == 2 and "embed" not in name) for name, p in model.named_parameters()]
-    matrices, others = [p for p, inner in named if inner], [p for p, inner in named if not inner]
-    muons: list[torch.optim.Optimizer] = [
-        Muon(matrices[i::options.threads], lr=options.matrix_rate) for i in range(options.threads)]
-    adam = torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.97), weight_decay=0.0)
-    print("parameters", sum(p.numel() for p in parameters), flush=True)
-
-    def gradients(batch: Batch) -> tuple[float, tuple[torch.Tensor, ...]]:
-        value = loss(model, *batch)
-        return value.item(), torch.autograd.grad(value, parameters)
-
-    started, cpu_started, saved, seen, step = time.monotonic(), time.process_time(), 0.0, 0, 0
-    recent: list[float] = []
-    source = batches(tokenizer, options.seed, options.tokens, 0.06)
-    while True:
-        minutes = (time.monotonic() - started) / 60
-        progress = step / options.steps if options.steps else minutes / options.minutes
-        if progress >= 1:
-            break
-        for optimizer, peak in [*((m, options.matrix_rate) for m in muons), (adam, options.other_rate)]:
-            for group in optimizer.param_groups:
-                group["lr"] = peak * rate(progress)
-        group = [next(source) for _ in range(options.threads)]
-        results = list(workers.map(gradients, group))
-        for p, *parts in zip(parameters, *(grads for _, grads in results), strict=True):
-            p.grad = torch.stack(parts).mean(0)
-        torch.nn.utils.clip_grad_norm_(others, 1.0)
-        list(workers.map(lambda optimizer: optimizer.step(), [*muons, adam]))
-        seen += sum(ids.numel() for ids, _ in group)
-        recent += [value for value, _ in results]
-        if step % 40 == 0:
-            cpu = (time.process_time() - cpu_started) / 60
-            print(f"{minutes:5.1f} min  step {step}  loss {sum(recent) / len(recent):.4f}  validation answers "
-                  f"{validation_loss(model, tokenizer):.4f}  {seen} tokens  {cpu:.1f} CPU min", flush=True)
-            recent = []
-        if options.checkpoints and minutes - saved > 3:
-            save(model, options.checkpoints)
-            saved = minutes
-        step += 1
-    save(model, options.out)
-    wall, cpu = (time.monotonic() - started) / 60, (time.process_time() - cpu_started) / 60
-    print(f"trained {step} steps, {seen} tokens, {wall:.1f} minutes wall, {cpu:.1f} minutes CPU, "
-          f"validation answers {validation_loss(model, tokenizer):.4f}")
+    grads = [[torch.zeros_like(p).detach().share_memory_() for p in model.parameters()] for _ in range(options.workers)]
+    losses, progress = torch.zeros(options.workers, 2).share_memory_(), torch.zeros(()).share_memory_()
+    print("parameters", sum(p.numel() for p in model.parameters()), flush=True)
+    context = multiprocessing.get_context("spawn")
+    shared = (options, model, grads, losses, progress, context.Barrier(options.workers))
+    multiprocessing.spawn(work, shared, nprocs=options.workers)
 
 
 if __name__ == "__main__":
