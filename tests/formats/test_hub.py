@@ -90,12 +90,14 @@ def test_load_fetches_what_it_needs_and_no_more(hub: Hub, tmp_path: Path) -> Non
     assert again == found and hub.sent("model.safetensors") == (hub.repos["org/tiny"] / "model.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_load_all_shards_at_a_revision(hub: Hub, tmp_path: Path) -> None:
     named = ask(LOAD, hub, tmp_path / "home", "org/sharded@v1")
     assert named["parameters"] > 0 and named["source"]["hub"] == "org/sharded@v1"
     assert ask(LOAD, hub, tmp_path / "home", "org/sharded", "v1")["norm"] == named["norm"]
 
 
+@pytest.mark.slow
 def test_a_cut_connection_is_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
     # huggingface_hub writes in pieces of 10 MiB: what a cut leaves is whole pieces.
     hollow(hub.repos["org/tiny"], {**config(), "vocab_size": 90_000})
@@ -129,12 +131,14 @@ def test_gated(hub: Hub, tmp_path: Path) -> None:
     assert ask(LOAD, hub, tmp_path / "home", "org/tiny", HF_TOKEN=TOKEN)["name"] == "tiny"
 
 
+@pytest.mark.slow
 def test_private(hub: Hub, tmp_path: Path) -> None:
     hub.private.add("org/tiny")
     found = ask(LOAD, hub, tmp_path / "home", "org/tiny")
     assert found["code"] == 3 and "org/tiny" in found["fault"] and "hf auth login" in found["cure"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "code", "fault", "cure"),
     [
