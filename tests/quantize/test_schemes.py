@@ -109,6 +109,17 @@ def test_any_numbers_come_back_near(name: str, values: np.ndarray) -> None:
     reach = np.maximum(groups.max(-1, keepdims=True), 0) - np.minimum(groups.min(-1, keepdims=True), 0)
     steps = 15 if chosen.bits == 4 else 254
     # Symmetric codes cover twice the largest magnitude; the search may clip, never by more than a quarter of the range.
-    # Scales are multiples of 2**-24, f16's least number: rounding one moves 128 codes by 128 * 2**-25.
-    bound = (reach * 2 / steps if chosen.zero is not None else reach / steps) * 2 + 2**-18
+    bound = (reach * 2 / steps if chosen.zero is not None else reach / steps) * 2 + 2**-20
     assert (np.abs(back - groups) <= bound).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("name", "codes"), [("q4", 8), ("q8", 127)])
+def test_groups_so_small_that_scales_are_coarse_are_not_clipped(name: str, codes: int, sign: int) -> None:
+    """f16's steps are 2^-24 down there. The least scale that reaches the peak is at most one above the ideal, and no value
+    is farther than half of it from a code; rounded to the nearest, 127 codes would lose up to a third."""
+    chosen = scheme.load(name)
+    for peak in np.geomspace(3e-7, 1e-3, 60).astype(np.float32):
+        values = np.full((1, 32), peak * sign, np.float32)
+        away = np.abs(chosen.dequantize(chosen.quantize(values)) - values).max()
+        assert away <= (peak / codes + 2**-24) / 2, peak

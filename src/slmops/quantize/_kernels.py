@@ -34,6 +34,24 @@ def round_significand(value: Any, bits: Any, cast_f: Any, cast_u: Any) -> Any:  
     return cast_f[0]
 
 
+@numba.njit(nogil=True, cache=True)
+def coarse_scale(x: Any, scale: Any, least: Any, most: Any) -> Any:  # pragma: no cover - compiled
+    """Of f16's two numbers around a scale so small that its steps of 2^-24 are wide, the one with the less squared error:
+    the nearest may lie below by a half and clip every large value of the group."""
+    step = np.float32(2.0**-24) if scale > 0 else np.float32(-(2.0**-24))
+    below = np.floor(scale / step) * step
+    best_error, best = np.float32(np.inf), below
+    for candidate in (below, below + step):
+        inverse = np.float32(0) if candidate == 0 else np.float32(1) / candidate
+        error = np.float32(0)
+        for j in range(x.shape[0]):
+            away = x[j] - min(max(np.rint(x[j] * inverse), least), most) * candidate
+            error += away * away
+        if error < best_error:
+            best_error, best = error, candidate
+    return best
+
+
 @functools.cache
 def symmetric(group: int, bits: int) -> Callable[..., int]:
     """kernel(values, shift, significand, ratios, codes, scales) -> first row that holds NaN or infinity, or -1.
@@ -58,6 +76,7 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
         pairs = q.view(np.uint16)
         cast_f = np.empty(1, np.float32)
         cast_u = cast_f.view(np.uint32)
+        coarse = np.float32(2.0 ** (significand - 25))
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
@@ -84,7 +103,10 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
                         if sum_xq * sum_xq > best_score * sum_qq:
                             best_score = sum_xq * sum_xq / sum_qq
                             scale = sum_xq / sum_qq
-                    scale = round_significand(scale, significand, cast_f, cast_u)
+                    if abs(scale) < coarse:
+                        scale = coarse_scale(x, scale, least, most)
+                    else:
+                        scale = round_significand(scale, significand, cast_f, cast_u)
                 inverse = np.float32(0) if scale == 0 else np.float32(1) / scale
                 scales[row, g] = scale
                 for j in range(group):
