@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from slmops.core.scheme import Codes
+from slmops.core.scheme import Codes, Scheme
 from slmops.core.tensor import Array
 
 Block = Codes | Array
@@ -48,6 +48,9 @@ class Layout:
     """Small files, whole."""
     side_jobs: tuple[Callable[[Path], None], ...] = ()
     """Work that needs no weights and runs beside the streaming, given the artifact's (temporary) folder."""
+    forms: Mapping[str, Scheme] = field(default_factory=dict)
+    """Role -> the scheme that a packed tensor has in this format, where that is another than the model's: encoders get
+    blocks of this one. The numbers are the same."""
     unpacked: frozenset[str] = frozenset()
     """Roles of packed tensors whose numbers this format stores plain, exactly, because it has no codes for them there."""
     notes: tuple[str, ...] = field(default=())

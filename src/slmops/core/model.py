@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slmops.core import roles
+from slmops.core.adapter import Adapter
 from slmops.core.spec import Spec
 from slmops.core.tensor import Tensor, elements
 
@@ -62,6 +63,9 @@ class Model:
     licence: str | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
     """Where it was read from: path or Hub name with revision, files with their sizes."""
+
+    adapter: Adapter | None = None
+    """A LoRA that stands beside the weights and is not in them."""
 
     @property
     def parameters(self) -> int:

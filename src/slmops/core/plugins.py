@@ -15,6 +15,8 @@ from types import ModuleType
 
 from slmops.core.errors import UsageError
 
+WORDS = {"architectures": "family", "formats": "format", "engines": "engine", "quantize": "scheme", "cli": "verb"}
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -43,6 +45,6 @@ def names(room: str) -> tuple[str, ...]:
 def load(room: str, name: str) -> ModuleType:
     """Import one plugin. Raises UsageError naming the ones that exist when there is none of that name."""
     if name not in names(room):
-        raise UsageError(f"no {room} plugin is called {name!r}", f"one of: {', '.join(names(room))}")
+        raise UsageError(f"there is no {WORDS.get(room, room)} called {name!r}", f"one of: {', '.join(names(room))}")
     own = ROOT / room / f"{name}.py"
     return importlib.import_module(f"slmops.{room}.{name}" if own.exists() else _outside(room)[name])

@@ -6,10 +6,15 @@ A role is a dotted name that is the same for every family and every format:
     layers.3.attention.norm                      [hidden]
     layers.3.attention.query | key | value       [heads * head_dim, hidden]
     layers.3.attention.query.bias | ...          [heads * head_dim]
+    layers.3.attention.query_key_value           the three in one, where the family has them so
     layers.3.attention.query_norm | key_norm     [head_dim]
     layers.3.attention.output                    [hidden, heads * head_dim]
-    layers.3.mlp.norm                            [hidden]
+    layers.3.attention.sub_norm                  [heads * head_dim], before the output (bitnet)
+    layers.3.attention.post_norm                 [hidden], after the output (gemma)
+    layers.3.mlp.norm | post_norm                [hidden]
+    layers.3.mlp.sub_norm                        [intermediate], before down (bitnet)
     layers.3.mlp.gate | up                       [intermediate, hidden]
+    layers.3.mlp.gate_up                         [2 * intermediate, hidden], where the family has them so
     layers.3.mlp.down                            [hidden, intermediate]
     norm                                         [hidden]
     head                                         [vocab, hidden], absent when tied to the embedding
@@ -35,7 +40,9 @@ class Facts:
 MATRIX = Facts(quantize=True, float32=False)
 VECTOR = Facts(quantize=False, float32=True)
 
-_MATRICES = frozenset({"embedding", "head", "query", "key", "value", "output", "gate", "up", "down"})
+_MATRICES = frozenset(
+    {"embedding", "head", "query", "key", "value", "query_key_value", "output", "gate", "up", "gate_up", "down"}
+)
 
 
 def kind(role: str) -> str:
@@ -51,6 +58,11 @@ def layer(role: str) -> int | None:
 def facts(role: str) -> Facts:
     """The facts of a role."""
     return MATRIX if kind(role).rsplit(".", 1)[-1] in _MATRICES else VECTOR
+
+
+def is_norm(role: str) -> bool:
+    """Whether it is the weight of a norm."""
+    return kind(role).endswith("norm")
 
 
 def group(role: str) -> str:

@@ -15,23 +15,28 @@ from slmops.core.tensor import Array, Bytes, Floats, Tensor
 
 @dataclass(frozen=True)
 class Codes:
-    """Some rows of a block-affine tensor: value = scale * (code - zero), one scale (and zero) a group of the last axis.
+    """Some rows of a block-affine tensor: value = scale * (code - zero), or scale * code + bias; one scale (and zero, or
+    bias) a group of the last axis.
 
     The canonical form, the same for every format:
     codes   uint8 [rows, columns * bits / 8]: unsigned codes packed little-endian along the row, element 0 in the low bits
     scales  f32 [rows, groups]: exact in the scheme's own scale type
-    zeros   uint8 [rows, groups], or None where the scheme's zero is a constant
+    zeros   uint8 [rows, groups], or None where the scheme's zero is a constant or a bias stands in its place
+    biases  f32 [rows, groups], or None where a zero point says it
     """
 
     codes: Bytes
     scales: Floats
     zeros: Bytes | None = None
+    biases: Floats | None = None
 
     def digest(self) -> int:
         """CRC-32 of the canonical bytes: tells whether two files hold the same numbers (not against an adversary)."""
         value = zlib.crc32(np.ascontiguousarray(self.codes))
         # -0.0 and 0.0 scale alike: some containers cannot tell them apart.
         value = zlib.crc32(np.ascontiguousarray(self.scales + np.float32(0)).view(np.uint8), value)
+        if self.biases is not None:
+            value = zlib.crc32(np.ascontiguousarray(self.biases + np.float32(0)).view(np.uint8), value)
         return zlib.crc32(np.ascontiguousarray(self.zeros), value) if self.zeros is not None else value
 
 
@@ -59,6 +64,11 @@ class Scheme(Protocol):
     @property
     def zero(self) -> int | None:
         """The constant code that means 0.0; None where each group has its own (or where dense)."""
+        ...
+
+    @property
+    def makes(self) -> bool:
+        """Whether numbers can become codes of it; False where codes are only read and passed on."""
         ...
 
     def quantize(self, values: Array) -> Codes:
@@ -91,6 +101,8 @@ class Packed:
     shape: tuple[int, ...]
     scheme: Scheme
     block: Callable[[int, int], Codes]
+    parameters: Callable[[int, int], Codes] | None = None
+    """The same, where the codes may be left out; None where codes are computed, not read, so that looking is not cheap."""
 
     @property
     def dtype(self) -> np.dtype[Any]:

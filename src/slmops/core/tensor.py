@@ -96,6 +96,16 @@ class Lazy:
         return self.function(start, stop)
 
 
+def shifted(tensor: Tensor, offset: float) -> Tensor:
+    """The tensor's numbers as f32, plus `offset`."""
+
+    def rows(start: int, stop: int) -> Array:
+        values: Array = tensor.rows(start, stop).astype(np.float32) + np.float32(offset)
+        return values
+
+    return Lazy(tensor.shape, DTYPES["f32"], rows) if offset else tensor
+
+
 @dataclass(frozen=True)
 class Constant:
     """A small tensor that is already in memory."""

@@ -25,6 +25,10 @@ class Dense:
     def dense(self) -> np.dtype[Any] | None:
         return DTYPES[self.name]
 
+    @property
+    def makes(self) -> bool:
+        return True
+
     def quantize(self, values: Array) -> Codes:
         raise Unsupported(f"{self.name} has no codes")
 

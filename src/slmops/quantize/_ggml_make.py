@@ -1,0 +1,114 @@
+"""Numbers into ggml's super-blocks: the two levels of scales, and where bits lie. Source: ggml-quants.c."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core.tensor import Array, Bytes, Floats
+
+SUPER = 256
+
+
+@dataclass(frozen=True)
+class Leveled:
+    """Codes [blocks, 256] and the small scales (and minima) [blocks, groups] that are codes under one f16 each."""
+
+    codes: Bytes
+    scales: Bytes
+    mins: Bytes
+    d: Bytes
+    """f16 as two bytes [blocks, 2]; dmin likewise."""
+    dmin: Bytes
+
+
+def cut(values: Array, size: int = SUPER) -> Floats:
+    """[rows, columns] of any float -> f32 [blocks, size]."""
+    return np.ascontiguousarray(values, np.float32).reshape(-1, size)
+
+
+def checked(bad: int, blocks_in_row: int) -> None:
+    """Raise for the block that a kernel found not to be finite."""
+    if bad >= 0:
+        row = bad // max(1, blocks_in_row)
+        raise CorruptInput(f"row {row} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")
+
+
+def with_minima(x: Floats, group: int, top: int, levels: int, search: tuple[float, float, int], absolute: bool) -> Leveled:
+    """value = d * scale * code - dmin * min. levels: the largest code of a scale. search: first, step, count."""
+    from slmops.quantize import _ggml_kernels as kernels
+
+    scales = np.empty((len(x), SUPER // group), np.float32)
+    mins = np.empty_like(scales)
+    first, step, count = search
+    checked(kernels.minima(group, top, absolute)(x, np.float32(first), np.float32(step), count, scales, mins), 1)
+    d, small = _level(scales, levels)
+    dmin, least = _level(mins, levels)
+    codes = np.empty(x.shape, np.uint8)
+    kernels.round_to(group, 0, top)(x, d * small.astype(np.float32), dmin * least.astype(np.float32), codes)
+    return Leveled(codes, small, least, half(d), half(dmin))
+
+
+def _level(values: Floats, levels: int) -> tuple[Floats, Bytes]:
+    """One f16 factor a block, as f32 [blocks, 1], and codes 0..levels of values that are not negative."""
+    most = np.maximum(values.max(axis=1, keepdims=True), 0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        small = np.where(most > 0, np.minimum(np.rint(values * (np.float32(levels) / most)), levels), 0)
+    return rounded(most / np.float32(levels)), np.maximum(small, 0).astype(np.uint8)
+
+
+def rounded(values: Floats) -> Floats:
+    """f32 that f16 holds; Unsupported beyond its range."""
+    with np.errstate(over="ignore"):
+        found: Floats = values.astype(np.float16).astype(np.float32)
+    if not np.isfinite(found).all():
+        raise Unsupported("weights are too large for a 16-bit scale", "use --quantize bf16 or f32 for this model")
+    return found
+
+
+def half(values: Floats) -> Bytes:
+    """f32 [blocks, 1] -> the bytes of f16 [blocks, 2]."""
+    return np.ascontiguousarray(values.astype("<f2")).view(np.uint8).reshape(-1, 2)
+
+
+def with_signs(x: Floats, group: int, reach: int, levels: int, *, power: int, tries: int) -> Leveled:
+    """value = d * scale * code with codes -reach .. reach - 1 and scales -levels .. levels - 1, both stored unsigned.
+
+    power, tries: of the search, see _ggml_kernels.signed.
+    """
+    from slmops.quantize import _ggml_kernels as kernels
+
+    scales = np.empty((len(x), SUPER // group), np.float32)
+    checked(kernels.signed(group, reach, tries)(x, power, scales), 1)
+    d, small = signed_level(scales, levels)
+    codes = np.empty(x.shape, np.uint8)
+    kernels.round_to(group, -reach, reach - 1)(x, d * small.astype(np.float32), np.zeros_like(scales), codes)
+    return Leveled(codes, (small + levels).astype(np.uint8), np.empty(0, np.uint8), half(d), half(d))
+
+
+def signed_level(values: Floats, levels: int) -> tuple[Floats, Array]:
+    """One f16 factor a block that puts the largest magnitude on -levels, f32 [blocks, 1]; codes int16 [blocks, groups]."""
+    at = np.abs(values).argmax(axis=1)[:, None]
+    peak = np.take_along_axis(values, at, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        inverse = np.where(peak == 0, np.float32(0), -np.float32(levels) / peak)
+    small = np.clip(np.rint(values * inverse), -levels, levels - 1).astype(np.int16)
+    return rounded(peak / np.float32(-levels)), small
+
+
+def planes(codes: Array, width: int, count: int, run: int) -> Bytes:
+    """[blocks, n * count * run] -> [blocks, n * run]: field k of a byte is `width` bits of the k-th run. ggml's way."""
+    parts = codes.reshape(len(codes), -1, count, run)
+    result = parts[:, :, 0].astype(np.uint8)
+    for place in range(1, count):
+        result |= parts[:, :, place].astype(np.uint8) << np.uint8(width * place)
+    return result.reshape(len(codes), -1)
+
+
+def scales_and_mins(scales: Bytes, mins: Bytes) -> Bytes:
+    """Eight 6-bit scales and minima as the 12 bytes of Q4_K and Q5_K."""
+    first = scales[:, :4] | scales[:, 4:] >> 4 << 6
+    second = mins[:, :4] | mins[:, 4:] >> 4 << 6
+    return np.concatenate([first, second, scales[:, 4:] & 15 | (mins[:, 4:] & 15) << 4], axis=1)
