@@ -1,7 +1,8 @@
-"""The program that llama, mistral, qwen2 and qwen3 share: pre-norm decoder, grouped attention, gated MLP."""
+"""The program that most families share: pre-norm decoder, grouped attention, gated MLP; and how config.json is read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -18,9 +19,14 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
     for number in range(spec.layers):
         layer = w.layer(number)
         h = ops.norm(x, layer("attention.norm"), spec.norm_eps)
-        query = ops.linear(h, layer("attention.query"), layer.get("attention.query.bias"))
-        key = ops.linear(h, layer("attention.key"), layer.get("attention.key.bias"))
-        value = ops.linear(h, layer("attention.value"), layer.get("attention.value.bias"))
+        if spec.fused:
+            keys = spec.kv_heads * spec.head_dim
+            fused = ops.linear(h, layer("attention.query_key_value"))
+            query, key, value = ops.split(fused, (spec.heads * spec.head_dim, keys, keys))
+        else:
+            query = ops.linear(h, layer("attention.query"), layer.get("attention.query.bias"))
+            key = ops.linear(h, layer("attention.key"), layer.get("attention.key.bias"))
+            value = ops.linear(h, layer("attention.value"), layer.get("attention.value.bias"))
         if spec.head_norm:
             query = ops.norm(query, layer("attention.query_norm"), spec.norm_eps, heads=spec.heads)
             key = ops.norm(key, layer("attention.key_norm"), spec.norm_eps, heads=spec.kv_heads)
@@ -32,16 +38,37 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
             heads=spec.heads,
             kv_heads=spec.kv_heads,
             head_dim=spec.head_dim,
-            rope=spec.rope,
+            rope=spec.rotation(number),
             window=spec.window(number),
-            scale=spec.head_dim**-0.5,
+            scale=spec.score_scale,
         )
         x = ops.add(x, ops.linear(attended, layer("attention.output"), layer.get("attention.output.bias")))
         h = ops.norm(x, layer("mlp.norm"), spec.norm_eps)
-        gate = ops.linear(h, layer("mlp.gate"), layer.get("mlp.gate.bias"))
-        up = ops.linear(h, layer("mlp.up"), layer.get("mlp.up.bias"))
+        if spec.fused:
+            gate, up = ops.split(ops.linear(h, layer("mlp.gate_up")), (spec.intermediate, spec.intermediate))
+        else:
+            gate = ops.linear(h, layer("mlp.gate"), layer.get("mlp.gate.bias"))
+            up = ops.linear(h, layer("mlp.up"), layer.get("mlp.up.bias"))
         x = ops.add(x, ops.linear(ops.gated(gate, up, "silu"), layer("mlp.down"), layer.get("mlp.down.bias")))
     return ops.head(ops.norm(x, w("norm"), spec.norm_eps), w.get("head") or w("embedding"))
+
+
+APART = (
+    ("attention.query", "self_attn.q_proj", "attention_bias"),
+    ("attention.key", "self_attn.k_proj", "attention_bias"),
+    ("attention.value", "self_attn.v_proj", "attention_bias"),
+    ("attention.output", "self_attn.o_proj", "output_bias"),
+    ("mlp.gate", "mlp.gate_proj", "mlp_bias"),
+    ("mlp.up", "mlp.up_proj", "mlp_bias"),
+    ("mlp.down", "mlp.down_proj", "mlp_bias"),
+)
+FUSED = (
+    ("attention.query_key_value", "self_attn.qkv_proj", ""),
+    ("attention.output", "self_attn.o_proj", ""),
+    ("mlp.gate_up", "mlp.gate_up_proj", ""),
+    ("mlp.down", "mlp.down_proj", ""),
+)
+"""Matrices of a layer: role, name in the checkpoint, and what in the spec says whether it has a bias."""
 
 
 def names(spec: Spec) -> dict[str, str]:
@@ -50,17 +77,9 @@ def names(spec: Spec) -> dict[str, str]:
     for number in range(spec.layers):
         role, name = f"layers.{number}.", f"model.layers.{number}."
         result[role + "attention.norm"] = name + "input_layernorm.weight"
-        for ours, theirs, bias in (
-            ("attention.query", "self_attn.q_proj", spec.attention_bias),
-            ("attention.key", "self_attn.k_proj", spec.attention_bias),
-            ("attention.value", "self_attn.v_proj", spec.attention_bias),
-            ("attention.output", "self_attn.o_proj", spec.output_bias),
-            ("mlp.gate", "mlp.gate_proj", spec.mlp_bias),
-            ("mlp.up", "mlp.up_proj", spec.mlp_bias),
-            ("mlp.down", "mlp.down_proj", spec.mlp_bias),
-        ):
+        for ours, theirs, flag in FUSED if spec.fused else APART:
             result[role + ours] = name + theirs + ".weight"
-            if bias:
+            if flag and getattr(spec, flag):
                 result[f"{role}{ours}.bias"] = name + theirs + ".bias"
         if spec.head_norm:
             result[role + "attention.query_norm"] = name + "self_attn.q_norm.weight"
@@ -80,12 +99,14 @@ def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         "attention.query": (queries, spec.hidden),
         "attention.key": (keys, spec.hidden),
         "attention.value": (keys, spec.hidden),
+        "attention.query_key_value": (queries + 2 * keys, spec.hidden),
         "attention.output": (spec.hidden, queries),
         "attention.query_norm": (spec.head_dim,),
         "attention.key_norm": (spec.head_dim,),
         "mlp.norm": (spec.hidden,),
         "mlp.gate": (spec.intermediate, spec.hidden),
         "mlp.up": (spec.intermediate, spec.hidden),
+        "mlp.gate_up": (2 * spec.intermediate, spec.hidden),
         "mlp.down": (spec.hidden, spec.intermediate),
     }
     outside = {"embedding": (spec.vocab, spec.hidden), "norm": (spec.hidden,), "head": (spec.vocab, spec.hidden)}
@@ -140,7 +161,10 @@ def rope(config: Mapping[str, Any], head_dim: int) -> Rope:
     parameters = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     theta = parameters.get("rope_theta", config.get("rope_theta", 10000.0))
     scaling = str(parameters.get("rope_type", parameters.get("type", "default")))
-    plain = Rope(head_dim, float(theta))
+    partial = float(parameters.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0)))
+    if not 0 < partial <= 1:
+        raise CorruptInput(f"config.json: partial_rotary_factor is {partial}, not above 0 and at most 1")
+    plain = Rope(int(head_dim * partial), float(theta))
     if scaling == "default":
         return plain
     if scaling == "linear":
@@ -154,9 +178,34 @@ def rope(config: Mapping[str, Any], head_dim: int) -> Rope:
             high_freq_factor=float(parameters["high_freq_factor"]),
             original_context=int(parameters["original_max_position_embeddings"]),
         )
+    if scaling in ("longrope", "su"):
+        return _longrope(plain, config, parameters)
     raise Unsupported(
         f"rope scaling {scaling!r} is not done yet",
         "remove rope_scaling from config.json to use the trained context only",
+    )
+
+
+def _longrope(plain: Rope, config: Mapping[str, Any], parameters: Mapping[str, Any]) -> Rope:
+    """transformers/modeling_rope_utils.py, _compute_longrope_parameters."""
+    original = config.get("original_max_position_embeddings") or parameters.get("original_max_position_embeddings")
+    original = size({"original_max_position_embeddings": original}, "original_max_position_embeddings", 1 << 30)
+    factors = []
+    for key in ("short_factor", "long_factor"):
+        found = parameters.get(key)
+        if not isinstance(found, list) or len(found) != plain.dim // 2 or not all(0 < float(one) < 1e6 for one in found):
+            raise CorruptInput(f"config.json: rope_scaling's {key} is no list of {plain.dim // 2} numbers above 0")
+        factors.append(tuple(float(one) for one in found))
+    grown = size(config, "max_position_embeddings", 1 << 30) / original
+    usual = math.sqrt(1 + math.log(grown) / math.log(original)) if grown > 1 and original > 1 else 1.0
+    magnitude = parameters.get("attention_factor")
+    return replace(
+        plain,
+        scaling="longrope",
+        original_context=original,
+        short=factors[0],
+        long=factors[1],
+        magnitude=float(usual if magnitude is None else magnitude),
     )
 
 

@@ -12,72 +12,20 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core.errors import Unsupported
-from slmops.core.layout import Region
+from slmops.core.adapter import Pair
 from slmops.core.scheme import Packed
 from slmops.core.spec import Rope
-from slmops.core.tensor import Array, Tensor, elements
+from slmops.core.tensor import Tensor
 from slmops.formats import _encode
+from slmops.formats._lora import A, B
+from slmops.formats._onnx_data import ELEMENT_TYPES, FLOAT, INT32, INT64, DataFile
+from slmops.quantize._affine import Affine
 
-DATA = "model.onnx.data"
 CONTRIB = "com.microsoft"
 OPSET, IR_VERSION = 21, 10
-PAGE, LINE = 4096, 64
-FLOAT, UINT8, INT32, INT64, FLOAT16 = 1, 2, 6, 7, 10
-"""onnx.TensorProto.DataType"""
-ELEMENT_TYPES = {"float32": FLOAT, "float16": FLOAT16, "uint8": UINT8}
 CODES, SCALES, ZEROS, ZERO, BLOCKS = ".codes", ".scales", ".zeros", ".zero", ".codes.blocks"
 """How the initializers of a packed matrix are called after its role; a dense one has the role's very name."""
 Dims = tuple[int | str, ...]
-
-
-class DataFile:
-    """Assigns places in the external data file and hands out the initializers that point there."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.literals: list[tuple[str, int, bytes]] = []
-        self.regions: dict[str, list[Region]] = {}
-        self.initializers: dict[str, Any] = {}
-
-    def literal(self, name: str, values: Array) -> str:
-        """A constant that is known now."""
-        if name not in self.initializers:
-            self.literals.append((DATA, self._point(name, values.shape, values.dtype.name), values.tobytes()))
-        return name
-
-    def rows(self, name: str, role: str, shape: tuple[int, ...], dtype: str, encode: _encode.Encoder) -> str:
-        """An initializer that the rows of this role fill; `shape` may be another than the tensor's behind the first axis."""
-        if name not in self.initializers:
-            offset = self._point(name, shape, dtype)
-            unit = elements(shape[1:]) * np.dtype(dtype).itemsize
-            self.regions.setdefault(role, []).append(Region(DATA, offset, unit, encode))
-        return name
-
-    def alias(self, name: str, of: str, shape: tuple[int, ...]) -> str:
-        """Another initializer over the same bytes in another shape: nothing is copied, on disk or in memory."""
-        if name not in self.initializers:
-            tensor = type(self.initializers[of])()
-            tensor.CopyFrom(self.initializers[of])
-            tensor.name = name
-            del tensor.dims[:]
-            tensor.dims.extend(shape)
-            self.initializers[name] = tensor
-        return name
-
-    def _point(self, name: str, shape: tuple[int, ...], dtype: str) -> int:
-        from onnx import TensorProto
-
-        nbytes = elements(shape) * np.dtype(dtype).itemsize
-        # ONNX Runtime maps the file into memory: what is large starts on a page, the rest on a cache line.
-        align = PAGE if nbytes >= PAGE else LINE
-        offset = -(-self.size // align) * align
-        self.size = offset + nbytes
-        tensor = TensorProto(name=name, dims=shape, data_type=ELEMENT_TYPES[dtype], data_location=TensorProto.EXTERNAL)
-        for key, value in (("location", DATA), ("offset", str(offset)), ("length", str(nbytes))):
-            tensor.external_data.add(key=key, value=value)
-        self.initializers[name] = tensor
-        return offset
 
 
 @dataclass(eq=False)
@@ -95,6 +43,7 @@ class Graph:
     activations     float32, or float16 where the provider computes in it
     accuracy        MatMulNBits' accuracy_level: 4 rounds activations to int8 by blocks, 0 leaves it to the provider
     rotates         whether the provider's attention rotates; if not, operators of their own do
+    changed         matrices that an adapter may change: each gets two inputs, empty unless an adapter is active
 
     Matrices stay apart as the program has them: query, key and value in one product measured alike (within noise, on
     the processor), and one initializer a role is what other tools expect and what read back needs.
@@ -105,9 +54,11 @@ class Graph:
     activations: str = "float32"
     accuracy: int = 4
     rotates: bool = True
+    changed: Mapping[str, Pair] = field(default_factory=dict)
     data: DataFile = field(default_factory=DataFile)
     nodes: list[Any] = field(default_factory=list)
     inputs: dict[str, tuple[int, Dims]] = field(default_factory=dict)
+    optional: dict[str, tuple[int, Dims]] = field(default_factory=dict)
     outputs: dict[str, tuple[int, Dims]] = field(default_factory=dict)
     _small: dict[str, Any] = field(default_factory=dict)
     _casts: dict[str, str] = field(default_factory=dict)
@@ -153,12 +104,35 @@ class Graph:
             matrix = self._cast(self._dense(weight), self._stored(weight), weight)
             # As it is stored, [output, input]: a Transpose would be folded into a copy.
             out = self._node("FusedMatMul", [source, matrix], weight, CONTRIB, transB=1)
+        if weight in self.changed:
+            out = self._adapted(source, out, weight)
         if bias is not None:
             out = self._node("Add", [out, self._vector(bias)], bias)
         return Wire(out)
 
-    def norm(self, x: Wire, weight: str, eps: float, heads: int | None = None) -> Wire:
-        gamma = self._vector(weight)
+    def _adapted(self, x: str, product: str, weight: str) -> str:
+        """product + x @ A @ B. Both are inputs with a default of rank 0, which changes nothing: ONNX Runtime sets them from
+        an adapter file when it is active (onnxruntime, OrtLoraAdapter)."""
+        from onnx import helper
+
+        width, depth = self.tensors[weight].shape
+        element = ELEMENT_TYPES[self.activations]
+        for name, dims, shape in ((weight + A, (depth, 0), (depth, "rank")), (weight + B, (0, width), ("rank", width))):
+            self._small[name] = helper.make_tensor(name, element, dims, [])
+            self.optional[name] = (element, shape)
+        low = self._node("MatMul", [x, weight + A], weight)
+        return self._node("Add", [product, self._node("MatMul", [low, weight + B], weight)], weight)
+
+    def split(self, x: Wire, sizes: Sequence[int]) -> Sequence[Wire]:
+        source = self._name(x)
+        label = source.partition("/")[0]
+        outs = [f"{label}/Split.{len(self.nodes)}.{number}" for number in range(len(sizes))]
+        lengths = self._ints("split." + ".".join(map(str, sizes)), list(sizes))
+        self._emit("Split", [source, lengths], outs, label, axis=-1)
+        return [Wire(out) for out in outs]
+
+    def norm(self, x: Wire, weight: str, eps: float, heads: int | None = None, offset: float = 0.0) -> Wire:
+        gamma = self._vector(weight, offset)
         how: dict[str, Any] = {"axis": -1, "epsilon": eps, "stash_type": 1}
         if heads is not None:
             shape = self._ints(f"heads.{heads}", [0, 0, heads, self.tensors[weight].shape[0]])
@@ -186,12 +160,15 @@ class Graph:
         rope: Rope | None,
         window: int | None,
         scale: float,
+        cap: float | None = None,
     ) -> Wire:
         name = f"layers.{layer}.attention"
         attributes: dict[str, Any] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": scale}
         tables: list[str] = []
         if window is not None:
             attributes["local_window_size"] = window
+        if cap is not None:
+            attributes["softcap"] = cap
         if rope is not None and self.rotates:
             tables = self._tables(rope)
             attributes |= {"do_rotary": 1, "rotary_interleaved": 0}
@@ -209,21 +186,41 @@ class Graph:
         return Wire(f"{name}.out")
 
     def gated(self, gate: Wire, up: Wire, activation: str) -> Wire:
-        if activation != "silu":
-            raise Unsupported(f"activation {activation!r} has no ONNX form yet")
         name = self._name(gate)
         label = name.partition("/")[0]
-        # ONNX Runtime fuses Sigmoid and Mul on the processor by itself; other providers know these two only.
-        active = self._node("Mul", [name, self._node("Sigmoid", [name], label)], label)
+        if activation == "silu":
+            # ONNX Runtime fuses Sigmoid and Mul on the processor by itself; other providers know these two only.
+            active = self._node("Mul", [name, self._node("Sigmoid", [name], label)], label)
+        elif activation == "gelu_tanh":
+            active = self._node("Gelu", [name], label, approximate="tanh")
+        else:
+            above = self._node("Relu", [name], label)
+            active = self._node("Mul", [above, above], label)
         return Wire(self._node("Mul", [active, self._name(up)], label))
 
     def add(self, x: Wire, y: Wire) -> Wire:
         return Wire(terms=(x, y))
 
-    def head(self, x: Wire, weight: str) -> Wire:
+    def scale(self, x: Wire, factor: float) -> Wire:
+        name = self._name(x)
+        return Wire(self._node("Mul", [name, self._number(factor)], name.partition("/")[0]))
+
+    def _number(self, value: float) -> str:
+        """A constant of one number in the activations' type."""
+        from onnx import helper
+
+        name = f"number.{value:g}"
+        self._small.setdefault(name, helper.make_tensor(name, self._type, [1], [value]))
+        return name
+
+    def head(self, x: Wire, weight: str, cap: float | None = None) -> Wire:
         source = self._name(x)
         begin = len(self.nodes)
-        self._cast(self.linear(Wire(source), weight).name, self.activations, "logits", FLOAT)
+        logits = self.linear(Wire(source), weight).name
+        if cap is not None:
+            low = self._node("Div", [logits, self._number(cap)], "logits")
+            logits = self._node("Mul", [self._node("Tanh", [low], "logits"), self._number(cap)], "logits")
+        self._cast(logits, self.activations, "logits", FLOAT)
         self.nodes[-1].output[0] = "logits"
         # Casts of the weights may stand before the product.
         self._head = next(index for index in range(begin, len(self.nodes)) if self.nodes[index].input[0] == source)
@@ -256,7 +253,7 @@ class Graph:
                 del node.output[1:]
         sides = [
             [helper.make_tensor_value_info(key, element, dims) for key, (element, dims) in side.items()]
-            for side in (self.inputs, outputs)
+            for side in ({**self.inputs, **self.optional}, outputs)
         ]
         graph = helper.make_graph(nodes, name, *sides, [*small.values(), *self.data.initializers.values()])
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(CONTRIB, 1)]
@@ -268,18 +265,20 @@ class Graph:
     def _scales(self, weight: str, tensor: Packed) -> tuple[str, str]:
         """Names of the scales [rows, groups] in the activations' type, and of the zero points where groups have their own.
 
-        In the file scales are f16, which holds them exactly in half the bytes; ONNX Runtime folds the cast while it
+        In the file scales are f16 where that holds them exactly, in half the bytes; ONNX Runtime folds the cast while it
         loads, so that it costs nothing later.
         """
-        groups = tensor.shape[1] // tensor.scheme.group
-        half = np.dtype(np.float16)
+        scheme = tensor.scheme
+        assert isinstance(scheme, Affine)
+        groups, dtype = tensor.shape[1] // scheme.group, scheme.scale
         shape = (tensor.shape[0], groups)
-        scales = self._cast(
-            self.data.rows(weight + SCALES, weight, shape, half.name, _encode.scales(half)), half.name, weight + SCALES
-        )
-        if tensor.scheme.zero is not None:
+        scales = self.data.rows(weight + SCALES, weight, shape, dtype.name, _encode.scales(dtype))
+        scales = self._cast(scales, dtype.name, weight + SCALES)
+        if scheme.zero is not None:
             return scales, ""
-        return scales, self.data.rows(weight + ZEROS, weight, (shape[0], -(-groups // 2)), "uint8", _encode.zeros4)
+        width = -(-groups * scheme.bits // 8)
+        encode = _encode.zeros(scheme.bits, padded=True)
+        return scales, self.data.rows(weight + ZEROS, weight, (shape[0], width), "uint8", encode)
 
     def _stored(self, weight: str) -> str:
         """dtype of a dense matrix in the file. bf16, which not every provider computes with, becomes f32: exact."""
@@ -289,10 +288,10 @@ class Graph:
         dtype = np.dtype(self._stored(weight))
         return self.data.rows(weight, weight, self.tensors[weight].shape, dtype.name, _encode.dense(dtype))
 
-    def _vector(self, role: str) -> str:
-        """Norm weights and biases: f32 in the file, like the checkpoint's own numbers whatever they were stored as."""
+    def _vector(self, role: str, offset: float = 0.0) -> str:
+        """Norm weights (as they multiply) and biases: f32 in the file, like the checkpoint's own numbers."""
         single = np.dtype(np.float32)
-        name = self.data.rows(role, role, self.tensors[role].shape, single.name, _encode.dense(single))
+        name = self.data.rows(role, role, self.tensors[role].shape, single.name, _encode.shifted(offset))
         return self._cast(name, single.name, role)
 
     # ---- helpers
@@ -353,11 +352,35 @@ class Graph:
     def _tables(self, rope: Rope) -> list[str]:
         """cos and sin [context, dim/2] of every position, computed in f32 as the checkpoints' own code does."""
         label = f"rope.{rope.dim}.{rope.theta:g}.{rope.scaling}"
+        near = self._table(label, rope, far=False)
+        if rope.scaling != "longrope" or self.context <= rope.original_context:
+            return near
+        return self._either(label, self._table(label + ".far", rope, far=True), near, rope)
+
+    def _table(self, label: str, rope: Rope, far: bool) -> list[str]:
         if label + ".cos" not in self.data.initializers:
-            angles = np.arange(self.context, dtype=np.float32)[:, None] * rope.frequencies()[None]
-            self.data.literal(label + ".cos", np.cos(angles))
-            self.data.literal(label + ".sin", np.sin(angles))
+            angles = np.arange(self.context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]
+            for name, function in (("cos", np.cos), ("sin", np.sin)):
+                self.data.literal(f"{label}.{name}", function(angles) * np.float32(rope.magnitude))
         return [self._cast(name, "float32", label) for name in (label + ".cos", label + ".sin")]
+
+    def _either(self, label: str, far: list[str], near: list[str], rope: Rope) -> list[str]:
+        """The tables for a sequence that is longer than the original context, or those for one that is not."""
+        from onnx import helper
+
+        outs = [f"{label}.{part}.chosen" for part in ("cos", "sin")]
+        if outs[0] not in self._casts:
+            self._casts[outs[0]] = outs[0]
+            past = self._node("Cast", [self._sequence_lengths()[1]], label, to=INT64)
+            over = self._node("Greater", [past, self._ints(f"{label}.original", [rope.original_context])], label)
+            branches = {}
+            for key, tables in (("then_branch", far), ("else_branch", near)):
+                inner = [f"{out}.{key}" for out in outs]
+                nodes = [helper.make_node("Identity", [one], [out]) for one, out in zip(tables, inner, strict=True)]
+                infos = [helper.make_tensor_value_info(out, self._type, None) for out in inner]
+                branches[key] = helper.make_graph(nodes, f"{label}.{key}", [], infos)
+            self._emit("If", [over], outs, label, **branches)
+        return outs
 
     def _rotate(self, wire: Wire, label: str, rope: Rope, heads: int) -> Wire:
         self.inputs.setdefault("position_ids", (INT64, ("batch_size", "sequence_length")))

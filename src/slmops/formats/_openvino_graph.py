@@ -63,7 +63,15 @@ class Emitter:
         result = self._matmul(x, weight)
         return self._binary("Add", result, self._vector(bias, (1, 1, -1))) if bias else result
 
-    def norm(self, x: Port, weight: str, eps: float, heads: int | None = None) -> Port:
+    def split(self, x: Port, sizes: Sequence[int]) -> Sequence[Port]:
+        """Slices: VariadicSplit has several outputs, and every layer here has one."""
+        parts, start = [], 0
+        for size in sizes:
+            parts.append(self._slice(x, start, start + size, axis=2))
+            start += size
+        return parts
+
+    def norm(self, x: Port, weight: str, eps: float, heads: int | None = None, offset: float = 0.0) -> Port:
         """Power, ReduceMean, Add, Sqrt, Divide, Multiply, Multiply: fused to one RMS by the plugin.
 
         With `heads` the result keeps the heads apart, [batch, positions, heads, head_dim]: attention takes it so.
@@ -76,7 +84,7 @@ class Emitter:
         root = self._binary("Add", mean, self.graph.constant(float(np.float32(eps))))
         root = self._op("Sqrt", [root], ("f32", root.shape))
         inverse = self._binary("Divide", self.graph.constant(1.0), root)
-        return self._binary("Multiply", self._binary("Multiply", x, inverse), self._vector(weight, (-1,)))
+        return self._binary("Multiply", self._binary("Multiply", x, inverse), self._vector(weight, (-1,), offset))
 
     def attention(
         self,
@@ -91,8 +99,11 @@ class Emitter:
         rope: Rope | None,
         window: int | None,
         scale: float,
+        cap: float | None = None,
     ) -> Port:
         """ScaledDotProductAttention over a state, in the shape that StatefulSDPAFusion and the pass to PA recognise."""
+        if cap is not None:
+            raise Unsupported("OpenVINO's attention has no soft cap on its scores", "choose another format: onnx")
         query = self._rotate(self._swap(self._heads(query, heads)), rope)
         key = self._rotate(self._swap(self._heads(key, kv_heads)), rope)
         value = self._swap(self._heads(value, kv_heads))
@@ -107,17 +118,28 @@ class Emitter:
         return self._reshape(self._swap(result), [0, 0, heads * head_dim], (DYNAMIC, DYNAMIC, heads * head_dim))
 
     def gated(self, gate: Port, up: Port, activation: str) -> Port:
-        if activation != "silu":
-            raise Unsupported(f"the OpenVINO back end does not know the activation {activation!r}")
-        swish = self._op("Swish", [gate, self.graph.constant(1.0)], ("f32", gate.shape), opset=4)
-        return self._binary("Multiply", swish, up)
+        if activation == "silu":
+            active = self._op("Swish", [gate, self.graph.constant(1.0)], ("f32", gate.shape), opset=4)
+        elif activation == "gelu_tanh":
+            active = self._op("Gelu", [gate], ("f32", gate.shape), opset=7, data={"approximation_mode": "TANH"})
+        else:
+            above = self._op("ReLU", [gate], ("f32", gate.shape))
+            active = self._binary("Multiply", above, above)
+        return self._binary("Multiply", active, up)
 
     def add(self, x: Port, y: Port) -> Port:
         return self._binary("Add", x, y)
 
-    def head(self, x: Port, weight: str) -> Port:
-        """Ends in MatMul -> Result: GenAI cuts all but the last position before a head of this shape."""
-        return self._matmul(x, weight, "logits")
+    def scale(self, x: Port, factor: float) -> Port:
+        return self._binary("Multiply", x, self.graph.constant(float(np.float32(factor))))
+
+    def head(self, x: Port, weight: str, cap: float | None = None) -> Port:
+        """Ends in MatMul -> Result: GenAI cuts all but the last position before a head of this shape, or of
+        MatMul -> Divide -> Tanh -> Multiply -> Result."""
+        if cap is None:
+            return self._matmul(x, weight, "logits")
+        low = self._binary("Divide", self._matmul(x, weight), self.graph.constant(cap))
+        return self._binary("Multiply", self._op("Tanh", [low], ("f32", low.shape)), self.graph.constant(cap))
 
     def finish(self, logits: Port, name: str) -> bytes:
         """The .xml of the whole model."""
@@ -130,14 +152,16 @@ class Emitter:
         """x * cos + concat(-second half, first half) * sin, which RoPEFusion knows."""
         if rope is None:
             return x
-        if rope.dim != x.shape[-1]:
-            raise Unsupported(f"the OpenVINO back end rotates whole heads, not {rope.dim} of {x.shape[-1]} elements")
         cos, sin = self._rotation(rope)
-        half, dim = rope.dim // 2, rope.dim
-        first, second = self._slice(x, 0, half), self._slice(x, half, dim)
+        half, dim, whole = rope.dim // 2, rope.dim, x.shape[-1]
+        turning = x if dim == whole else self._slice(x, 0, dim)
+        first, second = self._slice(turning, 0, half), self._slice(turning, half, dim)
         negative = self._binary("Multiply", second, self.graph.constant(-1.0))
-        turned = self._op("Concat", [negative, first], ("f32", x.shape), data={"axis": "-1"})
-        return self._binary("Add", self._binary("Multiply", x, cos), self._binary("Multiply", turned, sin))
+        turned = self._op("Concat", [negative, first], ("f32", turning.shape), data={"axis": "-1"})
+        result = self._binary("Add", self._binary("Multiply", turning, cos), self._binary("Multiply", turned, sin))
+        if dim == whole:
+            return result
+        return self._op("Concat", [result, self._slice(x, dim, whole)], ("f32", x.shape), data={"axis": "-1"})
 
     def _rotation(self, rope: Rope) -> tuple[Port, Port]:
         """Cosines and sines [batch, 1, positions, head_dim], made once for all layers."""
@@ -145,15 +169,27 @@ class Emitter:
             half = rope.dim // 2
             positions = self._op("Convert", [self._positions], ("f32", (-1, -1)), data={"destination_type": "f32"})
             positions = self._unsqueeze(positions, [2], (-1, -1, 1))
-            frequencies = self.graph.constant(rope.frequencies().reshape(1, 1, half), name="rope_frequencies")
+            frequencies = self._frequencies(rope)
             data = {"transpose_a": "false", "transpose_b": "false"}
             angles = self._op("MatMul", [positions, frequencies], ("f32", (-1, -1, half)), data=data)
             angles = self._op("Concat", [angles, angles], ("f32", (-1, -1, rope.dim)), data={"axis": "-1"})
             cos = self._op("Cos", [angles], ("f32", angles.shape))
             sin = self._op("Sin", [angles], ("f32", angles.shape))
+            if rope.magnitude != 1:
+                cos, sin = (self.scale(part, rope.magnitude) for part in (cos, sin))
             shape = (-1, 1, -1, rope.dim)
             self._rotations[rope] = self._unsqueeze(cos, [1], shape), self._unsqueeze(sin, [1], shape)
         return self._rotations[rope]
+
+    def _frequencies(self, rope: Rope) -> Port:
+        """[1, 1, half]; longrope's depend on the last position, which both back ends keep as an input."""
+        near, far = (self.graph.constant(rope.frequencies(far).reshape(1, 1, -1)) for far in (False, True))
+        if rope.scaling != "longrope":
+            return near
+        axes = self.graph.constant([0, 1])
+        last = self._op("ReduceMax", [self._positions, axes], ("i64", ()), data={"keep_dims": "false"})
+        over = self._binary("GreaterEqual", last, self.graph.constant(rope.original_context), "boolean")
+        return self._op("Select", [over, far, near], ("f32", near.shape), data=_BROADCAST)
 
     def _cached(self, new: Port, name: str) -> Port:
         """ReadValue, Gather by beam, Concat, Assign: [batch, kv heads, positions, head_dim] kept between calls."""
@@ -229,13 +265,13 @@ class Emitter:
         shape = (*x.shape[:-1], matrix.shape[0])
         return self._op("MatMul", [x, matrix], ("f32", shape), data=data, name=name or f"{self._names[weight]}/matmul")
 
-    def _vector(self, role: str, shape: Shape) -> Port:
-        """A norm's weight or a bias in f32, laid along the last axis of `shape`."""
+    def _vector(self, role: str, shape: Shape, offset: float = 0.0) -> Port:
+        """A norm's weight (as it multiplies) or a bias in f32, laid along the last axis of `shape`."""
         tensor = self._tensors[role]
         (size,) = tensor.shape
         shape = (*shape[:-1], size)
         port, place = self.graph.weight(self._names[role], "f32", shape, size * 4)
-        self.regions[role].append(Region(BIN, place.offset, 4, _encode.dense(np.dtype(np.float32))))
+        self.regions[role].append(Region(BIN, place.offset, 4, _encode.shifted(offset)))
         return port
 
     def _matrix(self, role: str) -> Port:
@@ -275,9 +311,12 @@ class Emitter:
             # Each matrix has its own: the CPU plugin turns the embedding's to f32 for its Gather, and matrices that
             # shared that constant would leave the path with integer zero points.
             shape = (rows, groups, 1)
-            zeros, place = self.graph.weight(f"{name}/zero_point", code, shape, -(-rows * groups // 2))
-            unit = 2 if groups % 2 else 1
-            self.regions[role].append(Region(BIN, place.offset, groups * unit // 2, zeros4, unit))
+            zeros, place = self.graph.weight(f"{name}/zero_point", code, shape, -(-rows * groups * scheme.bits // 8))
+            # u4 constants have no padding between rows: an odd number of groups ends in the middle of a byte.
+            unit = 2 if groups * scheme.bits % 8 else 1
+            width = groups * unit * scheme.bits // 8
+            points = _encode.zeros(scheme.bits, padded=False)
+            self.regions[role].append(Region(BIN, place.offset, width, points, unit))
             value = self._binary("Subtract", value, self._op("Convert", [zeros], ("f16", shape), data=half))
         scales, place = self.graph.weight(f"{name}/scale", "f16", (rows, groups, 1), rows * groups * 2)
         self.regions[role].append(Region(BIN, place.offset, groups * 2, _encode.scales(np.dtype(np.float16))))
@@ -325,9 +364,10 @@ class Emitter:
         order = self.graph.constant([0, 2, 1, 3])
         return self._op("Transpose", [x, order], ("f32", (x.shape[0], x.shape[2], x.shape[1], x.shape[3])))
 
-    def _slice(self, x: Port, start: int, stop: int) -> Port:
+    def _slice(self, x: Port, start: int, stop: int, axis: int = 3) -> Port:
+        """Elements start..stop of the last axis, which is number `axis`."""
         constant = self.graph.constant
-        inputs = [x, constant([start]), constant([stop]), constant([1]), constant([3])]
+        inputs = [x, constant([start]), constant([stop]), constant([1]), constant([axis])]
         return self._op("Slice", inputs, ("f32", (*x.shape[:-1], stop - start)), opset=8)
 
     def _unsqueeze(self, x: Port, axes: list[int], shape: Shape) -> Port:
@@ -344,15 +384,6 @@ def signed8(block: Block) -> Array:
     """Codes around 128 as signed bytes."""
     assert isinstance(block, Codes)
     return block.codes ^ np.uint8(0x80)
-
-
-def zeros4(block: Block) -> Array:
-    """Zero points as one run of nibbles over all rows, low nibble first: u4 constants have no padding between rows."""
-    assert isinstance(block, Codes) and block.zeros is not None
-    zeros = np.ravel(block.zeros)
-    if zeros.size % 2:
-        zeros = np.append(zeros, np.uint8(0))
-    return zeros[0::2] | zeros[1::2] << 4
 
 
 def _broadcast(x: Shape, y: Shape) -> Shape:

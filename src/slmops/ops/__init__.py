@@ -8,6 +8,7 @@ Values flow as [batch, positions, features]; attention takes and gives features 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from slmops.core.spec import Rope
@@ -26,8 +27,12 @@ class Ops(Protocol[Value]):
         """x @ weight.T + bias; weight is [output, input]."""
         ...
 
-    def norm(self, x: Value, weight: str, eps: float, heads: int | None = None) -> Value:
-        """RMS norm of the last axis times the weight; with `heads`, of each head apart, sharing one weight [head_dim]."""
+    def split(self, x: Value, sizes: Sequence[int]) -> Sequence[Value]:
+        """Cut the last axis into parts of these sizes."""
+        ...
+
+    def norm(self, x: Value, weight: str, eps: float, heads: int | None = None, offset: float = 0.0) -> Value:
+        """RMS norm of the last axis times (weight + offset); with `heads`, of each head apart, sharing one weight."""
         ...
 
     def attention(
@@ -43,20 +48,24 @@ class Ops(Protocol[Value]):
         rope: Rope | None,
         window: int | None,
         scale: float,
+        cap: float | None = None,
     ) -> Value:
         """Causal grouped attention with a KV cache per layer; rotates query and key by `rope` first.
 
         The rotation is an argument, not an operation of its own, because ONNX Runtime fuses both into one operator.
-        Never given a mask: each back end makes the pattern that its engine recognises from `window`.
+        Never given a mask: each back end makes the pattern that its engine recognises from `window`. `cap`: scores s become
+        cap * tanh(s / cap).
         """
         ...
 
     def gated(self, gate: Value, up: Value, activation: str) -> Value:
-        """activation(gate) * up; activation is `silu`."""
+        """activation(gate) * up; activation is `silu`, `gelu_tanh` or `relu2` (the square of what is above 0)."""
         ...
 
     def add(self, x: Value, y: Value) -> Value: ...
 
-    def head(self, x: Value, weight: str) -> Value:
-        """Logits f32 [batch, positions, vocab]; `weight` is the embedding's role where tied."""
+    def scale(self, x: Value, factor: float) -> Value: ...
+
+    def head(self, x: Value, weight: str, cap: float | None = None) -> Value:
+        """Logits f32 [batch, positions, vocab]; `weight` is the embedding's role where tied; `cap` as in attention."""
         ...

@@ -5,7 +5,7 @@ The truth that engines are compared with. Memory stays near one block and the ac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,12 +59,16 @@ class NumpyOps:
                 y[..., start:stop] = x @ tensor.rows(start, stop).astype(np.float32).T
         return y if bias is None else np.asarray(y + self._array(bias), np.float32)
 
-    def norm(self, x: Floats, weight: str, eps: float, heads: int | None = None) -> Floats:
+    def split(self, x: Floats, sizes: Sequence[int]) -> Sequence[Floats]:
+        return np.split(x, np.cumsum(sizes)[:-1], axis=-1)
+
+    def norm(self, x: Floats, weight: str, eps: float, heads: int | None = None, offset: float = 0.0) -> Floats:
         shape = x.shape
         if heads is not None:
             x = x.reshape(*shape[:-1], heads, -1)
         scale = 1 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + np.float32(eps))
-        return np.asarray(x * scale * self._array(weight), np.float32).reshape(shape)
+        gamma = self._array(weight) + np.float32(offset) if offset else self._array(weight)
+        return np.asarray(x * scale * gamma, np.float32).reshape(shape)
 
     def attention(
         self,
@@ -79,6 +83,7 @@ class NumpyOps:
         rope: Rope | None,
         window: int | None,
         scale: float,
+        cap: float | None = None,
     ) -> Floats:
         batch, count = query.shape[:2]
         past = self._cache[layer][0].shape[2] if layer in self._cache else 0
@@ -94,6 +99,8 @@ class NumpyOps:
         self._cache[layer] = (k, v)
         grouped = q.reshape(batch, kv_heads, heads // kv_heads, count, head_dim)
         scores = np.einsum("bghqd,bgkd->bghqk", grouped, k, optimize=True) * np.float32(scale)
+        if cap is not None:
+            scores = np.tanh(scores / np.float32(cap)) * np.float32(cap)
         behind = positions[:, None] - np.arange(past + count)[None, :]
         hidden = behind < 0 if window is None else (behind < 0) | (behind >= window)
         scores[..., hidden] = -np.inf
@@ -104,22 +111,34 @@ class NumpyOps:
         return np.asarray(y.transpose(0, 2, 1, 3), np.float32).reshape(batch, count, heads * head_dim)
 
     def gated(self, gate: Floats, up: Floats, activation: str) -> Floats:
-        if activation != "silu":
-            raise ValueError(activation)
         with np.errstate(over="ignore"):
-            return np.asarray(gate / (1 + np.exp(-gate)) * up, np.float32)
+            return np.asarray(ACTIVATIONS[activation](gate) * up, np.float32)
 
     def add(self, x: Floats, y: Floats) -> Floats:
         return x + y
 
-    def head(self, x: Floats, weight: str) -> Floats:
-        return self.linear(x, weight)
+    def scale(self, x: Floats, factor: float) -> Floats:
+        return x * np.float32(factor)
+
+    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
+        logits = self.linear(x, weight)
+        return logits if cap is None else np.tanh(logits / np.float32(cap)) * np.float32(cap)
+
+
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu_tanh": lambda x: (
+        x * np.float32(0.5) * (1 + np.tanh(np.float32((2 / np.pi) ** 0.5) * (x + np.float32(0.044715) * x**3)))
+    ),
+    "relu2": lambda x: np.square(np.maximum(x, np.float32(0))),
+}
 
 
 def rotate(x: Floats, positions: np.ndarray[tuple[int], np.dtype[np.int64]], rope: Rope) -> Floats:
     """Rotate pairs (i, i + dim/2) of the last axis of [batch, heads, positions, head_dim]; past `dim` nothing turns."""
-    angles = positions[:, None].astype(np.float32) * rope.frequencies()[None, :]
-    cos, sin = np.cos(angles), np.sin(angles)
+    far = int(positions[-1]) >= rope.original_context
+    angles = positions[:, None].astype(np.float32) * rope.frequencies(far)[None, :]
+    cos, sin = np.cos(angles) * np.float32(rope.magnitude), np.sin(angles) * np.float32(rope.magnitude)
     half = rope.dim // 2
     a, b, rest = x[..., :half], x[..., half : rope.dim], x[..., rope.dim :]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
