@@ -13,6 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from slmops.core import plugins
+from slmops.core.scheme import Packed
+from slmops.quantize._recode import recode
 
 DTYPES = {"F32": np.dtype(np.float32), "F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -101,3 +103,10 @@ def split(folder: Path, arrays: Mapping[str, np.ndarray], shards: int) -> None:
         places |= dict.fromkeys(part, file)
     index = {"metadata": {"total_size": sum(a.nbytes for a in arrays.values())}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def held_as(block: Any, tensor: Any, other: Any) -> Any:
+    """A block of `tensor` in the scheme that `other` has, the same numbers; as it is where one of them is plain."""
+    if not (isinstance(tensor, Packed) and isinstance(other, Packed)):
+        return block
+    return recode(block, tensor.scheme, other.scheme)

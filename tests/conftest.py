@@ -57,7 +57,7 @@ def write_toy(family: str, folder: Path, dtype: Any = ml_dtypes.bfloat16, seed: 
     tensors = {}
     for role, name in module.names(spec).items():
         values = rng.standard_normal(module.shapes(spec)[role]).astype(np.float32)
-        scaled = 1 + 0.1 * values if role.endswith("norm") else 0.08 * values
+        scaled = 1 - spec.norm_offset + 0.1 * values if role.endswith("norm") else 0.08 * values
         tensors[name] = scaled.astype(dtype)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

@@ -17,16 +17,21 @@ import numpy as np
 
 import slmops
 from slmops import probes, prove, stream
-from slmops.core import plugins, receipt, scheme, store
+from slmops.core import plugins, receipt, roles, scheme, store
 from slmops.core.errors import OutputExists, UsageError, VerificationFailed
 from slmops.core.layout import Layout
 from slmops.core.model import Model
+from slmops.core.scheme import stored_as
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import left_dense, quantize
+from slmops.passes.quantize import chooser, left_dense, quantize
+from slmops.passes.quantize import packed as is_packed
 
 SMALL = 64 << 20
 """Parameters below which two formats are proven at a time."""
+
+KEEP = "keep"
+"""In place of a scheme's name: everything as it was read, codes as codes."""
 
 WRITERS_CODE = "1"
 """Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
@@ -74,21 +79,31 @@ class Watch:
     end: Callable[[], None] = field(default=lambda: None)
 
 
-def plan(model: Model, formats: Sequence[str], scheme_name: str, *, provider: str = "cpu") -> Plan:
+def plan(
+    model: Model, formats: Sequence[str], scheme_name: str = KEEP, *, requantize: bool = False, provider: str = "cpu"
+) -> Plan:
     """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
     check_names(formats, scheme_name)
-    chosen = scheme.load(scheme_name)
-    packed = quantize(model, chosen)
+    keep = scheme_name == KEEP
+    packed = model if keep else quantize(model, chooser(scheme_name), requantize)
+    used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})
     layouts: dict[str, Layout] = {}
     for name in formats:
         module = plugins.load("formats", name)
-        module.support(model.spec, [scheme_name])
         layouts[name] = module.plan(packed, provider=provider) if name == "onnx" else module.plan(packed)
     notes = []
-    if dense := left_dense(model, chosen):
+    if requantize and is_packed(model):
+        notes.append(f"quantized a second time: from {', '.join(sorted(_schemes(model)))} to {scheme_name}")
+    if not keep and (dense := left_dense(model, chooser(scheme_name))):
         kept = f"{len(dense)} matrices keep their dtype" if len(dense) > 1 else "one matrix keeps its dtype"
-        notes.append(f"{kept}: groups of {chosen.group} do not divide its rows ({dense[0]})")
-    return Plan(packed, scheme_name, layouts, tuple(notes))
+        notes.append(f"{kept}: groups of {scheme_name} do not divide the rows ({dense[0]})")
+    # A model of several schemes goes by the one that most of its matrices have.
+    named = scheme_name if not keep else max(used, key=[stored_as(t) for t in packed.tensors.values()].count)
+    return Plan(packed, named, layouts, tuple(notes))
+
+
+def _schemes(model: Model) -> set[str]:
+    return {tensor.scheme.name for tensor in model.tensors.values() if isinstance(tensor, scheme.Packed)}
 
 
 def check_names(formats: Sequence[str], scheme_name: str) -> None:
@@ -98,13 +113,14 @@ def check_names(formats: Sequence[str], scheme_name: str) -> None:
     for name in formats:
         if name not in writable():
             raise UsageError(f"{name!r} is not a format that can be written", f"one of: {', '.join(writable())}")
-    if scheme_name not in plugins.names("quantize"):
-        raise UsageError(f"{scheme_name!r} is not a scheme", f"one of: {', '.join(plugins.names('quantize'))}")
+    if scheme_name != KEEP:
+        chooser(scheme_name)  # refuses what is not there, and what cannot be made
 
 
-def writable() -> list[str]:
-    """Names of the formats that can be written; those whose file has a `plan`."""
-    return [name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "plan")]
+def writable(*, codes: bool = False) -> list[str]:
+    """Names of the formats that can be written: those whose file has a `plan`; of those that hold `codes`, if asked for."""
+    wanted = ("plan", "forms") if codes else ("plan",)
+    return [name for name in plugins.names("formats") if all(hasattr(plugins.load("formats", name), one) for one in wanted)]
 
 
 def convert(
@@ -114,6 +130,7 @@ def convert(
     out: Path,
     *,
     verify: bool = True,
+    requantize: bool = False,
     replace: bool = False,
     device: str = "auto",
     provider: str = "cpu",
@@ -137,7 +154,7 @@ def convert(
                 store.refuse_existing(final)
     todo = [name for name in targets if name not in made]
     if todo:
-        planned = plan(model, todo, scheme_name, provider=provider)
+        planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider)
         for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
             made[result.format] = result
     return [made[name] for name in targets]
@@ -162,6 +179,7 @@ def fingerprint(model: Model) -> str:
             "generation": dict(model.generation),
             "template": model.chat_template,
             "tokenizer": hashlib.sha256(model.tokenizer.json).hexdigest(),
+            "adapter": [model.source.get("adapter"), model.adapter is not None],
         }
     )
 

@@ -73,7 +73,7 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
     model = load(source)
     rows: list[Row] = []
     failures: list[VerificationFailed] = []
-    wanted = list(formats or compiler.writable())
+    wanted = list(formats or compiler.writable(codes=True))
     writable = [name for name in wanted if (why := _unwritable(name)) is None or _note(rows, name, why)]
     with tempfile.TemporaryDirectory(prefix="slmops-demo-") as scratch:
         reference = Path(scratch) / "reference.npy"

@@ -18,7 +18,7 @@ from slmops import stream
 from slmops.core import plugins, receipt
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, VerificationFailed
 from slmops.core.model import Model
-from slmops.core.scheme import Packed, stored_as
+from slmops.core.scheme import stored_as
 from slmops.engines import _host
 from slmops.ops.numpy import Reference
 
@@ -120,9 +120,11 @@ def check_tensors(model: Model, facts: Mapping[str, Any]) -> None:
         if list(tensor.shape) != entry["shape"]:
             return f"{role} has shape {list(tensor.shape)}, written was {entry['shape']}"
         grid = list(stream.blocks(tensor, model.spec.row_multiple))
-        plain = "plain_crc" in entry and not isinstance(tensor, Packed)
-        for (start, stop), crc in zip(grid, entry["plain_crc" if plain else "crc"], strict=True):
-            if stream.digest(stream.pull(tensor, start, stop)) != crc:
+        form = stream.form_of(tensor)
+        if form not in entry["crc"]:
+            return f"{role} is held as {form}, written was {' and '.join(entry['crc'])}"
+        for (start, stop), crc in zip(grid, entry["crc"][form], strict=True):
+            if stream.digest(stream.pull(tensor, start, stop), stream.offset_of(model, role)) != crc:
                 return f"{role}, rows {start} to {stop}: what is read ({stored_as(tensor)}) is not what was written"
         return None
 
@@ -150,6 +152,7 @@ def _engine(
     chunks = [len(ids) * 2 // 5, len(ids) - len(ids) * 2 // 5]
     found: dict[str, Any] = {}
     context = min(model.spec.context, 512)
+    bound = getattr(engine, "ROUGH", {}).get(model.spec.activation, PROOF_BOUND)
     try:
         if "logits" in engine.CAN and (reason := too_large(model, scratch)) is not None:
             found["proof"] = reason
@@ -164,8 +167,8 @@ def _engine(
             say(f"{facts['format']}: proving in {name}")
             with _host.Worker(name, proof_folder, proof=True, device="cpu", threads=threads, context=context) as worker:
                 distance = worker.compare(ids, chunks, reference)
-                found["proof"] = {**distance, "bound": PROOF_BOUND, "effective": worker.effective}
-            _within(name, "proof mode", distance["relative_error"], PROOF_BOUND)
+                found["proof"] = {**distance, "bound": bound, "effective": worker.effective}
+            _within(name, "proof mode", distance["relative_error"], bound)
         say(f"{facts['format']}: running in {name}")
         with _host.Worker(name, folder, device=device, threads=threads, context=context) as worker:
             if "logits" in engine.CAN:

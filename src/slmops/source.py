@@ -9,9 +9,10 @@ import dataclasses
 from pathlib import Path
 
 from slmops.core import plugins
+from slmops.core.adapter import Adapter
 from slmops.core.errors import SourceNotFound, Unsupported, UsageError
 from slmops.core.model import Model
-from slmops.formats import _hub, huggingface
+from slmops.formats import _hub, _peft, huggingface
 
 
 def load(source: str | Path, revision: str | None = None) -> Model:
@@ -19,16 +20,28 @@ def load(source: str | Path, revision: str | None = None) -> Model:
 
     No weight is read. Raises SourceNotFound, CorruptInput, UnknownFamily or Unsupported.
     """
+    model: Model
     path = local(source, revision)
     if path is not None:
-        model: Model = plugins.load("formats", format_of(path)).read(path)
+        model = plugins.load("formats", format_of(path)).read(path)
         return model
     name = hub_name(source, revision)
     folder = _hub.small_files(name)
-    # Refused before gigabytes are fetched: unknown families, quantized checkpoints, remote code.
+    form = format_of(folder)
+    if form != "huggingface":
+        _hub.weight_files(name, folder, huggingface.wanted_weights(folder))
+        model = plugins.load("formats", form).read(folder)
+        where = {**model.source, "hub": str(name), "revision": folder.name}
+        return dataclasses.replace(model, name=huggingface.name_of(folder), source=where)
+    # Refused before gigabytes are fetched: unknown families, kinds of quantization without a reader, remote code.
     huggingface.check(folder)
     _hub.weight_files(name, folder, huggingface.wanted_weights(folder))
     return huggingface.assemble(_of_hub(huggingface.survey(folder), name, folder))
+
+
+def adapter(folder: str | Path, model: Model) -> Adapter:
+    """The LoRA in this folder, for this model. Raises SourceNotFound, CorruptInput or Unsupported."""
+    return _peft.read(Path(folder).expanduser(), model.spec)
 
 
 def survey(source: str | Path, revision: str | None = None) -> huggingface.Survey:

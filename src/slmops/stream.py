@@ -17,22 +17,27 @@ from pathlib import Path
 
 import numpy as np
 
+from slmops.core import roles
 from slmops.core.errors import NoSpace
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model
-from slmops.core.scheme import Codes, Packed, stored_as
+from slmops.core.scheme import Codes, Packed, Scheme, stored_as
 from slmops.core.store import no_space
 from slmops.core.tensor import Array, Tensor, row_blocks
 from slmops.quantize._cast import check_finite
+from slmops.quantize._recode import recode
 
 Progress = Callable[[int], None]
 """Called with the bytes of weights that a block held."""
 
 Digests = dict[str, dict[str, object]]
-"""Role -> {"stored": scheme or dtype, "shape": [...], "crc": [one CRC-32 a block], "plain_crc": [...] or absent}.
+"""Role -> {"stored": scheme or dtype, "shape": [...], "crc": {form: [one CRC-32 a block]}}.
 
-`plain_crc` is of the numbers that codes stand for, taken where a format stores those (Layout.unpacked).
+A form is a scheme or, for plain numbers, `plain`: the model's own, and each other that a format holds them in
+(Layout.forms, Layout.unpacked).
 """
+
+PLAIN = "plain"
 
 
 class File:
@@ -71,11 +76,27 @@ def blocks(tensor: Tensor, multiple: int) -> Iterator[tuple[int, int]]:
     return row_blocks(tensor.shape, multiple if len(tensor.shape) > 1 else 1)
 
 
-def digest(block: Codes | Array) -> int:
-    """CRC-32 of a block's canonical bytes: codes, scales and zero points, or plain numbers as f32."""
+def digest(block: Codes | Array, offset: float = 0.0) -> int:
+    """CRC-32 of a block's canonical bytes: codes, scales and zero points, or plain numbers as f32.
+
+    offset: of norm weights (`offset_of`), which some formats keep with it added and some without.
+    """
     if isinstance(block, Codes):
         return block.digest()
-    return zlib.crc32(np.ascontiguousarray(block.astype(np.float32)).view(np.uint8))
+    numbers = block.astype(np.float32)
+    if offset:
+        numbers += np.float32(offset)
+    return zlib.crc32(np.ascontiguousarray(numbers).view(np.uint8))
+
+
+def offset_of(model: Model, role: str) -> float:
+    """What is added to this role's numbers before they multiply."""
+    return model.spec.norm_offset if roles.is_norm(role) else 0.0
+
+
+def form_of(tensor: Tensor) -> str:
+    """The name under which a tensor's digests are kept."""
+    return tensor.scheme.name if isinstance(tensor, Packed) else PLAIN
 
 
 def pull(tensor: Tensor, start: int, stop: int) -> Codes | Array:
@@ -106,6 +127,7 @@ def write(
             for file, offset, data in layout.literals:
                 files[name, file].write(offset, data)
             for file, content in layout.files.items():
+                (folders[name] / file).parent.mkdir(exist_ok=True)
                 (folders[name] / file).write_bytes(content)
         side = concurrent.futures.ThreadPoolExecutor(max_workers=2)
         stack.callback(side.shutdown, wait=True, cancel_futures=True)
@@ -120,25 +142,32 @@ def write(
 def _stream(
     model: Model, layouts: Mapping[str, Layout], files: Mapping[tuple[str, str], File], progress: Progress
 ) -> Digests:
-    targets: dict[str, list[tuple[File, Region]]] = {
+    targets: dict[str, list[tuple[File, Region, Scheme | None]]] = {
         role: [
-            (files[name, region.file], region) for name, layout in layouts.items() for region in layout.regions.get(role, ())
+            (files[name, region.file], region, layout.forms.get(role))
+            for name, layout in layouts.items()
+            for region in layout.regions.get(role, ())
         ]
         for role in model.tensors
     }
-
     unpacked = frozenset[str]().union(*(layout.unpacked for layout in layouts.values()))
 
-    def task(role: str, start: int, stop: int) -> tuple[int, int | None]:
+    def task(role: str, start: int, stop: int) -> dict[str, int]:
         tensor = model.tensors[role]
         block = pull(tensor, start, stop)
         if not isinstance(block, Codes):
             check_finite(block, f"{role}, rows {start} to {stop}")
-        for file, region in targets[role]:
-            file.write(region.offset + start // region.unit_rows * region.unit_bytes, region.encode(block))
-        size = block.codes.nbytes + block.scales.nbytes if isinstance(block, Codes) else block.nbytes
-        progress(size)
-        return digest(block), digest(tensor.rows(start, stop)) if role in unpacked else None
+        held: dict[str, Codes | Array] = {form_of(tensor): block}
+        for file, region, form in targets[role]:
+            if form is not None and form.name not in held:
+                assert isinstance(tensor, Packed) and isinstance(block, Codes)
+                held[form.name] = recode(block, tensor.scheme, form)
+            data = region.encode(block if form is None else held[form.name])
+            file.write(region.offset + start // region.unit_rows * region.unit_bytes, data)
+        progress(block.codes.nbytes + block.scales.nbytes if isinstance(block, Codes) else block.nbytes)
+        if role in unpacked:
+            held[PLAIN] = tensor.rows(start, stop)
+        return {form: digest(part, offset_of(model, role)) for form, part in held.items()}
 
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:
@@ -157,9 +186,8 @@ def _stream(
         for role, group in futures.items():
             found = [future.result() for future in group]
             tensor = model.tensors[role]
-            result[role] = {"stored": stored_as(tensor), "shape": list(tensor.shape), "crc": [crc for crc, _ in found]}
-            if role in unpacked:
-                result[role]["plain_crc"] = [plain for _, plain in found]
+            crc = {form: [one[form] for one in found] for form in found[0]}
+            result[role] = {"stored": stored_as(tensor), "shape": list(tensor.shape), "crc": crc}
         return result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -36,7 +36,8 @@ def golden() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "eos", "pad", "tokens"), [("qwen2", 151645, 151643, 151646), ("phi3", 32000, 32000, 32011)]
+    ("name", "eos", "pad", "tokens"),
+    [pytest.param("qwen2", 151645, 151643, 151646, marks=pytest.mark.slow), ("phi3", 32000, 32000, 32011)],
 )
 def test_golden_ids(name: str, eos: int, pad: int, tokens: int, tmp_path: Path) -> None:
     """vocab.json with merges.txt (Qwen2), and a tokenizer.json that came from SentencePiece (Phi-3)."""

@@ -9,9 +9,23 @@ EXAMPLE = "slmops convert samples/home --to gguf,onnx,openvino --quantize q4 -o 
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a folder, or a Hugging Face name such as Qwen/Qwen3-0.6B (with @revision)")
-    parser.add_argument("--to", required=True, metavar="FORMATS", help="one or more of the formats, with commas; or all")
-    parser.add_argument("--quantize", default="q4", metavar="SCHEME", help="q4 (default), q4a, q8, f16, bf16 or f32")
+    parser.add_argument("source", help="a folder, a GGUF file, or a Hugging Face name: Qwen/Qwen3-0.6B (@revision)")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMATS",
+        help="with commas: gguf, onnx, openvino, mlx, compressed-tensors (all: these five), huggingface (plain numbers)",
+    )
+    parser.add_argument(
+        "--quantize",
+        metavar="SCHEME",
+        help="q4, q4a, q8, f16, bf16 or f32; keep: as it was read (default: keep what is quantized already, else q4)",
+    )
+    parser.add_argument("--requantize", action="store_true", help="allow --quantize on a model that is quantized already")
+    parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA (PEFT's folder) to merge into the weights first")
+    parser.add_argument(
+        "--beside", action="store_true", help="do not merge the adapter: write it beside, in a file of each engine's own"
+    )
     parser.add_argument("-o", "--out", required=True, help="the artifact's folder; with several formats OUT/FORMAT")
     parser.add_argument("--no-verify", action="store_true", help="do not read back, and do not open it in its engines")
     parser.add_argument("--force", action="store_true", help="replace what stands under the final name")
@@ -28,14 +42,23 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops import prove
     from slmops.cli import _text
     from slmops.cli._progress import Progress
-    from slmops.source import load
+    from slmops.core.errors import UsageError
+    from slmops.passes.merge import beside, merge
+    from slmops.passes.quantize import packed
+    from slmops.source import adapter, load
 
     progress = Progress(quiet=arguments.json)
     names = [name.strip().replace("-", "_") for name in arguments.to.split(",") if name.strip()]
-    formats = compiler.writable() if names == ["all"] else names
+    formats = compiler.writable(codes=True) if names == ["all"] else names
     model = load(arguments.source)
+    if arguments.beside and not arguments.adapter:
+        raise UsageError("--beside says where an adapter goes, and there is none", "add --adapter FOLDER")
+    if arguments.adapter:
+        found = adapter(arguments.adapter, model)
+        model = beside(model, found) if arguments.beside else merge(model, found)
+    scheme = arguments.quantize or (compiler.KEEP if packed(model) else "q4")
     if arguments.dry_run:
-        planned = compiler.plan(model, formats, arguments.quantize, provider=arguments.provider)
+        planned = compiler.plan(model, formats, scheme, requantize=arguments.requantize, provider=arguments.provider)
         sizes = {name: layout.nbytes for name, layout in planned.layouts.items()}
         if arguments.json:
             notes = {name: list(layout.notes) for name, layout in planned.layouts.items()}
@@ -46,9 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     results = compiler.convert(
         model,
         formats,
-        arguments.quantize,
+        scheme,
         Path(arguments.out),
         verify=not arguments.no_verify,
+        requantize=arguments.requantize,
         replace=arguments.force,
         device=arguments.device,
         provider=arguments.provider,

@@ -25,6 +25,8 @@ PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+ROUGH = {"gelu_tanh": 5e-3}
+"""Activations that ggml looks up in a table of f16, in f32 mode too (GGML_GELU_FP16): bound of the proof's error."""
 
 BATCH = 512
 """Tokens of a prompt that are fed at once."""

@@ -3,9 +3,10 @@
     TITLE                    what to call it in a table
     detect(path)             whether this path is one, from names and magic bytes alone
     read(path)               -> Model, opening no weight; packed tensors come as `Packed`, code for code
-    support(spec, schemes)   raises Unsupported (naming what would work) for a pair that cannot be
+    support(spec)            raises Unsupported (naming what would work) for a family that its engines cannot compute
+    forms(scheme, ...)       its own schemes that may take codes of the one given, the best first (see _forms.py)
     plan(model, ...)         -> Layout: every byte's place, before a weight is read; keyword options by name only
-    QUANTIZED / DENSE        names of the schemes that it can hold
+    DENSE                    names of the plain dtypes that it can hold
 
-Formats that are only read leave out support, plan and the lists; formats never import each other: they meet on disk.
+Formats that are only read leave out all but the first three; formats never import each other: they meet on disk.
 """

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from slmops.core import plugins, receipt
-from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily
+from slmops.core import spec as specs
+from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.core.model import Model, Tokenizer
 from slmops.core.scheme import Packed
 from slmops.core.spec import Rope, Spec
@@ -67,6 +68,10 @@ def scaling(rope: Rope) -> dict[str, Any] | None:
         return None
     if rope.scaling == "linear":
         return {"rope_type": "linear", "factor": rope.factor}
+    if rope.scaling == "longrope":
+        factors = {"short_factor": list(rope.short), "long_factor": list(rope.long)}
+        known = {"attention_factor": rope.magnitude, "original_max_position_embeddings": rope.original_context}
+        return {"rope_type": "longrope", "type": "longrope", **factors, **known}
     return {
         "rope_type": rope.scaling,
         "factor": rope.factor,
@@ -164,11 +169,7 @@ class Folder:
 def read(path: Path) -> Folder:
     """Read config.json and the tensors' headers of a folder; opens no weight."""
     found = _files.read_json(path, "config.json")
-    family = found.get("model_type")
-    if not isinstance(family, str) or family not in plugins.names("architectures"):
-        known = ", ".join(plugins.names("architectures"))
-        raise UnknownFamily(f"config.json says model_type {str(family)[:80]!r}", f"known families: {known}")
-    spec: Spec = plugins.load("architectures", family).spec(found)
+    spec = specs.from_config(found)
     return Folder(path, found, spec, _safetensors.parse_folder(path))
 
 

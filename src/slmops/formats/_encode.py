@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from slmops.core.layout import Block
-from slmops.core.scheme import Codes
-from slmops.core.tensor import Array
+from slmops.core.scheme import Codes, Scheme
+from slmops.core.tensor import DTYPES, Array
+from slmops.quantize._affine import Affine
 from slmops.quantize._cast import cast
 
 Encoder = Callable[[Block], Array]
@@ -25,10 +26,38 @@ def dense(dtype: np.dtype[Any]) -> Encoder:
     return encode
 
 
+def shifted(offset: float) -> Encoder:
+    """A vector in f32, plus `offset`: norm weights as they multiply."""
+    plain = dense(np.dtype(np.float32))
+
+    def encode(block: Block) -> Array:
+        return plain(block) + np.float32(offset) if offset else plain(block)
+
+    return encode
+
+
 def codes(block: Block) -> Array:
     """The canonical codes: packed little-endian along the row, element 0 in the low bits."""
     assert isinstance(block, Codes)
     return block.codes
+
+
+def plain(scheme: Scheme) -> np.dtype[Any]:
+    """The narrowest dtype that holds every number of a scheme as its `dequantize` gives it."""
+    if not isinstance(scheme, Affine) or scheme.biased:
+        return DTYPES["f32"]
+    width = scheme.significand + scheme.bits - (scheme.zero == 1 << (scheme.bits - 1))
+    return DTYPES["f16"] if width <= 11 and not scheme.wide else DTYPES["f32"]
+
+
+def numbers(scheme: Scheme, dtype: np.dtype[Any]) -> Encoder:
+    """The numbers that codes stand for, in `dtype`."""
+
+    def encode(block: Block) -> Array:
+        assert isinstance(block, Codes)
+        return cast(scheme.dequantize(block), dtype)
+
+    return encode
 
 
 def scales(dtype: np.dtype[Any]) -> Encoder:
@@ -41,21 +70,26 @@ def scales(dtype: np.dtype[Any]) -> Encoder:
     return encode
 
 
-def biases(dtype: np.dtype[Any], zero: int | None) -> Encoder:
-    """-zero * scale [rows, groups] in `dtype`: the additive form that MLX and GGUF's _1 types keep."""
+def biases(dtype: np.dtype[Any]) -> Encoder:
+    """Biases [rows, groups] in `dtype`, which the scheme promises to hold them."""
 
     def encode(block: Block) -> Array:
-        assert isinstance(block, Codes)
-        factor = block.zeros.astype(np.float32) if block.zeros is not None else np.float32(zero or 0)
-        return cast(block.scales * -factor, dtype)
+        assert isinstance(block, Codes) and block.biases is not None
+        return cast(block.biases, dtype)
 
     return encode
 
 
-def zeros4(block: Block) -> Array:
-    """Zero points as packed nibbles [rows, ceil(groups / 2)], low nibble first."""
-    assert isinstance(block, Codes) and block.zeros is not None
-    zeros = block.zeros
-    if zeros.shape[1] % 2:
-        zeros = np.pad(zeros, ((0, 0), (0, 1)))
-    return zeros[:, 0::2] | zeros[:, 1::2] << 4
+def zeros(bits: int, *, padded: bool) -> Encoder:
+    """Zero points as wide as codes, the first in the low bits: 4 bits or 8. `padded`: every row starts on a byte."""
+
+    def encode(block: Block) -> Array:
+        assert isinstance(block, Codes) and block.zeros is not None
+        if bits == 8:
+            return block.zeros
+        found = block.zeros if padded else np.ravel(block.zeros)[None]
+        if found.shape[1] % 2:
+            found = np.pad(found, ((0, 0), (0, 1)))
+        return found[:, 0::2] | found[:, 1::2] << 4
+
+    return encode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def inside(folder: Path, name: str) -> Path:
         if path.is_symlink():
             raise CorruptInput(f"{name} is a link to a file that is gone", "download it again") from None
         raise SourceNotFound(f"{folder} has no {name}", "download the checkpoint again, all of it") from None
-    except (OSError, RuntimeError) as error:  # a circle of links; 3.11 and 3.13 say it differently
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a name with a zero byte
         raise CorruptInput(f"{name} in {folder} leads nowhere ({error})", "download it again") from None
     roots = [root]
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
@@ -44,7 +45,7 @@ def inside(folder: Path, name: str) -> Path:
 
 def there(folder: Path, name: str) -> bool:
     """Whether the folder has an entry of this name, be it a dangling link."""
-    return (folder / name).exists() or (folder / name).is_symlink()
+    return os.path.lexists(folder / name)
 
 
 def content(folder: Path, name: str, limit: int = LIMIT) -> bytes:

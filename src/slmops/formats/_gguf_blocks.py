@@ -1,10 +1,15 @@
-"""ggml's block layouts: the bytes of a row of Q4_0, Q4_1 and Q8_0 from a scheme's codes, and the codes from the bytes.
+"""ggml's block layouts: the bytes of a row from a scheme's codes, and the codes from the bytes.
 
-Every block holds 32 elements of a row. Source: ggml-common.h and ggml-quants.c (dequantize_row_*):
-Q4_0  18 bytes: f16 d, then byte j = code[j] | code[j + 16] << 4;        value = d * (code - 8)
-Q4_1  20 bytes: f16 d, f16 m, then the same nibbles;                      value = d * code + m, so m = -d * zero
-Q8_0  34 bytes: f16 d, then 32 int8;                                      value = d * int8, so int8 = code - 128
-All are even, so a block is handled as 16-bit words.
+Source: ggml-common.h and ggml-quants.c (dequantize_row_*). Codes and constants of a block of 32 elements (d, m: f16):
+Q4_0  18 bytes: d, then byte j = code[j] | code[j + 16] << 4;             value = d * (code - 8)
+Q4_1  20 bytes: d, m, then the same nibbles;                               value = d * code + m
+Q5_0  22 bytes: d, 32 fifth bits, the nibbles of the other four;           value = d * (code - 16)
+Q5_1  24 bytes: d, m, 32 fifth bits, nibbles;                              value = d * code + m
+Q8_0  34 bytes: d, then 32 int8;                                           value = d * int8, so int8 = code - 128
+and of 256 elements, with values d * (code - 1):
+TQ1_0 54 bytes: 48 bytes of five ternary digits, 4 bytes of four, d
+TQ2_0 66 bytes: 64 bytes of four codes, d
+The K and IQ types, whose scales are themselves codes, pass as their own bytes (quantize/_ggml.py).
 """
 
 from __future__ import annotations
@@ -13,28 +18,45 @@ from collections.abc import Callable
 
 import numpy as np
 
+from slmops.core import scheme
 from slmops.core.errors import CorruptInput
 from slmops.core.layout import Block
-from slmops.core.scheme import Codes
+from slmops.core.scheme import Codes, Scheme
 from slmops.core.tensor import Array, Bytes, Floats
 from slmops.formats import _encode
+from slmops.quantize._affine import packed, unpacked
+from slmops.quantize._ggml import Blocks
 
-KINDS = {"q4": "Q4_0", "q4a": "Q4_1", "q8": "Q8_0", "f32": "F32", "f16": "F16", "bf16": "BF16"}
-"""What a tensor is stored as -> the name of its ggml type."""
+AFFINE = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0", "tq1_0")
+"""Schemes of codes and scales, smallest first among those of the same kind of codes."""
+WHOLE = (
+    "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs",
+    "iq1_s", "iq1_m", "iq2_xxs", "iq2_xs", "iq2_s", "iq3_xxs", "iq3_s", "mxfp4",
+)  # fmt: skip
+"""Schemes whose codes are the ggml type's own bytes."""
 
-SCHEMES = {"Q4_0": "q4", "Q4_1": "q4a", "Q8_0": "q8"}
+KINDS = {name: name.upper() for name in (*AFFINE, *WHOLE, "f32", "f16", "bf16")}
+"""What a tensor is held as -> the name of its ggml type."""
+SCHEMES = {kind: name for name, kind in KINDS.items() if name in AFFINE + WHOLE}
 
 
-def q4_0(block: Block) -> Array:
-    """Codes of q4, rows of [.., groups * 16] bytes -> words [rows, groups, 9]."""
-    assert isinstance(block, Codes)
+def forms(held: Scheme) -> list[Scheme]:
+    """The schemes that may take codes of `held`, the best first."""
+    if isinstance(held, Blocks):
+        return [held]
+    own = [held.name] if held.name in AFFINE else []
+    return [scheme.load(name) for name in dict.fromkeys([*own, *AFFINE])]
+
+
+def q4_0(block: Codes) -> Array:
+    """Rows of [.., groups * 16] bytes -> words [rows, groups, 9]."""
     return _nibbles(block, [block.scales])
 
 
-def q4_1(block: Block) -> Array:
-    """Codes of q4a -> words [rows, groups, 10]."""
-    assert isinstance(block, Codes) and block.zeros is not None
-    return _nibbles(block, [block.scales, block.scales * -block.zeros.astype(np.float32)])
+def q4_1(block: Codes) -> Array:
+    """-> words [rows, groups, 10]."""
+    assert block.biases is not None
+    return _nibbles(block, [block.scales, block.biases])
 
 
 def _nibbles(block: Codes, constants: list[Floats]) -> Array:
@@ -45,9 +67,33 @@ def _nibbles(block: Codes, constants: list[Floats]) -> Array:
     return words
 
 
-def q8_0(block: Block) -> Array:
-    """Codes of q8 -> words [rows, groups, 17]. Subtracting 128 is flipping the top bit."""
-    assert isinstance(block, Codes)
+def q5_0(block: Codes) -> Array:
+    """-> bytes [rows, groups, 22]."""
+    return _fives(block, [block.scales])
+
+
+def q5_1(block: Codes) -> Array:
+    """-> bytes [rows, groups, 24]."""
+    assert block.biases is not None
+    return _fives(block, [block.scales, block.biases])
+
+
+def _fives(block: Codes, constants: list[Floats]) -> Array:
+    rows, groups = block.scales.shape
+    codes = unpacked(block.codes, 5, groups * 32).reshape(rows, groups, 32)
+    high = np.packbits(codes >> 4, axis=-1, bitorder="little")
+    nibbles = codes[..., :16] & 15 | codes[..., 16:] << 4
+    head = [_halves(values) for values in constants]
+    return np.concatenate([*head, high, nibbles], axis=-1)
+
+
+def _halves(values: Floats) -> Bytes:
+    """f32 [rows, groups] -> the bytes of f16 [rows, groups, 2]."""
+    return np.ascontiguousarray(values.astype("<f2")[..., None]).view(np.uint8)
+
+
+def q8_0(block: Codes) -> Array:
+    """-> words [rows, groups, 17]. Subtracting 128 is flipping the top bit."""
     words = np.empty((*block.scales.shape, 17), np.uint16)
     words[..., 0] = block.scales.astype(np.float16).view(np.uint16)
     codes = np.ascontiguousarray(block.codes).view(np.uint16).reshape(*block.scales.shape, 16)
@@ -55,51 +101,109 @@ def q8_0(block: Block) -> Array:
     return words
 
 
+def tq2_0(block: Codes) -> Array:
+    """-> bytes [rows, groups, 66]: byte m of a half of 128 holds the elements m, m + 32, m + 64, m + 96."""
+    rows, groups = block.scales.shape
+    codes = unpacked(block.codes, 2, groups * 256).reshape(rows, groups, 2, 4, 32)
+    words = codes[..., 0, :] | codes[..., 1, :] << 2 | codes[..., 2, :] << 4 | codes[..., 3, :] << 6
+    return np.concatenate([words.reshape(rows, groups, 64), _halves(block.scales)], axis=-1)
+
+
+TERNARY_RUNS = ((0, 5, 32), (160, 5, 16), (240, 4, 4))
+"""TQ1_0: (first element, digits in a byte, bytes): digit k of byte m is element first + k * bytes + m."""
+
+
+def tq1_0(block: Codes) -> Array:
+    """-> bytes [rows, groups, 54]. Digits d0 d1 .. make the number in base 3; the byte is ceil(number * 256 / 243)."""
+    rows, groups = block.scales.shape
+    codes = unpacked(block.codes, 2, groups * 256).reshape(rows, groups, 256)
+    parts = []
+    for first, digits, width in TERNARY_RUNS:
+        run = codes[..., first : first + digits * width].reshape(rows, groups, digits, width).astype(np.uint16)
+        powers = np.array([81, 27, 9, 3, 1][:digits], np.uint16)
+        number = (run * powers[:, None]).sum(axis=2, dtype=np.uint16)
+        parts.append(((number * np.uint32(256) + 242) // 243).astype(np.uint8))
+    return np.concatenate([*parts, _halves(block.scales)], axis=-1)
+
+
+ENCODERS: dict[str, Callable[[Codes], Array]] = {
+    "q4_0": q4_0, "q4_1": q4_1, "q5_0": q5_0, "q5_1": q5_1, "q8_0": q8_0, "tq1_0": tq1_0, "tq2_0": tq2_0,
+}  # fmt: skip
+
+
+def parse(name: str, rows: Bytes) -> Codes:
+    """Bytes [rows, row bytes] of a quantized type -> codes of the scheme of that name, any bytes at all.
+
+    Raises CorruptInput on scales that are no numbers, and on ternary codes of 3, which stand for nothing.
+    """
+    if name in WHOLE:
+        return Codes(rows, np.empty((rows.shape[0], 0), np.float32))
+    count, held = rows.shape[0], scheme.load(name)
+    nbytes = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "tq1_0": 54, "tq2_0": 66}[name]
+    blocks = np.ascontiguousarray(rows).reshape(count, -1, nbytes)
+    ternary, offset = name.startswith("tq"), 0 if held.zero is not None else 2
+    scales = _numbers(name, blocks[..., -2:] if ternary else blocks[..., :2])
+    biases = _numbers(name, blocks[..., 2:4]) if offset else None
+    body = blocks[..., :-2] if ternary else blocks[..., 2 + offset :]
+    if name in ("q4_0", "q4_1"):
+        codes = _sequential(np.ascontiguousarray(body).view("<u2"))
+    elif name == "q8_0":
+        codes = (np.ascontiguousarray(body) ^ np.uint8(0x80)).reshape(count, -1)
+    elif name in ("q5_0", "q5_1"):
+        nibbles = np.concatenate([body[..., 4:] & 15, body[..., 4:] >> 4], axis=-1)
+        fifth = np.unpackbits(np.ascontiguousarray(body[..., :4]), axis=-1, bitorder="little")
+        codes = packed((nibbles | fifth << 4).reshape(count, -1), 5)
+    else:
+        values = _ternary1(body) if name == "tq1_0" else _ternary2(body)
+        if (values > 2).any():
+            raise CorruptInput(f"a {name.upper()} block has a code of 3, which is no ternary digit", "download it again")
+        codes = packed(values.reshape(count, -1), 2)
+    return Codes(codes, scales, None, biases)
+
+
+def _numbers(name: str, halves: Bytes) -> Floats:
+    values = np.ascontiguousarray(halves).view("<f2")[..., 0].astype(np.float32)
+    if not np.isfinite(values).all():
+        raise CorruptInput(f"a {name.upper()} block has a scale that is no number", "the file is damaged: download it again")
+    return values
+
+
 def _sequential(words: Array) -> Bytes:
-    """The way back: nibble words [rows, groups, 8] -> sequential codes [rows, groups * 16]."""
+    """Nibble words [rows, groups, 8] -> sequential codes [rows, groups * 16]."""
     low, high = words & 0x0F0F, words >> 4 & 0x0F0F
     spread = np.concatenate([low, high], axis=-1)
-    packed: Bytes = (spread | spread >> 4).astype(np.uint8).reshape(words.shape[0], -1)
-    return packed
+    result: Bytes = (spread | spread >> 4).astype(np.uint8).reshape(words.shape[0], -1)
+    return result
 
 
-def parse(kind: str, rows: Bytes) -> Codes:
-    """Bytes [rows, row bytes] of a quantized type -> codes of the scheme that slmops wrote them from.
-
-    Raises CorruptInput on blocks that no such scheme makes: scales that are no numbers, a Q4_1 minimum that is no whole
-    multiple of the scale, the Q8_0 code -128.
-    """
-    nbytes = {"Q4_0": 18, "Q4_1": 20, "Q8_0": 34}[kind]
-    words = np.ascontiguousarray(rows).view("<u2").reshape(rows.shape[0], -1, nbytes // 2)
-    scales = np.ascontiguousarray(words[..., 0]).view(np.float16).astype(np.float32)
-    if not np.isfinite(scales).all():
-        raise CorruptInput(f"a {kind} block has a scale that is no number", "the file is damaged: write it again")
-    if kind == "Q4_0":
-        return Codes(_sequential(words[..., 1:]), scales)
-    if kind == "Q8_0":
-        codes = (np.ascontiguousarray(words[..., 1:]) ^ np.uint16(0x8080)).view(np.uint8)
-        return Codes(codes.reshape(rows.shape[0], -1), scales)
-    least = np.ascontiguousarray(words[..., 1]).view(np.float16).astype(np.float32)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        zeros = np.where(scales == 0, np.float32(0), np.rint(-least / scales))
-    if not ((zeros >= 0) & (zeros <= 15) & (scales * -zeros == least)).all():
-        raise CorruptInput("a Q4_1 block has a minimum that is no zero point of its scale", "slmops did not write it")
-    return Codes(_sequential(words[..., 2:]), scales, zeros.astype(np.uint8))
+def _ternary2(body: Bytes) -> Bytes:
+    shifts = np.arange(0, 8, 2, dtype=np.uint8)[:, None]
+    return (body.reshape(*body.shape[:2], 2, 1, 32) >> shifts) & np.uint8(3)
 
 
-ENCODERS: dict[str, Callable[[Block], Array]] = {"Q4_0": q4_0, "Q4_1": q4_1, "Q8_0": q8_0}
+def _ternary1(body: Bytes) -> Bytes:
+    """Digit k of a byte is the whole part of 3 * (the fraction that 3^k * byte / 256 leaves)."""
+    parts, at = [], 0
+    for _, digits, width in TERNARY_RUNS:
+        powers = np.array([1, 3, 9, 27, 81][:digits], np.uint8)[:, None]
+        turned = body[..., None, at : at + width] * powers
+        parts.append((turned.astype(np.uint16) * 3 >> 8).astype(np.uint8).reshape(*body.shape[:2], -1))
+        at += width
+    return np.concatenate(parts, axis=-1)
 
 
-def encoder(kind: str, dtype: np.dtype[np.generic], head_dim: int | None) -> Callable[[Block], Array]:
-    """Block -> bytes of a ggml type; `dtype` is that of a plain type; with `head_dim` rows are permuted first."""
-    encode = ENCODERS.get(kind) or _encode.dense(dtype)
-    if head_dim is None:
-        return encode
+def encoder(stored: str, dtype: np.dtype[np.generic], head_dim: int | None) -> Callable[[Block], Array]:
+    """Block of what is `stored` (a scheme, or plain) -> bytes of its ggml type; with `head_dim` rows are permuted first."""
+    plain = _encode.dense(dtype)
 
-    def permuted(block: Block) -> Array:
-        return encode(permute(block, head_dim))
+    def encode(block: Block) -> Array:
+        if head_dim is not None:
+            block = permute(block, head_dim)
+        if not isinstance(block, Codes):
+            return plain(block)
+        return ENCODERS[stored](block) if stored in ENCODERS else block.codes
 
-    return permuted
+    return encode
 
 
 def permute(block: Block, head_dim: int, back: bool = False) -> Block:
@@ -108,13 +212,13 @@ def permute(block: Block, head_dim: int, back: bool = False) -> Block:
     Row i and row i + head_dim/2 of a head are rotated together; llama.cpp's llama wants them side by side
     (conversion/llama.py: LlamaModel.permute). Only rows move: no number changes.
     """
-    if isinstance(block, Codes):
-        zeros = None if block.zeros is None else _permuted(block.zeros, head_dim, back)
-        return Codes(_permuted(block.codes, head_dim, back), _permuted(block.scales, head_dim, back), zeros)
-    return _permuted(block, head_dim, back)
+    if not isinstance(block, Codes):
+        return _permuted(block, head_dim, back)
+    parts = [block.codes, block.scales, block.zeros, block.biases]
+    return Codes(*(None if part is None else _permuted(part, head_dim, back) for part in parts))  # type: ignore[arg-type]
 
 
 def _permuted(rows: Array, head_dim: int, back: bool) -> Array:
     inner = (head_dim // 2, 2) if back else (2, head_dim // 2)
-    heads = rows.reshape(-1, *inner, *rows.shape[1:])
+    heads = rows.reshape(rows.shape[0] // head_dim, *inner, *rows.shape[1:])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)

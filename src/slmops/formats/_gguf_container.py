@@ -52,11 +52,30 @@ KINDS = {
         Kind("F16", 1, 1, 2),
         Kind("Q4_0", 2, 32, 18),
         Kind("Q4_1", 3, 32, 20),
+        Kind("Q5_0", 6, 32, 22),
+        Kind("Q5_1", 7, 32, 24),
         Kind("Q8_0", 8, 32, 34),
+        Kind("Q2_K", 10, 256, 84),
+        Kind("Q3_K", 11, 256, 110),
+        Kind("Q4_K", 12, 256, 144),
+        Kind("Q5_K", 13, 256, 176),
+        Kind("Q6_K", 14, 256, 210),
+        Kind("IQ4_NL", 20, 32, 18),
+        Kind("IQ4_XS", 23, 256, 136),
+        Kind("IQ1_S", 19, 256, 50),
+        Kind("IQ1_M", 29, 256, 56),
+        Kind("IQ2_XXS", 16, 256, 66),
+        Kind("IQ2_XS", 17, 256, 74),
+        Kind("IQ2_S", 22, 256, 82),
+        Kind("IQ3_XXS", 18, 256, 98),
+        Kind("IQ3_S", 21, 256, 110),
+        Kind("MXFP4", 39, 32, 17),
         Kind("BF16", 30, 1, 2),
+        Kind("TQ1_0", 34, 256, 54),
+        Kind("TQ2_0", 35, 256, 66),
     )
 }
-"""Types that slmops writes, and so reads back. Sizes: ggml-common.h."""
+"""Types that can be read. Numbers: ggml.h, enum ggml_type; sizes: ggml-common.h."""
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
 

@@ -22,6 +22,9 @@ PROVIDERS: Mapping[str, tuple[tuple[str, Mapping[str, str]], ...]] = {
 }
 """Name -> provider_options of the session, as onnxruntime-genai spells them."""
 
+KNOWN = ("gemma3_text", "llama", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
+"""Families that onnxruntime-genai knows by name (src/models/model_type.h); `decoder` means any other one."""
+
 MAX_LENGTH = 4096
 """Default of search.max_length. The shared KV cache is allocated for all of it at once: a context of 40,960 would take
 gigabytes before the first token. Callers raise it up to context_length."""
@@ -52,7 +55,7 @@ def config(model: Model, provider: str, inputs: Iterable[str], max_length: int |
         ids["pad_token_id"] = pad
     return {
         "model": {
-            "type": spec.family,
+            "type": spec.family if spec.family in KNOWN else "decoder",
             "context_length": spec.context,
             "vocab_size": spec.vocab,
             **ids,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins, receipt, scheme
-from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily, Unsupported
+from slmops.core import plugins, receipt, roles
+from slmops.core import spec as specs
+from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
-from slmops.core.tensor import Stored, Tensor, elements
+from slmops.core.tensor import Stored, Tensor, elements, shifted
 from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _tokenizer
-from slmops.formats._onnx_graph import BLOCKS, CODES, FLOAT, FLOAT16, UINT8
+from slmops.formats._onnx_data import FLOAT, FLOAT16, UINT8
+from slmops.formats._onnx_graph import BLOCKS, CODES, ZERO
+from slmops.quantize._affine import grid
 
 MOST_PROTO = 64 << 20
 """Bytes of a model.onnx without weights; one of a hundred layers has 2 MB."""
@@ -26,7 +30,6 @@ DTYPES: Mapping[int, np.dtype[Any]] = {
     FLOAT16: np.dtype("<f2"),
     UINT8: np.dtype(np.uint8),
 }
-SCHEMES = ("q4", "q8", "q4a")
 _CURE = "convert it again"
 
 
@@ -45,20 +48,31 @@ class Place:
 
 
 def read(folder: Path, graph: str) -> Model:
-    """The model in a folder that slmops wrote; config.json is kept in its receipt."""
-    facts = receipt.load(folder)
-    config, generation = facts.get("config"), facts.get("generation") or {}
-    if not isinstance(config, dict) or not isinstance(generation, dict):
-        raise CorruptInput(f"{receipt.NAME} does not hold the model's config", _CURE)
-    spec = _spec(config)
+    """The model in a folder of ours, whose config is kept in its receipt, or of ONNX Runtime GenAI's builder."""
+    proto = parse(_files.content(folder, graph, MOST_PROTO), graph)
+    ours = _files.there(folder, receipt.NAME)
+    facts: Mapping[str, Any] = receipt.load(folder) if ours else {}
+    if ours:
+        config, generation = facts.get("config"), facts.get("generation") or {}
+        if not isinstance(config, dict) or not isinstance(generation, dict):
+            raise CorruptInput(f"{receipt.NAME} does not hold the model's config", _CURE)
+        spec = specs.from_config(config)
+        found = tensors(folder, proto.graph, plugins.load("architectures", spec.family).shapes(spec))
+    else:
+        from slmops.formats import _onnx_import as foreign
+
+        held = foreign.Graph(_places(folder, proto.graph), {node.name: node for node in proto.graph.node})
+        config, generation = foreign.config(folder, held), {}
+        spec = specs.from_config(config)
+        foreign.check(spec)
+        found = foreign.tensors(held, spec)
     tokenizer = _tokenizer.read(folder, config, generation)
     if tokenizer is None:
         raise SourceNotFound(f"{folder} has no tokenizer.json", _CURE)
-    proto = parse(_files.content(folder, graph, MOST_PROTO), graph)
     model = Model(
         name=str(facts.get("name") or folder.resolve().name),
         spec=spec,
-        tensors=tensors(folder, proto.graph, plugins.load("architectures", spec.family).shapes(spec)),
+        tensors=without_offset(found, spec),
         tokenizer=tokenizer,
         chat_template=_chat.read(folder),
         config=config,
@@ -67,6 +81,10 @@ def read(folder: Path, graph: str) -> Model:
     )
     verify(model)
     return model
+
+
+def _places(folder: Path, graph: Any) -> dict[str, Place]:
+    return {tensor.name: _place(folder, tensor) for tensor in graph.initializer if tensor.external_data}
 
 
 def parse(content: bytes, name: str) -> Any:
@@ -79,12 +97,21 @@ def parse(content: bytes, name: str) -> Any:
         model.ParseFromString(content)
     except DecodeError as error:
         raise CorruptInput(f"{name} is not an ONNX model: {error}", _CURE) from None
+    # What is no UTF-8 comes as bytes: no name that anybody means.
+    named = [text for node in model.graph.node for text in (node.op_type, *node.input, *node.output)]
+    named += [text for tensor in model.graph.initializer for text in (tensor.name, *_external(tensor))]
+    if any(isinstance(text, bytes) for text in named):
+        raise CorruptInput(f"{name} has names that are no text", _CURE)
     return model
+
+
+def _external(tensor: Any) -> list[str]:
+    return [text for entry in tensor.external_data for text in (entry.key, entry.value)]
 
 
 def tensors(folder: Path, graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Role -> tensor. A packed matrix is known by the node that reads it, a dense one or a vector by its name alone."""
-    places = {tensor.name: _place(folder, tensor) for tensor in graph.initializer if tensor.external_data}
+    places = _places(folder, graph)
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast" and node.input and node.output}
     result: dict[str, Tensor] = {}
     for node in graph.node:
@@ -102,6 +129,11 @@ def tensors(folder: Path, graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> 
     return result
 
 
+def without_offset(tensors: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+    """Norm weights stand in the graph as they multiply; a checkpoint keeps them without the family's offset."""
+    return {role: shifted(tensor, -spec.norm_offset) if roles.is_norm(role) else tensor for role, tensor in tensors.items()}
+
+
 @dataclass(frozen=True)
 class Blocks:
     """Reads rows of codes, scales and zero points from where the graph has them."""
@@ -109,15 +141,24 @@ class Blocks:
     codes: Stored
     scales: Stored
     zeros: Stored | None
+    bits: int
 
     def __call__(self, start: int, stop: int) -> Codes:
+        return dataclasses.replace(self.parameters(start, stop), codes=self.codes.rows(start, stop))
+
+    def parameters(self, start: int, stop: int) -> Codes:
+        none = np.empty((stop - start, 0), np.uint8)
         scales = self.scales.rows(start, stop).astype(np.float32)
+        if not np.isfinite(scales).all():
+            raise CorruptInput(f"{self.scales.path.name} holds scales that are no numbers", _CURE)
         if self.zeros is None:
-            return Codes(self.codes.rows(start, stop), scales)
-        pairs = self.zeros.rows(start, stop)
-        zeros = np.empty((len(pairs), pairs.shape[1] * 2), np.uint8)
-        zeros[:, 0::2], zeros[:, 1::2] = pairs & 15, pairs >> 4
-        return Codes(self.codes.rows(start, stop), scales, zeros[:, : scales.shape[1]])
+            return Codes(none, scales)
+        found = self.zeros.rows(start, stop)
+        if self.bits == 8:
+            return Codes(none, scales, found)
+        zeros = np.empty((len(found), found.shape[1] * 2), np.uint8)
+        zeros[:, 0::2], zeros[:, 1::2] = found & 15, found >> 4
+        return Codes(none, scales, zeros[:, : scales.shape[1]])
 
 
 def _codes_of(tensor: Tensor) -> Any:
@@ -127,42 +168,55 @@ def _codes_of(tensor: Tensor) -> Any:
 def _packed(
     node: Any, places: Mapping[str, Place], casts: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[str, Packed]:
-    """The matrix that a MatMulNBits or GatherBlockQuantized node reads."""
-    numbers = {attribute.name: attribute.i for attribute in node.attribute}
-    names = list(node.input) + [""] * 4
-    at = 1 if node.op_type == "MatMulNBits" else 0
-    name = names[at]
+    """The matrix that a MatMulNBits or GatherBlockQuantized node of ours reads."""
+    name = (list(node.input) + [""] * 2)[1 if node.op_type == "MatMulNBits" else 0]
     role = name.removesuffix(BLOCKS).removesuffix(CODES)
     shape = shapes.get(role, ())
     if len(shape) != 2 or name not in places:
         raise CorruptInput(f"a {node.op_type} node reads {name[:80]!r}, which is no weight of this model", _CURE)
-    scales, zeros = names[2], names[3]
-    scales = casts.get(scales, scales)
-    own = zeros.endswith(".zeros")
-    found = [
-        one
-        for one in map(scheme.load, SCHEMES)
-        if (one.bits, one.group, one.zero is None) == (numbers.get("bits"), numbers.get("block_size"), own)
-    ]
-    if not found:
-        said = f"{numbers.get('bits')} bits in blocks of {numbers.get('block_size')}"
-        raise Unsupported(f"{role} has {said}, which is no scheme of slmops")
-    chosen, (rows, columns) = found[0], shape
-    groups = columns // chosen.group
+    return role, matrix(node, places, shape, casts, skip=ZERO)
+
+
+def matrix(
+    node: Any,
+    places: Mapping[str, Place],
+    shape: tuple[int, ...],
+    casts: Mapping[str, str] | None = None,
+    skip: str = "",
+) -> Packed:
+    """The packed matrix of this shape that a MatMulNBits or GatherBlockQuantized node reads.
+
+    casts: output of a Cast -> its input. skip: the ending of zero points that are but the middle, written out.
+    """
+    numbers = {attribute.name: attribute.i for attribute in node.attribute}
+    names = list(node.input) + [""] * 4
+    name = names[1 if node.op_type == "MatMulNBits" else 0]
+    scales, zeros = (casts or {}).get(names[2], names[2]), names[3]
+    own = bool(zeros) and not (skip and zeros.endswith(skip))
+    (rows, columns), label = shape, name[:80]
+    bits, group = numbers.get("bits", 4), numbers.get("block_size", 0)
+    if bits not in (4, 8) or group not in (16, 32, 64, 128, 256) or columns % group:
+        raise Unsupported(f"{label} has {bits} bits in blocks of {group}, which is not read")
+    groups = columns // group
 
     def part(of: str, dtypes: tuple[str, ...], width: int) -> Stored:
         place = places.get(of)
-        right = place is not None and place.shape[:1] == (rows,) and elements(place.shape) == rows * width
-        if place is None or not right or place.dtype.name not in dtypes:
-            raise CorruptInput(f"{role}: {of[:80]!r} is not what {rows} x {columns} in {chosen.name} needs", _CURE)
+        if place is None or elements(place.shape) != rows * width or place.dtype.name not in dtypes:
+            raise CorruptInput(f"{label}: {of[:80]!r} is not what {rows} x {columns} in {bits} bits needs", _CURE)
+        if of == name and place.shape[0] != rows:
+            raise CorruptInput(f"{label} has codes of {place.shape[0]} rows, the model {rows}", _CURE)
         return place.matrix(rows)
 
+    factors = part(scales, ("float16", "float32"), groups)
     blocks = Blocks(
-        part(name, ("uint8",), columns * chosen.bits // 8),
-        part(scales, ("float16", "float32"), groups),
-        part(zeros, ("uint8",), -(-groups // 2)) if own else None,
+        part(name, ("uint8",), columns * bits // 8),
+        factors,
+        part(zeros, ("uint8",), -(-groups * bits // 8)) if own else None,
+        bits,
     )
-    return role, Packed(shape, chosen, blocks)
+    kind = "f16" if factors.dtype == np.float16 else "f32"
+    chosen = grid(bits, group, kind, zero=None if own else 1 << (bits - 1))
+    return Packed(shape, chosen, blocks, blocks.parameters)
 
 
 def _place(folder: Path, tensor: Any) -> Place:
@@ -184,14 +238,3 @@ def _place(folder: Path, tensor: Any) -> Place:
     if offset < 0 or offset + length > path.stat().st_size:
         raise CorruptInput(f"{location} ends before {name} does", _CURE)
     return Place(path, offset, shape, dtype)
-
-
-def _spec(config: Mapping[str, Any]) -> Spec:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in plugins.names("architectures"):
-        raise UnknownFamily(f"the receipt says model_type {str(family)[:80]!r}")
-    try:
-        spec: Spec = plugins.load("architectures", family).spec(config)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        raise CorruptInput(f"the receipt's config cannot be read as {family}: {error!r}"[:300]) from None
-    return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,16 @@ from xml.etree import ElementTree
 import ml_dtypes
 import numpy as np
 
-from slmops.core import plugins, receipt, scheme
-from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily, Unsupported
+from slmops.core import plugins, receipt, roles
+from slmops.core import spec as specs
+from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
-from slmops.core.tensor import Stored, Tensor, elements
+from slmops.core.tensor import Bytes, Stored, Tensor, elements, shifted
 from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _licence, _tokenizer
+from slmops.quantize._affine import grid
 
 MOST_XML = 64 << 20
 """Bytes of an .xml; a model of a hundred layers has 5 MB."""
@@ -29,9 +32,7 @@ _DENSE: dict[str, np.dtype[Any]] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
 }
-_SCHEMES = {("i4", False): "q4", ("i8", False): "q8", ("u4", True): "q4a"}
-"""(element type of the codes, whether there are zero points) -> scheme."""
-_CODES = {code for code, _ in _SCHEMES}
+_CODES = ("i4", "i8", "u4", "u8")
 _BITS = {"u4": 4, "i4": 4, "u8": 8, "i8": 8, "f16": 16, "bf16": 16, "f32": 32, "i64": 64, "i32": 32, "boolean": 8}
 
 
@@ -58,7 +59,7 @@ class Layer:
 def read(folder: Path, xml: str, weights: str) -> Model:
     """The model in a folder that holds graph, weights, config and tokenizer."""
     config = _files.read_json(folder, "config.json")
-    spec = _spec(config)
+    spec = specs.from_config(config)
     generation = _optional(folder, "generation_config.json")
     tokenizer = _tokenizer.read(folder, config, generation)
     if tokenizer is None:
@@ -66,7 +67,7 @@ def read(folder: Path, xml: str, weights: str) -> Model:
     path = _files.inside(folder, weights)
     layers = parse(_files.content(folder, xml, MOST_XML), path.stat().st_size)
     held = _weights(path, layers)
-    tensors = _by_role(held, plugins.load("architectures", spec.family).names(spec))
+    tensors = _by_role(held, spec)
     model = Model(
         name=str(_optional(folder, receipt.NAME, receipt.MOST_BYTES).get("name", folder.resolve().name)),
         spec=spec,
@@ -84,18 +85,6 @@ def read(folder: Path, xml: str, weights: str) -> Model:
 
 def _optional(folder: Path, name: str, limit: int = _files.LIMIT) -> dict[str, Any]:
     return _files.read_json(folder, name, limit) if _files.there(folder, name) else {}
-
-
-def _spec(config: Mapping[str, Any]) -> Spec:
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in plugins.names("architectures"):
-        known = ", ".join(plugins.names("architectures"))
-        raise UnknownFamily(f"config.json says model_type {str(family)[:80]!r}", f"known families: {known}")
-    try:
-        spec: Spec = plugins.load("architectures", family).spec(config)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        raise CorruptInput(f"config.json cannot be read as {family}: {error!r}"[:300]) from None
-    return spec
 
 
 def parse(content: bytes, limit: int) -> dict[int, Layer]:
@@ -147,9 +136,12 @@ def _weights(path: Path, layers: Mapping[int, Layer]) -> dict[str, Tensor]:
     for layer in layers.values():
         constant = layer.constant
         if constant and constant.type in _DENSE and id(constant) not in scales and constant.shape:
-            shape = tuple(size for size in constant.shape if size != 1) if constant.type == "f32" else constant.shape
+            # Vectors lie along the last axis of a broadcast shape.
+            vector = len(constant.shape) > 2 or constant.shape[0] == 1
+            shape = tuple(size for size in constant.shape if size != 1) if vector else constant.shape
             result.setdefault(constant.name, Stored(path, constant.offset, shape or (1,), _DENSE[constant.type]))
-    return result
+    theirs = checkpoint_names(layers)
+    return {theirs.get(name, name): tensor for name, tensor in result.items()}
 
 
 @dataclass(frozen=True)
@@ -184,38 +176,82 @@ def _behind_convert(layers: Mapping[int, Layer], layer: Layer, port: int) -> Con
 
 
 def _packed(path: Path, chain: Chain) -> Packed:
-    """Codes of the one scheme that has this element type, with or without zero points; signed ones are made unsigned."""
+    """Codes as they are; signed ones are made unsigned. Unsigned ones without zero points count from zero."""
     codes, zeros, scales = chain.codes, chain.zeros, chain.scales
-    name = _SCHEMES.get((codes.type, zeros is not None))
-    if name is None or len(codes.shape) != 3 or scales.shape != (*codes.shape[:2], 1) or scales.type != "f16":
+    bits, signed = int(codes.type[1:]), codes.type[0] == "i"
+    plain = codes.shape if len(codes.shape) == 3 else (*codes.shape[:1], 1, *codes.shape[1:])
+    right = len(plain) == 3 and elements(scales.shape) == plain[0] * plain[1] and scales.type in ("f16", "f32")
+    if not right or (signed and zeros is not None):
         said = f"{codes.type} codes {list(codes.shape)} with {scales.type} scales {list(scales.shape)}"
-        raise Unsupported(f"{codes.name[:80]}: {said}", "only what slmops wrote itself is read back")
-    held = scheme.load(name)
-    rows, groups, size = codes.shape
-    if held.group != size or (zeros is not None and (zeros.type, zeros.shape) != (codes.type, scales.shape)):
-        raise Unsupported(f"{codes.name[:80]} has groups of {size}, {name} has {held.group}")
-    stored = Stored(path, codes.offset, (rows, groups * size * held.bits // 8), np.dtype(np.uint8))
-    factors = Stored(path, scales.offset, (rows, groups), np.dtype(np.float16))
-    flip = np.uint8({"i4": 0x88, "i8": 0x80}.get(codes.type, 0))
+        raise Unsupported(f"{codes.name[:80]}: {said}: not the form that NNCF writes", "export it with group-wise weights")
+    rows, groups, size = plain
+    one = zeros is not None and elements(zeros.shape) == 1
+    if zeros is not None and (zeros.type != codes.type or (not one and elements(zeros.shape) != rows * groups)):
+        raise Unsupported(f"{codes.name[:80]} has zero points {zeros.type} {list(zeros.shape)}")
+    constant = 1 << (bits - 1) if signed else 0 if zeros is None else None
+    if one and zeros is not None:
+        constant = int(_points(path, zeros, bits, 0, 1)[0])
+    held = grid(bits, size, scales.type, zero=constant)
+    stored = Stored(path, codes.offset, (rows, groups * size * bits // 8), np.dtype(np.uint8))
+    factors = Stored(path, scales.offset, (rows, groups), _DENSE[scales.type])
+    flip = np.uint8((0x88 if bits == 4 else 0x80) if signed else 0)
+
+    def parameters(start: int, stop: int) -> Codes:
+        scale = factors.rows(start, stop).astype(np.float32)
+        if not np.isfinite(scale).all():
+            raise CorruptInput(f"{codes.name[:80]} has scales that are no numbers", _CURE)
+        points = None
+        if zeros is not None and not one:
+            points = _points(path, zeros, bits, start * groups, stop * groups).reshape(stop - start, groups)
+        return Codes(np.empty((stop - start, 0), np.uint8), scale, points)
 
     def block(start: int, stop: int) -> Codes:
-        points = None
-        if zeros is not None:
-            points = _nibbles(path, zeros.offset, start * groups, stop * groups).reshape(stop - start, groups)
-        return Codes(stored.rows(start, stop) ^ flip, factors.rows(start, stop).astype(np.float32), points)
+        return dataclasses.replace(parameters(start, stop), codes=stored.rows(start, stop) ^ flip)
 
-    return Packed((rows, groups * size), held, block)
+    return Packed((rows, groups * size), held, block, parameters)
 
 
-def _nibbles(path: Path, offset: int, start: int, stop: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _points(path: Path, zeros: Constant, bits: int, start: int, stop: int) -> Bytes:
+    """Zero points start..stop of a constant of u4 or u8, one a byte."""
+    if bits == 8:
+        return Stored(path, zeros.offset + start, (stop - start,), np.dtype(np.uint8)).rows(0, stop - start)
     first, last = start // 2, -(-stop // 2)
-    packed = Stored(path, offset + first, (last - first,), np.dtype(np.uint8)).rows(0, last - first)
+    packed = Stored(path, zeros.offset + first, (last - first,), np.dtype(np.uint8)).rows(0, last - first)
     values = np.empty(packed.size * 2, np.uint8)
     values[0::2], values[1::2] = packed & 15, packed >> 4
     return values[start - 2 * first : stop - 2 * first]
 
 
-def _by_role(held: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+def _by_role(held: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
+    names: Mapping[str, str] = plugins.load("architectures", spec.family).names(spec)
     if missing := [name for name in names.values() if name not in held]:
         raise CorruptInput(f"the .xml has no constant called {missing[0]}", _CURE)
-    return {role: held[name] for role, name in names.items()}
+    # Norm weights stand in the graph as they multiply; a checkpoint keeps them without the family's offset.
+    offsets = {role: -spec.norm_offset if roles.is_norm(role) else 0.0 for role in names}
+    return {role: shifted(held[name], offsets[role]) for role, name in names.items()}
+
+
+def checkpoint_names(layers: Mapping[int, Layer]) -> dict[str, str]:
+    """Name of a constant in an export of optimum-intel -> its name in the checkpoint.
+
+    Matrices keep theirs (self.model.layers.0.mlp.up_proj.weight, or ..._openvino_orig_weight where NNCF compressed it);
+    vectors have none, but the layer that reads them has the module's path:
+    __module.model.layers.0.input_layernorm/aten::mul/Multiply_1.
+    """
+    result: dict[str, str] = {}
+    for layer in layers.values():
+        if layer.constant is not None and layer.name.startswith("self."):
+            module, _, leaf = layer.name.removeprefix("self.").rpartition(".")
+            if leaf in ("weight", "_openvino_orig_weight"):
+                result[layer.name] = f"{module}.weight"
+        if layer.kind not in ("Multiply", "Add") or not layer.name.startswith("__module."):
+            continue
+        module = layer.name.removeprefix("__module.").partition("/")[0]
+        for port in layer.inputs:
+            feeder = _feeder(layers, layer, port)
+            if feeder is not None and feeder.kind == "Convert":
+                feeder = _feeder(layers, feeder, 0)
+            constant = feeder.constant if feeder is not None else None
+            if constant is not None and len(constant.shape) > 1 and elements(constant.shape) > 1:
+                result[constant.name] = f"{module}.{'weight' if layer.kind == 'Multiply' else 'bias'}"
+    return result

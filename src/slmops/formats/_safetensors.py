@@ -20,6 +20,7 @@ import numpy as np
 from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.core.layout import Block, Region
 from slmops.core.tensor import Array, Stored
+from slmops.formats import _files
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -141,9 +142,10 @@ def _corrupt(path: Path, what: str) -> CorruptInput:
 
 def parse_folder(folder: Path) -> dict[str, Stored]:
     """Name -> tensor of a whole checkpoint: model.safetensors, or the files that model.safetensors.index.json names."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return parse(folder / "model.safetensors")
+    name = "model.safetensors.index.json"
+    if not _files.there(folder, name):
+        return parse(_files.inside(folder, "model.safetensors"))
+    index = _files.inside(folder, name)
     if index.stat().st_size > MAX_INDEX:
         raise _corrupt(index, "is larger than any index is")
     try:
@@ -156,7 +158,7 @@ def parse_folder(folder: Path) -> dict[str, Stored]:
         raise _corrupt(index, "does not map tensors to files beside it")
     result: dict[str, Stored] = {}
     for name in sorted(set(places.values())):
-        for tensor, stored in parse(folder / name).items():
+        for tensor, stored in parse(_files.inside(folder, name)).items():
             if tensor in result:
                 raise _corrupt(folder / name, f"repeats the tensor {_short(tensor)} of another file")
             result[tensor] = stored

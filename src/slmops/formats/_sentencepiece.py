@@ -120,7 +120,11 @@ def _signed(value: int) -> int:
 
 def convert(data: bytes, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
     """tokenizer.json's text, and the settings that tokenizer.model itself knows (bos_token, ..., add_bos_token)."""
-    proto = parse(data)
+    return document(parse(data), settings)
+
+
+def document(proto: Proto, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """The same from the fields: GGUF carries them too."""
     if proto.model not in (UNIGRAM, BPE) or proto.blank_as_suffix or not proto.escape_blanks:
         raise Unsupported(
             "tokenizer.model is of a SentencePiece kind that has no tokenizer.json (word, char, or blanks as suffix)",
@@ -137,7 +141,7 @@ def convert(data: bytes, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, 
     kinds = {number: kind for number, (_, _, kind) in enumerate(proto.pieces) if kind in (UNKNOWN, CONTROL, USER_DEFINED)}
     added = added_tokens(settings, tokens, kinds)
     first_only = settings.get("legacy") is False and proto.dummy_prefix
-    document = {
+    content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
@@ -150,7 +154,7 @@ def convert(data: bytes, settings: Mapping[str, Any]) -> tuple[bytes, dict[str, 
         "decoder": {"type": "Sequence", "decoders": _decoders(proto)},
         "model": _bpe(proto, tokens) if proto.model == BPE else _unigram(proto, tokens),
     }
-    return json.dumps(document, ensure_ascii=False).encode(), found
+    return json.dumps(content, ensure_ascii=False).encode(), found
 
 
 def added_tokens(settings: Mapping[str, Any], tokens: dict[int, str], kinds: Mapping[int, int]) -> list[dict[str, Any]]:

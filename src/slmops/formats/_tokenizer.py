@@ -157,12 +157,26 @@ def load(text: bytes) -> Any:
     """A tokenizers.Tokenizer; CorruptInput where the text makes none."""
     import tokenizers
 
+    if _prefixed(text):
+        # The library cuts tokens at the prefix's length in bytes and ends the process where that is inside a character.
+        raise Unsupported("tokenizer.json has a continuing_subword_prefix, which no family here has")
     try:
         return tokenizers.Tokenizer.from_str(text.decode())
     except (KeyboardInterrupt, SystemExit, MemoryError):
         raise
     except BaseException as error:  # the library panics (not an Exception) on some malformed files
         raise CorruptInput(f"tokenizer.json cannot be read: {str(error)[:200]}", "download it again") from None
+
+
+def _prefixed(text: bytes) -> bool:
+    """Whether the model has a continuing_subword_prefix. Parses the whole only where the key might be written in escapes."""
+    if b"\\u" not in text:
+        return re.search(rb'"continuing_subword_prefix"\s*:\s*"[^"]', text) is not None
+    try:
+        model = json.loads(text)["model"]
+        return bool(model.get("continuing_subword_prefix"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False  # the library says what is wrong
 
 
 def count(tokenizer: Tokenizer) -> int | None:

@@ -12,26 +12,26 @@ for 4-bit codes (8 + 3 or 7 + 4 significant bits), f32 for 8-bit codes (15).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slmops.core import plugins, roles
-from slmops.core import scheme as schemes_of
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Block, Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Array, Bytes, Stored, Tensor
-from slmops.formats import _checkpoint, _encode, _files, _safetensors
+from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _safetensors
 from slmops.formats._safetensors import Place
-from slmops.quantize._cast import cast
+from slmops.quantize._affine import Affine, grid
 
 TITLE = "compressed-tensors"
-QUANTIZED = ("q4", "q8", "q4a")
 DENSE = ("f32", "f16", "bf16")
 
 I32, I64 = _safetensors.DTYPES["I32"], _safetensors.DTYPES["I64"]
@@ -47,56 +47,65 @@ def detect(path: Path) -> bool:
     return isinstance(found, dict) and found.get("quant_method") == METHOD
 
 
-def support(spec: Spec, schemes: Iterable[str]) -> None:
-    """Raise Unsupported for codes that the format cannot hold. Every family of ours is known to its engines."""
-    for name in schemes:
-        if name not in QUANTIZED + DENSE:
-            raise Unsupported(f"compressed-tensors cannot hold {name} exactly", f"it holds {', '.join(QUANTIZED + DENSE)}")
+def support(spec: Spec) -> None:
+    """Every family of ours is known to its engines."""
+
+
+def forms(held: Scheme, scales: Sequence[str]) -> list[Scheme]:
+    """4 or 8 bits, groups as they are; symmetric where that holds the codes, the scale in the first dtype that does.
+
+    With zero points, transformers multiplies in the dtype that the scale is stored in: bf16 never holds those products, and
+    f16 only where scales have few enough bits (q4a).
+    """
+    if not isinstance(held, Affine):
+        return []
+    widths = [bits for bits in (4, 8) if bits >= held.bits]
+    symmetric: list[Scheme] = [grid(b, held.group, scale, zero=1 << (b - 1)) for b in widths[:1] for scale in scales]
+    wide = ("f16", "f32") if held.significand + held.bits <= 11 else ("f32",)
+    free: list[Scheme] = [grid(b, held.group, scale) for b in widths for scale in wide]
+    return [*symmetric, *free]
 
 
 def plan(model: Model) -> Layout:
     """Every byte's place."""
-    support(model.spec, {schemes_of.stored_as(tensor) for tensor in model.tensors.values()})
+    support(model.spec)
+    source, wanted = model, _checkpoint.vectors(model).name
+    first = {"float16": "f16", "bfloat16": "bf16"}.get(wanted, "f16")
+    scales = tuple(dict.fromkeys((first, "f16", "bf16", "f32")))
+    model = _forms.fitted(model, TITLE, lambda scheme: forms(scheme, scales), skip=["embedding"])
     names = _checkpoint.names(model.spec)
     modules = {role: tensor for role, tensor in _checkpoint.packed(model).items() if role != "embedding"}
     dtype = _checkpoint.vectors(model) if modules else model.tensors["embedding"].dtype
-    # Both 16-bit floats hold every scale; with zero points, transformers multiplies in the dtype that the scale is
-    # stored in, and only f16 holds those products.
-    asymmetric = any(tensor.scheme.zero is None for tensor in modules.values())
-    scale = DTYPES["f16"] if asymmetric or dtype == DTYPES["f32"] else dtype
-    groups = [list(_places(role, names[role], tensor, scale)) for role, tensor in model.tensors.items()]
+    groups = [list(_places(role, names[role], tensor)) for role, tensor in model.tensors.items()]
     files = _safetensors.lay_out(groups, {"format": "pt"}, parameters=model.parameters)
     more: dict[str, Any] = {"quantization_config": _config(model, names, modules)} if modules else {}
     config = _checkpoint.config(model, dtype, more)
     embedding = model.tensors["embedding"]
     notes = []
     if isinstance(embedding, Packed):
-        plain = _plain(embedding.scheme).name
+        plain = _encode.plain(embedding.scheme).name
         notes.append(f"embedding: the {embedding.scheme.name} numbers stand as {plain} (vLLM reads no codes of a tied one)")
     return Layout(
         format="compressed_tensors",
         sizes=files.sizes,
         literals=files.literals,
         regions=files.regions,
-        files={**files.index, **_checkpoint.files(model, config)},
+        files={**files.index, **_checkpoint.files(model, config), **_lora.peft(model)},
+        forms=_forms.changed(source, model),
         unpacked=frozenset({"embedding"} if isinstance(embedding, Packed) else ()),
         notes=tuple(notes),
     )
 
 
-def _plain(scheme: Scheme) -> np.dtype[Any]:
-    """The narrowest dtype that holds every scale * (code - zero) of a scheme."""
-    return DTYPES["f16"] if scheme.bits <= 4 else DTYPES["f32"]
-
-
 def _config(model: Model, names: Mapping[str, str], modules: Mapping[str, Packed]) -> dict[str, Any]:
     """quantization_config: the common scheme for the class Linear, others by module name, dense ones ignored."""
-    common = _checkpoint.most_used([tensor.scheme.name for tensor in modules.values()])
+    kinds = {role: json.dumps(_arguments(tensor.scheme)) for role, tensor in modules.items()}
+    common = _checkpoint.most_used(list(kinds.values()))
     targets: dict[str, list[str]] = {}
-    for role, tensor in modules.items():
+    for role, kind in kinds.items():
         # vLLM's ParallelLMHead is no Linear: the head must be named.
-        if tensor.scheme.name != common or role == "head":
-            targets.setdefault(tensor.scheme.name, []).append(names[role].removesuffix(".weight"))
+        if kind != common or role == "head":
+            targets.setdefault(kind, []).append(names[role].removesuffix(".weight"))
     # Last, because the first target that matches is taken.
     targets[common] = [*targets.pop(common, []), "Linear"]
     ignore = [
@@ -107,12 +116,12 @@ def _config(model: Model, names: Mapping[str, str], modules: Mapping[str, Packed
     groups = {
         f"group_{number}": {
             "targets": listed,
-            "weights": _arguments(schemes_of.load(name)),
+            "weights": json.loads(kind),
             "input_activations": None,
             "output_activations": None,
             "format": "pack-quantized",
         }
-        for number, (name, listed) in enumerate(targets.items())
+        for number, (kind, listed) in enumerate(targets.items())
     }
     return {
         "quant_method": METHOD,
@@ -141,54 +150,56 @@ def _arguments(scheme: Scheme) -> dict[str, Any]:
     }
 
 
-def _places(role: str, name: str, tensor: Tensor, scale: np.dtype[Any]) -> Iterable[Place]:
+def _places(role: str, name: str, tensor: Tensor) -> Iterable[Place]:
     if not isinstance(tensor, Packed):
         yield Place(name, tensor.dtype, tensor.shape, role, _encode.dense(tensor.dtype))
         return
     scheme, (rows, columns) = tensor.scheme, tensor.shape
     if role == "embedding":
-        dtype = _plain(scheme)
-        yield Place(name, dtype, tensor.shape, role, _written_out(scheme, dtype))
+        dtype = _encode.plain(scheme)
+        yield Place(name, dtype, tensor.shape, role, _encode.numbers(scheme, dtype))
         return
-    module, groups = name.removesuffix(".weight"), columns // scheme.group
-    yield Place(f"{module}.weight_packed", I32, (rows, columns * scheme.bits // WORD), role, _encode.codes)
-    yield Place(f"{module}.weight_scale", scale, (rows, groups), role, _encode.scales(scale))
+    assert isinstance(scheme, Affine)
+    module, groups, bits = name.removesuffix(".weight"), columns // scheme.group, scheme.bits
+    if rows * columns * bits % WORD or columns * bits % WORD:
+        raise Unsupported(f"compressed-tensors packs whole words: {module} has {columns} columns of {bits} bits")
+    yield Place(f"{module}.weight_packed", I32, (rows, columns * bits // WORD), role, _encode.codes)
+    yield Place(f"{module}.weight_scale", scheme.scale, (rows, groups), role, _encode.scales(scheme.scale))
     yield Place(f"{module}.weight_shape", I64, (2,), content=np.array(tensor.shape, I64).tobytes())
     if scheme.zero is None:
-        each = WORD // scheme.bits
-        yield Place(f"{module}.weight_zero_point", I32, (-(-rows // each), groups), role, _packed_zeros, unit_rows=each)
+        each = WORD // bits
+        shape = (-(-rows // each), groups)
+        yield Place(f"{module}.weight_zero_point", I32, shape, role, _packed_zeros(bits), unit_rows=each)
 
 
-def _written_out(scheme: Scheme, dtype: np.dtype[Any]) -> _encode.Encoder:
+def _packed_zeros(bits: int) -> _encode.Encoder:
+    """Zero points [rows, groups] -> int32 [ceil(rows * bits / 32), groups], row 0 in the low bits."""
+    each = WORD // bits
+
     def encode(block: Block) -> Array:
-        assert isinstance(block, Codes)
-        return cast(scheme.dequantize(block), dtype)
+        assert isinstance(block, Codes) and block.zeros is not None
+        rows, groups = block.zeros.shape
+        padded = np.zeros((-(-rows // each) * each, groups), np.uint32)
+        padded[:rows] = block.zeros
+        shifts = np.arange(0, WORD, bits, dtype=np.uint32)[None, :, None]
+        words: Array = np.bitwise_or.reduce(padded.reshape(-1, each, groups) << shifts, axis=1)
+        return words.view(I32)
 
     return encode
 
 
-def _packed_zeros(block: Block) -> Array:
-    """Zero points [rows, groups] -> int32 [ceil(rows / 8), groups], row 0 in the low bits."""
-    assert isinstance(block, Codes) and block.zeros is not None
-    rows, groups = block.zeros.shape
-    padded = np.zeros((-(-rows // 8) * 8, groups), np.uint32)
-    padded[:rows] = block.zeros
-    shifts = np.arange(0, WORD, 4, dtype=np.uint32)[None, :, None]
-    words: Array = np.bitwise_or.reduce(padded.reshape(-1, 8, groups) << shifts, axis=1)
-    return words.view(I32)
-
-
-def _unpacked_zeros(words: Array, start: int, stop: int) -> Bytes:
-    """int32 [words, groups] that hold the rows from `start // 8 * 8` on -> uint8 [stop - start, groups]."""
-    shifts = np.arange(0, WORD, 4, dtype=np.uint32)[None, :, None]
-    zeros = (words.view(np.uint32)[:, None, :] >> shifts) & np.uint32(15)
-    return zeros.reshape(-1, words.shape[1])[start % 8 :][: stop - start].astype(np.uint8)
+def _unpacked_zeros(words: Array, bits: int, start: int, stop: int) -> Bytes:
+    """int32 words from the one that holds row `start` on -> the rows' zero points, uint8 [stop - start, groups]."""
+    each = WORD // bits
+    shifts = np.arange(0, WORD, bits, dtype=np.uint32)[None, :, None]
+    zeros = (words.view(np.uint32)[:, None, :] >> shifts) & np.uint32((1 << bits) - 1)
+    return zeros.reshape(-1, words.shape[1])[start % each :][: stop - start].astype(np.uint8)
 
 
 def read(path: Path) -> Model:
-    """The folder as a Model: codes as `Packed`, code for code; the embedding and dense models as plain numbers."""
+    """The folder as a Model: codes as `Packed`, code for code; what is not packed as plain numbers."""
     folder = _checkpoint.read(path)
-    known = _known(folder.config.get("quantization_config"))
+    known = _groups(folder.config.get("quantization_config"))
     shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
     tensors: dict[str, Tensor] = {}
     for role, name in _checkpoint.names(folder.spec).items():
@@ -197,54 +208,68 @@ def read(path: Path) -> Model:
         if packed is None:
             tensors[role] = folder.dense(name)
             continue
-        rows, columns = shapes[role]
-        symmetric = f"{module}.weight_zero_point" not in folder.stored
-        scheme = known.get((packed.shape[-1] * WORD // columns if packed.shape else 0, symmetric))
-        if scheme is None:
-            raise CorruptInput(f"config.json has no group that fits the codes of {module}", "write the artifact again")
-        grouped = (rows, columns // scheme.group)
-        shape = folder.take(f"{module}.weight_shape", ("I64",), (2,)).rows(0, 2)
+        (rows, columns), symmetric = shapes[role], f"{module}.weight_zero_point" not in folder.stored
+        scales = folder.stored.get(f"{module}.weight_scale")
+        bits = packed.shape[-1] * WORD // columns if packed.shape else 0
+        groups = scales.shape[-1] if scales is not None and len(scales.shape) == 2 else 0
+        group = columns // groups if groups and columns % groups == 0 else 0
+        if (bits, group, symmetric) not in known and (bits, None, symmetric) not in known:
+            said = f"{bits} bits in groups of {group}, {'symmetric' if symmetric else 'with zero points'}"
+            raise CorruptInput(f"config.json has no group that fits the codes of {module}: {said}", "download it again")
+        shape = folder.take(f"{module}.weight_shape", ("I64", "I32"), (2,)).rows(0, 2)
         if tuple(shape) != shapes[role]:
             raise CorruptInput(f"{module}.weight_shape says {shape.tolist()}, config.json {list(shapes[role])}")
-        words = (-(-rows * scheme.bits // WORD), grouped[1])
+        words = (-(-rows * bits // WORD), groups)
         tensors[role] = _packed(
-            scheme,
+            bits,
+            group,
             shapes[role],
-            folder.take(f"{module}.weight_packed", ("I32",), (rows, columns * scheme.bits // WORD)),
-            folder.take(f"{module}.weight_scale", ("F16", "BF16", "F32"), grouped),
+            folder.take(f"{module}.weight_packed", ("I32",), (rows, columns * bits // WORD)),
+            folder.take(f"{module}.weight_scale", ("F16", "BF16", "F32"), (rows, groups)),
             None if symmetric else folder.take(f"{module}.weight_zero_point", ("I32",), words),
         )
     return folder.model(tensors)
 
 
-def _known(config: Any) -> dict[tuple[int, bool], Scheme]:
-    """(bits, symmetric) -> scheme, of the config groups; Unsupported for those that are none of ours."""
-    result: dict[tuple[int, bool], Scheme] = {}
+def _groups(config: Any) -> set[tuple[int, int | None, bool]]:
+    """(bits, group or None where the whole row is one, symmetric) of the config groups; Unsupported for other kinds."""
+    result: set[tuple[int, int | None, bool]] = set()
     groups = config.get("config_groups") if isinstance(config, dict) else {}
     for group in groups.values() if isinstance(groups, dict) else ():
         said = group.get("weights") if isinstance(group, dict) else None
-        said = {key: value for key, value in said.items() if key in _STATED} if isinstance(said, dict) else {}
-        for name in QUANTIZED:
-            scheme = schemes_of.load(name)
-            if said == {key: _arguments(scheme)[key] for key in _STATED}:
-                result[scheme.bits, scheme.zero is not None] = scheme
-                break
-        else:
-            raise Unsupported("these codes follow no scheme of slmops", f"known: {', '.join(QUANTIZED)}, groups of 32")
+        said = said if isinstance(said, dict) else {}
+        form = group.get("format") or config.get("format") if isinstance(group, dict) else None
+        bits, strategy = said.get("num_bits"), said.get("strategy")
+        if form != "pack-quantized" or bits not in (4, 8) or said.get("type", "int") != "int":
+            raise Unsupported(
+                f"compressed-tensors of the kind {form!r}, {bits} bits, is not read"[:200], "pack-quantized is"
+            )
+        if strategy not in ("group", "channel") or (strategy == "group" and not isinstance(said.get("group_size"), int)):
+            raise Unsupported(
+                f"compressed-tensors with the strategy {strategy!r} is not read"[:200], "group and channel are"
+            )
+        if said.get("actorder") in ("group", "dynamic", True):
+            raise Unsupported("compressed-tensors whose groups are not those of the columns (actorder: group) is not read")
+        symmetric = said.get("symmetric", True) is not False
+        result.add((bits, said["group_size"] if strategy == "group" else None, symmetric))
     return result
 
 
-_STATED = ("num_bits", "type", "symmetric", "strategy", "group_size", "actorder")
+def _packed(bits: int, group: int, shape: tuple[int, ...], packed: Stored, scales: Stored, zeros: Stored | None) -> Packed:
+    each = WORD // bits
 
-
-def _packed(scheme: Scheme, shape: tuple[int, ...], packed: Stored, scales: Stored, zeros: Stored | None) -> Packed:
-    def block(start: int, stop: int) -> Codes:
+    def parameters(start: int, stop: int) -> Codes:
         scale = scales.rows(start, stop).astype(np.float32)
         if not np.isfinite(scale).all():
-            raise CorruptInput(f"{scales.path.name} holds scales that are no numbers", "write the artifact again")
-        codes = packed.rows(start, stop).view(np.uint8)
-        if zeros is None:
-            return Codes(codes, scale)
-        return Codes(codes, scale, _unpacked_zeros(zeros.rows(start // 8, -(-stop // 8)), start, stop))
+            raise CorruptInput(f"{scales.path.name} holds scales that are no numbers", "download it again")
+        points = None
+        if zeros is not None:
+            points = _unpacked_zeros(zeros.rows(start // each, -(-stop // each)), bits, start, stop)
+        return Codes(np.empty((stop - start, 0), np.uint8), scale, points)
 
-    return Packed(shape, scheme, block)
+    def block(start: int, stop: int) -> Codes:
+        return dataclasses.replace(parameters(start, stop), codes=packed.rows(start, stop).view(np.uint8))
+
+    name = {dtype: name for name, dtype in DTYPES.items()}[scales.dtype]
+    scheme = grid(bits, group, name, zero=None if zeros is not None else 1 << (bits - 1))
+    return Packed(shape, scheme, block, parameters)

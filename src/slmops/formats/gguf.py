@@ -1,36 +1,45 @@
 """GGUF for llama.cpp, and so for Ollama and LM Studio: one file `model.gguf`, and a `Modelfile` for `ollama create`.
 
-No graph: llama.cpp knows the architecture, so a file needs names, metadata and layout. Codes of q4, q8 and q4a land in
-Q4_0, Q8_0 and Q4_1 as they are; the rows of query and key move where llama.cpp rotates interleaved pairs.
+No graph: llama.cpp knows the architecture, so a file needs names, metadata and layout. Block-affine codes land in the
+smallest of ggml's types that holds them exactly, K and IQ blocks pass as they are; the rows of query and key move where
+llama.cpp rotates interleaved pairs.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from slmops.core import plugins, receipt, roles, scheme
+from slmops.core import spec as specs
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model, Tokenizer
 from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
-from slmops.core.tensor import DTYPES, Array, Lazy, Tensor, row_blocks
+from slmops.core.tensor import DTYPES, Array, Floats, Lazy, Tensor, elements, row_blocks, shifted
+from slmops.core.verify import verify
+from slmops.formats import _encode, _forms, _gguf_import, _gguf_tokenizer, _lora, _ollama
 from slmops.formats import _gguf_blocks as blocks
 from slmops.formats import _gguf_container as container
-from slmops.formats import _gguf_tokenizer, _ollama
 from slmops.formats._gguf_container import Container, Kind, Place, Value
 
 TITLE = "GGUF"
-QUANTIZED = ("q4", "q8", "q4a")
 DENSE = ("f16", "bf16", "f32")
 FILE = "model.gguf"
 
-FILE_TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "BF16": 32}
+FILE_TYPES = {
+    "F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q2_K": 10, "Q3_K": 12, "Q4_K": 15,
+    "Q5_K": 17, "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30,
+    "IQ1_S": 24, "IQ1_M": 31, "IQ2_XXS": 19, "IQ2_XS": 20, "IQ2_S": 28, "IQ3_XXS": 23, "IQ3_S": 26, "MXFP4": 38,
+    "BF16": 32, "TQ1_0": 36, "TQ2_0": 37,
+}  # fmt: skip
 """general.file_type: what most of the matrices are (llama.h, enum llama_ftype)."""
 
 NAMES = {
@@ -41,17 +50,28 @@ NAMES = {
     "attention.query": "attn_q",
     "attention.key": "attn_k",
     "attention.value": "attn_v",
+    "attention.query_key_value": "attn_qkv",
     "attention.output": "attn_output",
     "attention.query_norm": "attn_q_norm",
     "attention.key_norm": "attn_k_norm",
+    "attention.sub_norm": "attn_sub_norm",
+    "attention.post_norm": "post_attention_norm",
     "mlp.norm": "ffn_norm",
+    "mlp.sub_norm": "ffn_sub_norm",
+    "mlp.post_norm": "post_ffw_norm",
     "mlp.gate": "ffn_gate",
     "mlp.up": "ffn_up",
+    "mlp.gate_up": "ffn_up",
     "mlp.down": "ffn_down",
 }
 """Role kind -> llama.cpp's name of it (gguf-py/gguf/constants.py, TENSOR_NAMES)."""
 
 ROPE_FREQS = "rope_freqs.weight"
+ROPE_FACTORS = {"rope_factors_long.weight": True, "rope_factors_short.weight": False}
+"""longrope's divisors: tensor -> whether they are those past the original context."""
+
+
+forms = blocks.forms
 
 
 def name(role: str) -> str:
@@ -62,40 +82,61 @@ def name(role: str) -> str:
     return stem if layer is None else f"blk.{layer}.{stem}"
 
 
-def support(spec: Spec, schemes: Iterable[str]) -> None:
-    """Raise Unsupported where llama.cpp cannot hold one of the schemes, or would compute something else."""
-    for wanted in schemes:
-        if wanted not in blocks.KINDS:
-            raise Unsupported(f"GGUF cannot hold {wanted} as it is", f"it holds {', '.join((*QUANTIZED, *DENSE))}")
+def support(spec: Spec) -> None:
+    """Raise Unsupported where llama.cpp has no such family, or would compute something else."""
     family = plugins.load("architectures", spec.family)
     named, able = family.GGUF, family.GGUF_TAKES
+    if named is None:
+        raise Unsupported(f"llama.cpp does not know {spec.family}", "use another format: onnx or openvino")
+    turning = [rope is not None for rope in spec.ropes]
+    bases = {rope.theta for rope, window in zip(spec.ropes, spec.windows, strict=False) if rope and window is not None}
     missing = [
         what
         for what, wanted, needs in (
-            ("a bias on the attention's output", spec.output_bias, "output bias"),
+            ("bias on the attention's output", spec.output_bias, "output bias"),
             ("biases in the MLP", spec.mlp_bias, "mlp bias"),
             ("norms of query and key heads", spec.head_norm, "head norm"),
-            ("llama3's rope scaling", spec.rope.scaling == "llama3", "rope freqs"),
+            ("divisors of the rotation's frequencies", spec.rope.scaling == "llama3", "rope freqs"),
+            ("longrope", spec.rope.scaling == "longrope", "longrope"),
             ("heads that do not add up to the hidden size", spec.heads * spec.head_dim != spec.hidden, "free head_dim"),
-            ("a rotation of part of a head", spec.rope.dim != spec.head_dim, "partial rotation"),
+            ("rotation of part of a head", spec.rope.dim != spec.head_dim, "partial rotation"),
+            ("layers that do not rotate", not all(turning), "every fourth layer unrotated"),
+            ("rotation by such a pattern", not all(turning) and turning != _every(4, len(turning)), "any pattern"),
+            ("soft cap", bool(spec.attention_cap or spec.logit_cap), "soft cap"),
+            ("scale of its scores", not math.isclose(spec.score_scale, spec.head_dim**-0.5), "score scale"),
+            ("rotation base but 10,000 where a window slides", bool(bases - {10000.0}), "local base"),
         )
         if wanted and needs not in able
     ]
     if missing:
         raise Unsupported(f"llama.cpp's {named} has no {missing[0]}", "use another format: onnx, openvino or mlx")
-    shortest = min((window for window in spec.windows if window is not None), default=spec.context)
-    if shortest < spec.context:
-        raise Unsupported(
-            f"llama.cpp's {named} has no sliding window; this model looks back {shortest:,} of {spec.context:,} positions",
-            f'use another format, or set "max_position_embeddings": {shortest} in config.json: within it nothing slides',
-        )
+
+
+def _every(nth: int, count: int) -> list[bool]:
+    """True but for every nth."""
+    return [bool((number + 1) % nth) for number in range(count)]
+
+
+def _context(spec: Spec) -> tuple[int, int | None, list[str]]:
+    """The context and the sliding window to write, and notes: without windows the context ends where one would slide."""
+    lengths = [window for window in spec.windows if window is not None and window < spec.context]
+    if not lengths:
+        return spec.context, None, []
+    family = plugins.load("architectures", spec.family)
+    sliding = [window is not None for window in spec.windows]
+    if "windows of gemma3" in family.GGUF_TAKES and len(set(lengths)) == 1 and sliding == _every(6, len(sliding)):
+        return spec.context, lengths[0], []
+    short = min(lengths)
+    reason = f"for llama.cpp's {family.GGUF} has no sliding window and none slides within"
+    return short, None, [f"context: {short:,} of {spec.context:,} positions, {reason}"]
 
 
 def plan(model: Model) -> Layout:
     """Every byte's place in model.gguf; matrices as they are stored in the model, vectors in f32."""
     spec = model.spec
+    support(spec)
+    source, model = model, _forms.fitted(model, TITLE, blocks.forms)
     stored = {role: scheme.stored_as(tensor) for role, tensor in model.tensors.items()}
-    support(spec, {kind for role, kind in stored.items() if roles.facts(role).quantize})
     tokenizer = _gguf_tokenizer.metadata(model)
     kinds = {role: _kind(role, stored[role]) for role in model.tensors}
     entries = {**_metadata(model, kinds), **tokenizer.entries}
@@ -103,7 +144,9 @@ def plan(model: Model) -> Layout:
     constants: dict[str, Array] = {}
     if spec.rope.scaling == "llama3":
         constants[ROPE_FREQS] = spec.rope.divisors().astype("<f4")
-        tensors[ROPE_FREQS] = (container.BY_NAME["F32"], constants[ROPE_FREQS].shape)
+    if spec.rope.scaling == "longrope":
+        constants |= {key: spec.rope.divisors(far).astype("<f4") for key, far in ROPE_FACTORS.items()}
+    tensors |= {key: (container.BY_NAME["F32"], values.shape) for key, values in constants.items()}
     head, places, total = container.header(container.pack_entries(entries), len(entries), tensors)
     permuted = plugins.load("architectures", spec.family).GGUF_PERMUTED
     regions = {}
@@ -112,9 +155,12 @@ def plan(model: Model) -> Layout:
         head_dim = spec.head_dim if roles.kind(role).removesuffix(".bias") in permuted else None
         dtype = np.dtype(np.float32) if place.kind.name == "F32" else tensor.dtype
         width = place.nbytes // place.shape[0]
-        regions[role] = (Region(FILE, place.offset, width, blocks.encoder(place.kind.name, dtype, head_dim)),)
+        encode = blocks.encoder(stored[role], dtype, head_dim)
+        if roles.is_norm(role):
+            encode = _encode.shifted(spec.norm_offset)
+        regions[role] = (Region(FILE, place.offset, width, encode),)
     modelfile, derived = _ollama.modelfile(model, FILE, tokenizer.texts)
-    notes = [*tokenizer.notes]
+    notes = [*tokenizer.notes, *_context(spec)[2]]
     if not derived and model.chat_template is not None:
         notes.append("Modelfile: no Ollama TEMPLATE follows from this chat template; Ollama uses one that it recognises")
     return Layout(
@@ -122,9 +168,17 @@ def plan(model: Model) -> Layout:
         sizes={FILE: total},
         literals=((FILE, 0, head), *((FILE, places[key].offset, values.tobytes()) for key, values in constants.items())),
         regions=regions,
-        files={"Modelfile": modelfile.encode()},
+        files={"Modelfile": modelfile.encode(), **_adapter(model)},
+        forms=_forms.changed(source, model),
         notes=tuple(notes),
     )
+
+
+def _adapter(model: Model) -> dict[str, bytes]:
+    if model.adapter is None:
+        return {}
+    family = plugins.load("architectures", model.spec.family)
+    return _lora.gguf(model, name, family.GGUF, family.GGUF_PERMUTED, blocks.permute)
 
 
 def _kind(role: str, stored: str) -> Kind:
@@ -139,17 +193,17 @@ def _metadata(model: Model, kinds: Mapping[str, Kind]) -> dict[str, Value]:
     # The embedding and the head may differ from the rest, which is what counts.
     inner = [kinds[role].name for role in kinds if roles.facts(role).quantize and roles.layer(role) is not None]
     most = max(inner or matrices, key=(inner or matrices).count)
-    parameters = model.parameters
+    parameters, (context, window, _) = model.parameters, _context(spec)
     label = f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{max(parameters, 1e6) / 1e6:.0f}M"
     result = {
         "general.architecture": container.string(named),
         "general.type": container.string("model"),
-        "general.name": container.string(model.name),
+        "general.name": container.string(_title(model)),
         "general.size_label": container.string(label),
         "general.file_type": container.u32(FILE_TYPES[most]),
         "general.quantization_version": container.u32(2),
         f"{named}.vocab_size": container.u32(spec.vocab),
-        f"{named}.context_length": container.u32(spec.context),
+        f"{named}.context_length": container.u32(context),
         f"{named}.embedding_length": container.u32(spec.hidden),
         f"{named}.block_count": container.u32(spec.layers),
         f"{named}.feed_forward_length": container.u32(spec.intermediate),
@@ -163,6 +217,11 @@ def _metadata(model: Model, kinds: Mapping[str, Kind]) -> dict[str, Value]:
     }
     if model.licence:
         result["general.license"] = container.string(model.licence)
+    if window is not None:
+        result[f"{named}.attention.sliding_window"] = container.u32(window)
+    if spec.rope.scaling == "longrope":
+        result[f"{named}.rope.scaling.original_context_length"] = container.u32(spec.rope.original_context)
+        result[f"{named}.rope.scaling.attn_factor"] = container.f32(spec.rope.magnitude)
     if spec.rope.scaling == "linear":
         result[f"{named}.rope.scaling.type"] = container.string("linear")
         result[f"{named}.rope.scaling.factor"] = container.f32(spec.rope.factor)
@@ -173,6 +232,15 @@ def _metadata(model: Model, kinds: Mapping[str, Kind]) -> dict[str, Value]:
     if model.generation.get("do_sample") and isinstance(model.generation.get("top_k"), int):
         result["general.sampling.top_k"] = Value(container.I32, model.generation["top_k"])
     return result
+
+
+def _title(model: Model) -> str:
+    """The name, but not as a Phi-3's where the tokens are no Phi-3's: llama.cpp sets their attributes by the model's name,
+    and ends where one is missing (llama-vocab.cpp, load)."""
+    wanted = ("</s>", "<unk>", "<s>", "<|endoftext|>")
+    if re.search("phi-?3", model.name, re.IGNORECASE) and None in map(model.tokenizer.encoder.token_to_id, wanted):
+        return re.sub("phi-?3", "phi_3", model.name, flags=re.IGNORECASE)
+    return model.name
 
 
 def locate(path: Path) -> Path:
@@ -197,42 +265,70 @@ def detect(path: Path) -> bool:
 
 
 def read(path: Path) -> Model:
-    """What slmops wrote, code for code. The config comes from slmops.json, places and types from the file's own header."""
+    """The model in this file, packed tensors code for code. Raises CorruptInput, UnknownFamily or Unsupported.
+
+    Of what slmops wrote, the config is in slmops.json; of other files it is derived from the header.
+    """
     file = locate(path)
-    facts = receipt.load(file.parent)
-    config = dict(facts.get("config") or {})
     held = container.parse(file)
-    family = plugins.load("architectures", str(config.get("model_type")))
-    spec: Spec = family.spec(config)
+    facts = receipt.load(file.parent) if (file.parent / receipt.NAME).is_file() else {}
+    ours = facts.get("format") == "gguf" and file.name in (facts.get("files") or {})
+    config = dict(facts["config"]) if ours else _gguf_import.config(held, _divisors(file, held))
+    spec = specs.from_config(config)
+    family = plugins.load("architectures", spec.family)
     if held.metadata.get("general.architecture") != container.string(family.GGUF):
         raise CorruptInput(f"{file.name} is no {family.GGUF}, which {receipt.NAME} says it is", "keep both files together")
     tensors: dict[str, Tensor] = {}
     left = dict(held.tensors)
     for role, shape in family.shapes(spec).items():
         if name(role) not in left:
-            raise CorruptInput(f"{file.name} has no tensor {name(role)}", "write it again")
+            raise CorruptInput(f"{file.name} has no tensor {name(role)}", "download it again, or write it again")
         place = left.pop(name(role))
         if place.shape != shape:
             raise CorruptInput(f"{file.name}: {name(role)} is {list(place.shape)}, where the config makes it {list(shape)}")
         permuted = roles.kind(role).removesuffix(".bias") in family.GGUF_PERMUTED
-        tensors[role] = _tensor(file, place, spec.head_dim if permuted else None)
-    left.pop(ROPE_FREQS, None)
+        tensor = _tensor(file, place, spec.head_dim if permuted else None)
+        tensors[role] = shifted(tensor, -spec.norm_offset) if roles.is_norm(role) else tensor
+    for key in (ROPE_FREQS, *ROPE_FACTORS):
+        left.pop(key, None)
     if left:
         raise CorruptInput(f"{file.name} holds {min(left)}, which a {spec.family} of this config has not")
-    template = held.metadata.get("tokenizer.chat_template")
-    return Model(
-        name=str(facts.get("name", file.parent.name)),
+    model = Model(
+        name=str(facts["name"]) if ours else str(held.metadata.get("general.name", container.string(file.stem)).value),
         spec=spec,
         tensors=tensors,
-        tokenizer=_tokenizer(held),
-        chat_template=template.value if template else None,
+        tokenizer=_tokenizer(held, ours),
+        chat_template=_gguf_import.chat_template(held),
         config=config,
+        licence=None if ours else _gguf_import.licence(held),
         source={"path": str(file), "files": {file.name: file.stat().st_size}},
     )
+    if not ours:
+        verify(model)
+    return model
 
 
-def _tokenizer(held: Container) -> Tokenizer:
-    """The ids that matter. The tokenizer itself stays in the GGUF: nothing here needs it as a tokenizer.json."""
+def _divisors(file: Path, held: Container) -> dict[str, Floats]:
+    """The small tensors of rope divisors by name, those that the file has."""
+    found: dict[str, Floats] = {}
+    for key in (ROPE_FREQS, *ROPE_FACTORS):
+        place = held.tensors.get(key)
+        if place is None:
+            continue
+        if place.kind.name != "F32" or elements(place.shape) > 4096:
+            raise CorruptInput(f"{file.name}: {key} is no small f32 vector", "download it again")
+        found[key] = _bytes(file, place)(0, place.shape[0]).reshape(-1).view(np.float32)
+    return found
+
+
+def _tokenizer(held: Container, ours: bool) -> Tokenizer:
+    """The source's tokenizer, as the header has it. Of a file of ours whose splitting cannot be told from llama.cpp's name
+    of it, the ids that matter: proofs take the source's own."""
+    try:
+        return _gguf_import.tokenizer(held)
+    except Unsupported:
+        if not ours:
+            raise
 
     def number(key: str) -> int | None:
         entry = held.metadata.get(f"tokenizer.ggml.{key}_token_id")
@@ -260,15 +356,16 @@ def _bytes(file: Path, place: Place) -> Callable[[int, int], Array]:
 def _tensor(file: Path, place: Place, head_dim: int | None) -> Tensor:
     """A tensor in Hugging Face's row order. Blocks start and stop at whole heads where rows were permuted."""
     stored = _bytes(file, place)
-    if place.kind.name in blocks.SCHEMES:
+    held = blocks.SCHEMES.get(place.kind.name)
+    if held is not None:
 
         def codes(start: int, stop: int) -> Codes:
-            block = blocks.parse(place.kind.name, stored(start, stop))
+            block = blocks.parse(held, stored(start, stop))
             if head_dim is not None:
                 block = blocks.permute(block, head_dim, back=True)  # type: ignore[assignment]
             return block
 
-        return Packed(place.shape, scheme.load(blocks.SCHEMES[place.kind.name]), codes)
+        return Packed(place.shape, scheme.load(held), codes, codes)
     dtype = DTYPES[place.kind.name.lower()]
 
     def rows(start: int, stop: int) -> Array:

@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from slmops.core import plugins
-from slmops.core.errors import CorruptInput, SourceNotFound, UnknownFamily, Unsupported
+from slmops.core import spec as specs
+from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
+from slmops.core.layout import Layout
 from slmops.core.model import Model, Tokenizer
+from slmops.core.scheme import Packed
 from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Array, Lazy, Tensor
 from slmops.core.verify import verify
-from slmops.formats import _chat, _files, _licence, _safetensors, _tokenizer
+from slmops.formats import _chat, _checkpoint, _encode, _files, _licence, _lora, _safetensors, _tokenizer
+from slmops.formats._safetensors import Place
 
 TITLE = "Hugging Face safetensors"
+
+DENSE = ("f32", "f16", "bf16")
 
 IGNORED = (
     "*.rotary_emb.inv_freq", "*.rotary_emb.cos_cached", "*.rotary_emb.sin_cached", "*.attn.masked_bias",
@@ -64,17 +70,44 @@ def read(path: Path) -> Model:
     return assemble(survey(path))
 
 
+def plan(model: Model) -> Layout:
+    """Plain safetensors: every tensor in its own dtype, codes as the numbers that they stand for, in f16 or else f32."""
+    names = _checkpoint.names(model.spec)
+    packed = _checkpoint.packed(model)
+    groups = [[_place(role, names[role], tensor)] for role, tensor in model.tensors.items()]
+    files = _safetensors.lay_out(groups, {"format": "pt"}, parameters=model.parameters)
+    wide = any(_encode.plain(tensor.scheme) == DTYPES["f32"] for tensor in packed.values())
+    dtype = DTYPES["f32" if wide else "f16"] if packed else model.tensors["embedding"].dtype
+    config = _checkpoint.config(model, dtype, {})
+    return Layout(
+        format="huggingface",
+        sizes=files.sizes,
+        literals=files.literals,
+        regions=files.regions,
+        files={**files.index, **_checkpoint.files(model, config), **_lora.peft(model)},
+        unpacked=frozenset(packed),
+        notes=("codes are written as the numbers that they stand for",) if packed else (),
+    )
+
+
+def _place(role: str, name: str, tensor: Tensor) -> Place:
+    if isinstance(tensor, Packed):
+        dtype = _encode.plain(tensor.scheme)
+        return Place(name, dtype, tensor.shape, role, _encode.numbers(tensor.scheme, dtype))
+    return Place(name, tensor.dtype, tensor.shape, role, _encode.dense(tensor.dtype))
+
+
 def check(path: Path) -> None:
     """Raise what read() would raise about config.json alone: before weights are downloaded."""
     config = read_config(path)
-    read_spec(config)
+    specs.from_config(config)
     _refuse_quantized(name_of(path), config)
 
 
 def survey(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Survey:
     """Read config, headers and tokenizer of a folder; `tensors` stand in for weight files that are elsewhere."""
     config = read_config(path)
-    spec = read_spec(config)
+    spec = specs.from_config(config)
     sizes: dict[str, int] = {}
     if tensors is None:
         files = weight_files(path)
@@ -110,25 +143,6 @@ def read_config(path: Path) -> dict[str, Any]:
         what = "is a LoRA adapter, not a model" if adapter else "has no config.json"
         raise SourceNotFound(f"{path} {what}", "give the folder of a whole model: config.json beside the weights")
     return _files.read_json(path, "config.json")
-
-
-def read_spec(config: Mapping[str, Any]) -> Spec:
-    """config.json -> Spec, by the family that it names."""
-    if config.get("auto_map"):
-        raise Unsupported(
-            "this checkpoint needs its own code (auto_map in config.json), and slmops runs no remote code",
-            "use a checkpoint of a family that slmops knows: " + ", ".join(plugins.names("architectures")),
-        )
-    family = config.get("model_type")
-    if not isinstance(family, str) or family not in plugins.names("architectures"):
-        said = f"model_type {str(family)[:80]!r}" if family is not None else "no model_type"
-        raise UnknownFamily(f"config.json says {said}", f"known families: {', '.join(plugins.names('architectures'))}")
-    try:
-        spec: Spec = plugins.load("architectures", family).spec(config)
-    except (TypeError, ValueError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
-        # A family's reader checks sizes; what else is malformed surfaces as one of these.
-        raise CorruptInput(f"config.json cannot be read as {family}: {error!r}"[:300]) from None
-    return spec
 
 
 def wanted_weights(path: Path) -> list[str]:
@@ -239,10 +253,11 @@ def assemble(survey: Survey) -> Model:
 
 
 def _refuse_quantized(name: str, config: Mapping[str, Any]) -> None:
-    if config.get("quantization_config") or config.get("quantization"):
+    if found := config.get("quantization_config") or config.get("quantization"):
+        method = found.get("quant_method") if isinstance(found, dict) else found
         raise Unsupported(
-            f"{name} is quantized already; checkpoints in f32, f16 or bf16 can be read",
-            "give the checkpoint that it was quantized from; `slmops inspect` describes this one",
+            f"{name} is quantized in a way that is not read ({str(method)[:40]})",
+            "gptq, awq, compressed-tensors and MLX are; or give the checkpoint that it was quantized from",
         )
 
 

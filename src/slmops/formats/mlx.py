@@ -7,30 +7,31 @@ mlx_lm/utils.py (load_model: per-layer entries of config["quantization"]).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from slmops.core import plugins, roles
-from slmops.core import scheme as schemes_of
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Stored, Tensor
-from slmops.formats import _checkpoint, _encode, _files, _safetensors
+from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _safetensors
 from slmops.formats._safetensors import Place
+from slmops.quantize._affine import Affine, grid
 
 TITLE = "MLX"
-QUANTIZED = ("q4", "q8", "q4a")
 DENSE = ("f32", "f16", "bf16")
 
+WIDTHS = (2, 3, 4, 5, 6, 8)
+GROUPS = (128, 64, 32)
+
 U32 = _safetensors.DTYPES["U32"]
-SCHEME = "scheme"
-"""Metadata key: the scheme of most matrices; `scheme.<module>` where one differs. MLX itself has no word for it."""
 
 
 def detect(path: Path) -> bool:
@@ -44,20 +45,32 @@ def detect(path: Path) -> bool:
     return bool(files) and _safetensors.header(files[0])[1].get("format") == "mlx"
 
 
-def support(spec: Spec, schemes: Iterable[str]) -> None:
-    """Raise Unsupported for what mlx-lm's module of this family does not do, or codes that MLX cannot hold."""
-    for name in schemes:
-        if name not in QUANTIZED + DENSE:
-            raise Unsupported(f"MLX cannot hold {name} exactly", f"it holds {', '.join(QUANTIZED + DENSE)}")
+def support(spec: Spec) -> None:
+    """Raise Unsupported for what mlx-lm's module of this family does not do."""
     module = getattr(plugins.load("architectures", spec.family), "MLX", None)
     if module is None:
         raise Unsupported(f"mlx-lm has no module for {spec.family}", "choose another format")
-    if _windowed(spec) and (module != "llama" or None not in spec.windows):
+    if _windowed(spec) and not (_of_gemma3(spec) if module == "gemma3_text" else module == "llama" and None in spec.windows):
         raise Unsupported(f"mlx-lm's {module} has no sliding window of this kind", "choose another format")
+    if module == "gemma3_text" and float(np.float32(DTYPES["bf16"].type(spec.hidden**0.5))) != spec.hidden**0.5:
+        raise Unsupported(
+            f"mlx-lm's {module} rounds the root of {spec.hidden} to bfloat16, so that its numbers are not the model's",
+            "choose another format",
+        )
+    if spec.rope.scaling == "longrope" and spec.rope.short != spec.rope.long:
+        raise Unsupported("mlx-lm's longrope takes the factors of long texts for short ones too", "choose another format")
+    if spec.attention_cap or spec.logit_cap:
+        raise Unsupported(f"mlx-lm's {module} has no soft caps", "choose another format")
     if module == "qwen2" and spec.head_dim * spec.heads != spec.hidden:
         raise Unsupported("mlx-lm's qwen2 wants heads that fill the hidden size", "choose another format")
     if module == "qwen3" and (spec.attention_bias or spec.output_bias):
         raise Unsupported("mlx-lm's qwen3 has no biases", "choose another format")
+
+
+def _of_gemma3(spec: Spec) -> bool:
+    """Whether one window slides in all layers but every sixth."""
+    kinds = [window is not None for window in spec.windows]
+    return len(set(spec.windows)) == 2 and kinds == [bool((number + 1) % 6) for number in range(spec.layers)]
 
 
 def _windowed(spec: Spec) -> bool:
@@ -66,16 +79,15 @@ def _windowed(spec: Spec) -> bool:
 
 
 def plan(model: Model) -> Layout:
-    """Every byte's place. Scales and biases are bf16 or f16, whichever holds them exactly."""
+    """Every byte's place. Scales and biases are in the first of bf16, f16 and f32 that holds all of them exactly."""
+    support(model.spec)
+    source, (model, dtype, notes) = model, _held(model)
     packed = _checkpoint.packed(model)
-    used = [tensor.scheme.name for tensor in packed.values()]
-    support(model.spec, {schemes_of.stored_as(tensor) for tensor in model.tensors.values()})
-    dtype, notes = _dtype(model, used)
     names = _checkpoint.names(model.spec)
-    metadata, quantization = _describe(model, names, used)
+    quantization = _describe(model, names, packed) if packed else {}
     groups = [list(_places(role, names[role], tensor, dtype)) for role, tensor in model.tensors.items()]
-    files = _safetensors.lay_out(groups, metadata, parameters=model.parameters)
-    more: dict[str, Any] = {"quantization": quantization, "quantization_config": quantization} if used else {}
+    files = _safetensors.lay_out(groups, {"format": "mlx"}, parameters=model.parameters)
+    more: dict[str, Any] = {"quantization": quantization, "quantization_config": quantization} if packed else {}
     if model.spec.windows:
         kinds = ("full_attention", "sliding_attention")
         more["layer_types"] = [kinds[_windowed(model.spec) and w is not None] for w in model.spec.windows]
@@ -85,38 +97,67 @@ def plan(model: Model) -> Layout:
         sizes=files.sizes,
         literals=files.literals,
         regions=files.regions,
-        files={**files.index, **_checkpoint.files(model, config)},
+        files={
+            **files.index,
+            **_checkpoint.files(model, config),
+            **(_lora.mlx(model.adapter, names) if model.adapter else {}),
+        },
+        forms=_forms.changed(source, model),
         notes=tuple(notes),
     )
 
 
-def _dtype(model: Model, used: Sequence[str]) -> tuple[np.dtype[Any], list[str]]:
-    """The dtype of scales and vectors, which is the one that mlx-lm computes in."""
+def _held(model: Model) -> tuple[Model, np.dtype[Any], list[str]]:
+    """The model in MLX's codes, the dtype of scales and vectors, which is the one that mlx-lm computes in, and notes."""
     found, f16, f32 = _checkpoint.vectors(model), DTYPES["f16"], DTYPES["f32"]
-    dtype = model.tensors["embedding"].dtype if not used else f16 if "q4a" in used or found == f32 else found
-    if found == f32 != dtype:
-        return dtype, ["norms stay f32, as in the checkpoint, and mlx-lm then computes in f32"]
-    if "q4a" in used:
-        return dtype, ["computes in f16: only f16 holds zero point times scale exactly"]
-    return dtype, []
+    if not _checkpoint.packed(model):
+        return _noted(model, model.tensors["embedding"].dtype, found, [])
+    first = found if found != f32 else f16
+    for name in dict.fromkeys((names_of[first], "f16", "bf16", "f32")):
+        dtype = DTYPES[name]
+        try:
+            held = _forms.fitted(model, TITLE, lambda scheme, name=name: forms(scheme, name))  # type: ignore[misc]
+        except Unsupported:
+            if dtype == f32:
+                raise
+            continue
+        only = [f"computes in {name}: only {name} holds its scales and zero points exactly"] if dtype != first else []
+        return _noted(held, dtype, found, only)
+    raise AssertionError("unreachable: f32 returns or raises")
 
 
-def _describe(model: Model, names: dict[str, str], used: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """The file's metadata, and config.json's `quantization` with an entry for each matrix that differs."""
-    if not used:
-        return {"format": "mlx"}, {}
-    common = _checkpoint.most_used(list(used))
-    metadata = {"format": "mlx", SCHEME: common}
-    quantization = _parameters(schemes_of.load(common))
+names_of = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def _noted(
+    model: Model, dtype: np.dtype[Any], found: np.dtype[Any], notes: list[str]
+) -> tuple[Model, np.dtype[Any], list[str]]:
+    if found == DTYPES["f32"] != dtype:
+        notes.append("norms stay f32, as in the checkpoint, and mlx-lm then computes in f32")
+    return model, dtype, notes
+
+
+def forms(held: Scheme, scale: str) -> list[Scheme]:
+    """MLX's affine mode of as few bits and as large groups as hold these codes, scales and biases in the dtype `scale`."""
+    if not isinstance(held, Affine):
+        return []
+    groups = [group for group in GROUPS if held.group % group == 0]
+    return [grid(next(bits for bits in WIDTHS if bits >= held.bits), groups[0], scale, biased=True)] if groups else []
+
+
+def _describe(model: Model, names: dict[str, str], packed: dict[str, Packed]) -> dict[str, Any]:
+    """config.json's `quantization`, with an entry for each matrix that differs."""
+    used = {tensor.scheme.name: tensor.scheme for tensor in packed.values()}
+    common = used[_checkpoint.most_used([tensor.scheme.name for tensor in packed.values()])]
+    quantization = _parameters(common)
     for role, tensor in model.tensors.items():
         module = names[role].removesuffix(".weight")
         if isinstance(tensor, Packed):
-            if tensor.scheme.name != common:
-                metadata[f"{SCHEME}.{module}"] = tensor.scheme.name
+            if tensor.scheme.name != common.name:
                 quantization[module] = _parameters(tensor.scheme)
         elif roles.facts(role).quantize:
             quantization[module] = False
-    return metadata, quantization
+    return quantization
 
 
 def _parameters(scheme: Scheme) -> dict[str, Any]:
@@ -135,15 +176,16 @@ def _places(role: str, name: str, tensor: Tensor, dtype: np.dtype[Any]) -> Itera
     grouped = (rows, columns // scheme.group)
     yield Place(name, U32, (rows, columns * scheme.bits // 32), role, _encode.codes)
     yield Place(f"{module}.scales", dtype, grouped, role, _encode.scales(dtype))
-    yield Place(f"{module}.biases", dtype, grouped, role, _encode.biases(dtype, scheme.zero))
+    yield Place(f"{module}.biases", dtype, grouped, role, _encode.biases(dtype))
 
 
 def read(path: Path) -> Model:
     """The folder as a Model, packed tensors code for code; raises CorruptInput on what MLX could not load."""
     folder = _checkpoint.read(path)
-    said: dict[str, str] = {}
-    for file in sorted({tensor.path for tensor in folder.stored.values()}):
-        said |= _safetensors.header(file)[1]
+    quantization = folder.config.get("quantization") or {}
+    if not isinstance(quantization, dict) or quantization.get("mode", "affine") != "affine":
+        mode = quantization.get("mode") if isinstance(quantization, dict) else quantization
+        raise Unsupported(f"MLX's quantization mode {str(mode)[:40]!r} is not read", "affine is; convert it in mlx-lm first")
     shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
     tensors: dict[str, Tensor] = {}
     for role, name in _checkpoint.names(folder.spec).items():
@@ -151,42 +193,34 @@ def read(path: Path) -> Model:
         if f"{module}.scales" not in folder.stored:
             tensors[role] = folder.dense(name)
             continue
-        wanted = said.get(f"{SCHEME}.{module}", said.get(SCHEME))
-        if wanted not in QUANTIZED:
-            raise Unsupported(f"{path.name} does not say which scheme its codes follow", "only artifacts of slmops do")
-        scheme = schemes_of.load(wanted)
-        quantization = folder.config.get("quantization")
-        entry = quantization.get(module, quantization) if isinstance(quantization, dict) else None
-        if not isinstance(entry, dict) or (entry.get("bits"), entry.get("group_size")) != (scheme.bits, scheme.group):
-            raise CorruptInput(f"config.json and the metadata disagree about {module}", "write the artifact again")
+        said = quantization.get(module)
+        said = said if isinstance(said, dict) else quantization
+        bits, group = said.get("bits"), said.get("group_size")
         rows, columns = shapes[role]
-        grouped, floats = (rows, columns // scheme.group), ("F16", "BF16", "F32")
+        if bits not in WIDTHS or group not in GROUPS or columns % group:
+            raise CorruptInput(f"config.json gives {module} {bits} bits in groups of {group}"[:200], "download it again")
+        grouped, floats = (rows, columns // group), ("F16", "BF16", "F32")
         tensors[role] = _packed(
-            scheme,
+            bits,
+            group,
             shapes[role],
-            folder.take(name, ("U32",), (rows, columns * scheme.bits // 32)),
+            folder.take(name, ("U32",), (rows, columns * bits // 32)),
             folder.take(f"{module}.scales", floats, grouped),
             folder.take(f"{module}.biases", floats, grouped),
         )
     return folder.model(tensors)
 
 
-def _packed(scheme: Scheme, shape: tuple[int, ...], weight: Stored, scales: Stored, biases: Stored) -> Packed:
-    def block(start: int, stop: int) -> Codes:
-        codes = weight.rows(start, stop).view(np.uint8)
+def _packed(bits: int, group: int, shape: tuple[int, ...], weight: Stored, scales: Stored, biases: Stored) -> Packed:
+    def parameters(start: int, stop: int) -> Codes:
         scale = scales.rows(start, stop).astype(np.float32)
         bias = biases.rows(start, stop).astype(np.float32)
         if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
-            raise CorruptInput(f"{weight.path.name} holds scales that are no numbers", "write the artifact again")
-        if scheme.zero is not None:
-            zeros, expected = None, scale * np.float32(-scheme.zero)
-        else:
-            # A scale of 0 says that every value is 0, whatever the zero point.
-            ratio = np.rint(-bias / np.where(scale == 0, np.float32(1), scale))
-            zeros = np.clip(ratio, 0, 2**scheme.bits - 1).astype(np.uint8)
-            expected = scale * -zeros.astype(np.float32)
-        if not np.array_equal(bias, expected):
-            raise CorruptInput(f"{weight.path.name} holds biases that are no zero point times scale of {scheme.name}")
-        return Codes(codes, scale, zeros)
+            raise CorruptInput(f"{weight.path.name} holds scales that are no numbers", "download it again")
+        return Codes(np.empty((stop - start, 0), np.uint8), scale, None, bias)
 
-    return Packed(shape, scheme, block)
+    def block(start: int, stop: int) -> Codes:
+        return dataclasses.replace(parameters(start, stop), codes=weight.rows(start, stop).view(np.uint8))
+
+    wide = scales.dtype if scales.dtype == biases.dtype else DTYPES["f32"]
+    return Packed(shape, grid(bits, group, names_of[wide], biased=True), block, parameters)

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model, Weights
-from slmops.core.scheme import Packed, stored_as
+from slmops.core.scheme import Packed, Scheme, stored_as
 from slmops.core.spec import Spec
-from slmops.formats import _files, _onnx_genai, _onnx_read
-from slmops.formats._onnx_graph import DATA, FLOAT, FLOAT16, INT64, Graph, Wire
+from slmops.formats import _files, _forms, _lora, _onnx_genai, _onnx_read
+from slmops.formats._onnx_data import DATA, FLOAT, FLOAT16, INT64
+from slmops.formats._onnx_graph import Graph, Wire
+from slmops.quantize._affine import Affine, grid
 
 TITLE = "ONNX Runtime GenAI"
-QUANTIZED = ("q4", "q8", "q4a")
 DENSE = ("f32", "f16")
+FLOATS = ("f32", "f16", "bf16")
 MODEL, LOGITS = "model.onnx", "logits.onnx"
 
 
@@ -38,18 +41,28 @@ def read(path: Path) -> Model:
     return _onnx_read.read(path, MODEL)
 
 
-def support(spec: Spec, schemes: Iterable[str]) -> None:
+BLOCKS = (256, 128, 64, 32, 16)
+
+
+def support(spec: Spec) -> None:
     """Raise Unsupported for what the operators cannot compute."""
-    for scheme in schemes:
-        if scheme not in QUANTIZED + DENSE:
-            why = ", which ONNX Runtime does not compute with on every device" if scheme == "bf16" else ""
-            raise Unsupported(f"ONNX cannot hold {scheme}{why}", f"one of: {', '.join(QUANTIZED + DENSE)}")
-    if spec.head_dim % 16 or (spec.rope.dim != spec.head_dim):
+    if spec.head_dim % 16 or spec.rope.dim % 16:
         raise Unsupported(
-            f"ONNX Runtime's attention rotates whole heads of a multiple of 16 elements, this model {spec.rope.dim} of"
-            f" {spec.head_dim}",
+            f"ONNX Runtime's attention rotates multiples of 16 elements, this model {spec.rope.dim} of {spec.head_dim}",
             "use another format: gguf or openvino",
         )
+
+
+def forms(held: Scheme, *, half: bool) -> list[Scheme]:
+    """4 or 8 bits in blocks of a power of two, codes around the middle where that holds them; scales in f16, or where the
+    graph does not compute in `half`, f32."""
+    groups = [size for size in BLOCKS if isinstance(held, Affine) and held.group % size == 0]
+    if not isinstance(held, Affine) or not groups:
+        return []
+    widths = [bits for bits in (4, 8) if bits >= held.bits]
+    scales = ("f16",) if half else ("f16", "f32")
+    symmetric: list[Scheme] = [grid(b, groups[0], scale, zero=1 << (b - 1)) for b in widths[:1] for scale in scales]
+    return [*symmetric, *(grid(bits, groups[0], scale) for bits in widths for scale in scales)]
 
 
 def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) -> Layout:
@@ -60,17 +73,21 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
     """
     spec = model.spec
     _onnx_genai.check_provider(provider)
+    support(spec)
     stored = {role: stored_as(tensor) for role, tensor in model.tensors.items() if len(tensor.shape) == 2}
     packed = any(isinstance(tensor, Packed) for tensor in model.tensors.values())
     # A matrix that a packed model could not pack stays as it was: bf16 is then kept as f32, which is exact.
-    support(spec, sorted({kind for kind in stored.values() if not (packed and kind == "bf16")}))
+    if not packed and "bf16" in stored.values():
+        raise Unsupported("ONNX Runtime does not compute with bf16 on every device", f"one of: {', '.join(DENSE)}, q4, q8")
     single = provider == "cpu" or set(stored.values()) == {"f32"}
+    source, model = model, _forms.fitted(model, TITLE, lambda scheme: forms(scheme, half=not single))
     graph = Graph(
         model.tensors,
         spec.context,
         activations="float32" if single else "float16",
         accuracy=4 if provider == "cpu" else 0,
         rotates=provider != "dml",
+        changed=model.adapter.pairs if model.adapter else {},
     )
     graph.inputs["input_ids"] = (INT64, ("batch_size", "sequence_length"))
     graph.inputs["attention_mask"] = (INT64, ("batch_size", "total_sequence_length"))
@@ -87,7 +104,7 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
     notes += [
         f"{role} stays in {kind}: its rows do not divide into groups"
         for role, kind in stored.items()
-        if packed and kind not in QUANTIZED
+        if packed and kind in FLOATS
     ]
     if provider != "cpu":
         notes.append(f"made for the provider {provider}: logits are proven on the processor only")
@@ -97,6 +114,8 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
         literals=tuple(graph.data.literals),
         regions={role: tuple(regions) for role, regions in graph.data.regions.items()},
         files={**files, **foundry},
+        side_jobs=(_lora.onnx(model.adapter, np.dtype(graph.activations)),) if model.adapter else (),
+        forms=_forms.changed(source, model),
         notes=tuple(notes),
     )
 

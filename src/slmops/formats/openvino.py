@@ -1,28 +1,26 @@
 """OpenVINO IR as OpenVINO GenAI and Model Server open it: graph, weights, tokenizer and detokenizer models.
 
 The graph is stateful and has the shapes that both of GenAI's back ends want (SDPA, and paged attention under continuous
-batching). Weights lie in openvino_model.bin as they are multiplied, in groups of 32 with f16 scales: q4 as i4, q8 as i8
-(the canonical code less its zero), q4a as u4 with zero points.
+batching). Weights lie in openvino_model.bin as they are multiplied, in groups with f16 scales: symmetric codes as i4 and i8
+(the canonical code less its zero), others as u4 and u8 with zero points.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from slmops.core import plugins
-from slmops.core.errors import Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model, Weights
-from slmops.core.scheme import stored_as
+from slmops.core.scheme import Scheme
 from slmops.core.spec import Spec
-from slmops.formats import _checkpoint, _openvino_read, _openvino_tokenizer
+from slmops.formats import _checkpoint, _forms, _lora, _openvino_read, _openvino_tokenizer
 from slmops.formats._openvino_graph import BIN, Emitter
+from slmops.quantize._affine import Affine, grid
 
 TITLE = "OpenVINO"
-QUANTIZED = ("q4", "q8", "q4a")
 DENSE = ("f32", "f16", "bf16")
 XML = "openvino_model.xml"
 
@@ -37,22 +35,29 @@ def read(path: Path) -> Model:
     return _openvino_read.read(path.parent if path.is_file() else path, XML, BIN)
 
 
-def support(spec: Spec, schemes: Sequence[str]) -> None:
-    """Raise Unsupported for what the graph cannot hold."""
-    for scheme in schemes:
-        if scheme not in QUANTIZED + DENSE:
-            raise Unsupported(f"OpenVINO cannot hold {scheme}", f"one of: {', '.join(QUANTIZED + DENSE)}")
+def support(spec: Spec) -> None:
+    """Every family of ours has its program, which is all that the graph needs."""
+
+
+def forms(held: Scheme) -> list[Scheme]:
+    """4 or 8 bits with f16 scales in groups as they are, symmetric (i4, i8) where that holds the codes."""
+    if not isinstance(held, Affine):
+        return []
+    widths = [bits for bits in (4, 8) if bits >= held.bits]
+    symmetric: list[Scheme] = [grid(bits, held.group, "f16", zero=1 << (bits - 1)) for bits in widths[:1]]
+    return [*symmetric, *(grid(bits, held.group, "f16") for bits in widths)]
 
 
 def plan(model: Model) -> Layout:
     """Every byte's place: constants of the graph first as they come, each at a multiple of 64 bytes."""
     spec = model.spec
-    support(spec, sorted({stored_as(tensor) for tensor in model.tensors.values()}))
+    support(spec)
+    source, model = model, _forms.fitted(model, TITLE, forms)
     architecture = plugins.load("architectures", spec.family)
     emitter = Emitter(model.tensors, architecture.names(spec))
     logits = architecture.forward(emitter, spec, Weights(model.tensors), emitter.ids)
     config = _checkpoint.config(model, _checkpoint.vectors(model), {})
-    files = {XML: emitter.finish(logits, model.name), **_checkpoint.files(model, config)}
+    files = {XML: emitter.finish(logits, model.name), **_checkpoint.files(model, config), **_lora.peft(model)}
     notes = []
     jobs = []
     if importlib.util.find_spec("openvino_tokenizers"):
@@ -66,5 +71,6 @@ def plan(model: Model) -> Layout:
         regions={role: tuple(regions) for role, regions in emitter.regions.items()},
         files=files,
         side_jobs=tuple(jobs),
+        forms=_forms.changed(source, model),
         notes=tuple(notes),
     )

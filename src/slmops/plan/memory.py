@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from slmops.core import plugins, scheme
+from slmops.core import plugins
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.spec import Spec
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 MIB = 1 << 20
 CHUNK = 512
@@ -86,9 +86,7 @@ def overhead(spec: Spec, runtime: Runtime, weights: int, chunk: int = CHUNK) -> 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
     """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be."""
     module = plugins.load("formats", format_name)
-    if scheme_name not in (*module.QUANTIZED, *module.DENSE):
-        raise Unsupported(f"{module.TITLE} does not hold {scheme_name}", ", ".join((*module.QUANTIZED, *module.DENSE)))
-    sizes: dict[str, int] = module.plan(quantize(model, scheme.load(scheme_name))).sizes
+    sizes: dict[str, int] = module.plan(quantize(model, chooser(scheme_name))).sizes
     return sum(sizes.values())
 
 
@@ -100,8 +98,8 @@ def contexts(spec: Spec, asked: int | None = None) -> tuple[int, ...]:
 
 
 def writers() -> tuple[str, ...]:
-    """Names of the formats that can be written."""
-    return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "plan"))
+    """Names of the formats that can be written and hold codes."""
+    return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "forms"))
 
 
 def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Iterator[Memory]:

@@ -1,0 +1,81 @@
+"""Ternary BitNet checkpoints as transformers packs them, read code for code.
+
+A packed `x.weight` [N, K] is uint8 [N / 4, K]: bits 2i of row r hold row i * N / 4 + r, as the value plus one.
+x.weight_scale [1] multiplies where config.json says autobitlinear, and divides where it says bitlinear. Source:
+transformers/integrations/bitnet.py (unpack_weights, BitLinear, AutoBitLinear).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmops.core import plugins
+from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core.model import Model
+from slmops.core.scheme import Codes, Packed
+from slmops.core.tensor import DTYPES, Stored, Tensor
+from slmops.formats import _checkpoint, _files
+from slmops.quantize._affine import grid, packed
+
+TITLE = "BitNet"
+
+
+def detect(path: Path) -> bool:
+    """A folder whose config.json says quant_method bitnet."""
+    if not path.is_dir() or not _files.there(path, "config.json"):
+        return False
+    found = _files.read_json(path, "config.json").get("quantization_config")
+    return isinstance(found, dict) and found.get("quant_method") == "bitnet"
+
+
+def read(path: Path) -> Model:
+    """The folder as a Model: ternary codes as `Packed`, the rest as plain numbers."""
+    folder = _checkpoint.read(path)
+    said: dict[str, Any] = folder.config["quantization_config"]
+    if said.get("quantization_mode", "offline") != "offline" or said.get("use_rms_norm"):
+        raise Unsupported("a BitNet that quantizes its weights while it runs, or norms before them, is not read")
+    divides = said.get("linear_class", "bitlinear") == "bitlinear"
+    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
+    tensors: dict[str, Tensor] = {}
+    for role, name in _checkpoint.names(folder.spec).items():
+        module = name.removesuffix(".weight")
+        if f"{module}.weight_scale" not in folder.stored:
+            tensors[role] = folder.dense(name)
+            continue
+        rows, columns = shapes[role]
+        if rows % 4:
+            raise CorruptInput(f"{module} has {rows} rows, which four to a byte do not divide")
+        stored = folder.take(name, ("U8",), (rows // 4, columns))
+        scale = folder.take(f"{module}.weight_scale", ("F32", "BF16", "F16"), (1,))
+        tensors[role] = _packed(shapes[role], module, stored, scale, divides)
+    return folder.model(tensors)
+
+
+def _packed(shape: tuple[int, ...], module: str, stored: Stored, scale: Stored, divides: bool) -> Packed:
+    rows, columns = shape
+    quarter = rows // 4
+
+    def parameters(start: int, stop: int) -> Codes:
+        factor = scale.rows(0, 1).astype(np.float32)
+        with np.errstate(divide="ignore"):
+            factor = np.float32(1) / factor if divides else factor
+        if not np.isfinite(factor).all():
+            raise CorruptInput(f"{module}.weight_scale is no number to scale by", "download it again")
+        return Codes(np.empty((stop - start, 0), np.uint8), np.full((stop - start, 1), factor[0], np.float32))
+
+    def block(start: int, stop: int) -> Codes:
+        values = np.empty((stop - start, columns), np.uint8)
+        for part in range(4):  # the rows of each quarter that are asked for lie side by side
+            first, last = max(start, part * quarter), min(stop, (part + 1) * quarter)
+            if first < last:
+                words = stored.rows(first - part * quarter, last - part * quarter)
+                values[first - start : last - start] = words >> (2 * part) & 3
+        if (values > 2).any():
+            raise CorruptInput(f"{module} has a code of 3, which is no ternary digit", "download it again")
+        return Codes(packed(values, 2), parameters(start, stop).scales)
+
+    kind = "f32" if divides else {dtype: name for name, dtype in DTYPES.items()}[scale.dtype]
+    return Packed(shape, grid(2, columns, kind, zero=1), block, parameters)
