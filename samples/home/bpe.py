@@ -20,8 +20,10 @@ from corpus import TOOLS, all_templates
 
 VOCABULARY, CONTEXT = 1536, 512
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-SPLIT_REGEX = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-               r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+SPLIT_REGEX = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 JSON = ['{"tool": "', '", "arguments": {"', '": "', '": ', '", "', ', "', '"}}', "}}"]
 """The skeleton of an answer: added tokens that are not special, so that decoding keeps them."""
 CHAT_TEMPLATE = (
@@ -55,15 +57,28 @@ def closed_words() -> Counter[str]:
         if template.split == "train":
             texts += [corpus._SLOT.sub(" , ", re.sub(r"[\[\]|]", " ", template.words))] * 3
     texts += corpus.OPENERS + corpus.GREETINGS + corpus.CLOSERS + [corpus.SYSTEM, "user assistant system"] * 4
-    for closed in (slots.ROOMS, slots.DEVICES, slots.COLORS, slots.DOORS, slots.SCENES, slots.MODES, slots.SENSORS,
-                   slots.ZONES, slots.WEEKDAYS, slots.PROGRAMS, list(slots.NUMBER_WORDS.values())):
+    for closed in (
+        slots.ROOMS,
+        slots.DEVICES,
+        slots.COLORS,
+        slots.DOORS,
+        slots.SCENES,
+        slots.MODES,
+        slots.SENSORS,
+        slots.ZONES,
+        slots.WEEKDAYS,
+        slots.PROGRAMS,
+        list(slots.NUMBER_WORDS.values()),
+    ):
         texts += closed * 4
     texts += [day.capitalize() for day in slots.WEEKDAYS] * 4
-    texts += [(
-        "am pm noon midnight o'clock half past quarter in the morning in the evening minutes min hour hours "
-        "an a percent degrees celsius today tomorrow this weekend every day daily on weekdays weekends once dozen "
-        "couple of true false unsupported missing lock unlock locked unlocked home none reason tool arguments"
-    )] * 4
+    texts += [
+        (
+            "am pm noon midnight o'clock half past quarter in the morning in the evening minutes min hour hours "
+            "an a percent degrees celsius today tomorrow this weekend every day daily on weekdays weekends once dozen "
+            "couple of true false unsupported missing lock unlock locked unlocked home none reason tool arguments"
+        )
+    ] * 4
     for tool, arguments in TOOLS.items():
         texts += [tool.replace("_", " "), *arguments] * 4
     words = Counter(word for text in texts for word in re.findall(r"[A-Za-z]+", text))
@@ -122,8 +137,17 @@ def choose_merges(size: int) -> list[tuple[str, str]]:
 def added(size: int) -> dict[int, dict[str, object]]:
     """The last ids: JSON's skeleton, then the special tokens."""
     first = size - len(JSON) - len(SPECIALS)
-    return {first + i: {"content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-                        "special": token in SPECIALS} for i, token in enumerate([*JSON, *SPECIALS])}
+    return {
+        first + i: {
+            "content": token,
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": token in SPECIALS,
+        }
+        for i, token in enumerate([*JSON, *SPECIALS])
+    }
 
 
 def build(size: int) -> dict[str, object]:
@@ -134,26 +158,53 @@ def build(size: int) -> dict[str, object]:
         vocab.setdefault(a + b, len(vocab))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     return {
-        "version": "1.0", "truncation": None, "padding": None,
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
         "added_tokens": [{"id": number, **entry} for number, entry in added(size).items()],
         "normalizer": {"type": "NFC"},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-            {"type": "Split", "pattern": {"Regex": SPLIT_REGEX}, "behavior": "Isolated", "invert": False}, byte_level]},
-        "post_processor": byte_level, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": "",
-                  "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False, "vocab": vocab,
-                  "merges": [f"{a} {b}" for a, b in merges]},
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": SPLIT_REGEX}, "behavior": "Isolated", "invert": False},
+                byte_level,
+            ],
+        },
+        "post_processor": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "vocab": vocab,
+            "merges": [f"{a} {b}" for a, b in merges],
+        },
     }
 
 
 def config(context: int, size: int) -> dict[str, object]:
     """tokenizer_config.json in the form of Qwen2's own."""
     decoder = {str(number): entry for number, entry in added(size).items()}
-    return {"add_bos_token": False, "add_prefix_space": False, "added_tokens_decoder": decoder,
-            "additional_special_tokens": SPECIALS[1:], "bos_token": None, "chat_template": CHAT_TEMPLATE,
-            "clean_up_tokenization_spaces": False, "eos_token": SPECIALS[2], "errors": "replace",
-            "model_max_length": context, "pad_token": SPECIALS[0], "split_special_tokens": False,
-            "tokenizer_class": "Qwen2Tokenizer", "unk_token": None}
+    return {
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "added_tokens_decoder": decoder,
+        "additional_special_tokens": SPECIALS[1:],
+        "bos_token": None,
+        "chat_template": CHAT_TEMPLATE,
+        "clean_up_tokenization_spaces": False,
+        "eos_token": SPECIALS[2],
+        "errors": "replace",
+        "model_max_length": context,
+        "pad_token": SPECIALS[0],
+        "split_special_tokens": False,
+        "tokenizer_class": "Qwen2Tokenizer",
+        "unk_token": None,
+    }
 
 
 def write(folder: Path, size: int = VOCABULARY, context: int = CONTEXT) -> None:

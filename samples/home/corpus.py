@@ -22,24 +22,70 @@ from templates import TEMPLATES
 
 # Argument order of every tool; an argument that a request does not give (artist, title, room) is left out.
 TOOLS: dict[str, list[str]] = {
-    "set_light": ["room", "level"], "switch_light": ["room", "on"], "set_light_color": ["room", "color"],
-    "set_thermostat": ["room", "temperature"], "switch_device": ["device", "on"], "set_timer": ["minutes"],
-    "set_alarm": ["time", "days"], "add_reminder": ["text", "time"], "add_shopping_item": ["item", "quantity"],
-    "play_music": ["title", "artist"], "call_contact": ["name", "video"], "send_message": ["name", "text"],
-    "lock_door": ["door", "locked"], "set_blinds": ["room", "position"], "start_vacuum": ["room", "mode"],
-    "get_weather": ["place", "day"], "set_volume": ["room", "level"], "run_scene": ["scene"],
-    "start_washer": ["program", "temperature"], "read_sensor": ["sensor", "room"], "water_plants": ["zone", "minutes"],
+    "set_light": ["room", "level"],
+    "switch_light": ["room", "on"],
+    "set_light_color": ["room", "color"],
+    "set_thermostat": ["room", "temperature"],
+    "switch_device": ["device", "on"],
+    "set_timer": ["minutes"],
+    "set_alarm": ["time", "days"],
+    "add_reminder": ["text", "time"],
+    "add_shopping_item": ["item", "quantity"],
+    "play_music": ["title", "artist"],
+    "call_contact": ["name", "video"],
+    "send_message": ["name", "text"],
+    "lock_door": ["door", "locked"],
+    "set_blinds": ["room", "position"],
+    "start_vacuum": ["room", "mode"],
+    "get_weather": ["place", "day"],
+    "set_volume": ["room", "level"],
+    "run_scene": ["scene"],
+    "start_washer": ["program", "temperature"],
+    "read_sensor": ["sensor", "room"],
+    "water_plants": ["zone", "minutes"],
 }
 ARGUMENT_OF_FREE_SLOT = {"task": "text", "message": "text"}
 SYSTEM = "You control a house. Answer every request with one JSON tool call."
 
-OPENERS = ["please ", "can you ", "could you ", "would you ", "can you please ", "could you please ",
-           "would you please ", "hey, ", "hi, ", "hello, ", "okay, ", "okay house, ", "hey house, ", "hey, can you ",
-           "hi, could you ", "go ahead and ", "I want you to ", "I need you to ", "I would like you to ", "now ",
-           "just ", "quickly ", "hey, please ", "so, "]
+OPENERS = [
+    "please ",
+    "can you ",
+    "could you ",
+    "would you ",
+    "can you please ",
+    "could you please ",
+    "would you please ",
+    "hey, ",
+    "hi, ",
+    "hello, ",
+    "okay, ",
+    "okay house, ",
+    "hey house, ",
+    "hey, can you ",
+    "hi, could you ",
+    "go ahead and ",
+    "I want you to ",
+    "I need you to ",
+    "I would like you to ",
+    "now ",
+    "just ",
+    "quickly ",
+    "hey, please ",
+    "so, ",
+]
 GREETINGS = ["hey, ", "hi, ", "hello, ", "okay, ", "okay house, ", "hey house, ", "so, ", "well, "]
-CLOSERS = [" please", ", please", " thanks", ", thanks", ", thank you", " for me", " for me please", " now",
-           " right now", " right away"]
+CLOSERS = [
+    " please",
+    ", please",
+    " thanks",
+    ", thanks",
+    ", thank you",
+    " for me",
+    " for me please",
+    " now",
+    " right now",
+    " right away",
+]
 SAFE_CLOSERS = [", please", ", thanks", ", thank you", " please"]
 
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
@@ -103,7 +149,7 @@ def _readings(words: str) -> set[str]:
 
 def _choose(words: str, rng: random.Random) -> str:
     while match := _CHOICE.search(words):
-        words = words[:match.start()] + rng.choice(match.group(1).split("|")) + words[match.end():]
+        words = words[: match.start()] + rng.choice(match.group(1).split("|")) + words[match.end() :]
     return " ".join(words.split())
 
 
@@ -122,8 +168,9 @@ def sample(template: Template, rng: random.Random, unseen_values: bool = False, 
         opener = rng.choice(OPENERS if template.imperative else GREETINGS)
     if rng.random() < 0.25:
         closer = _ending(words, rng)
-    asks = (opener.endswith(("can you ", "could you ", "would you "))
-            or words.startswith(("what ", "how ", "will ", "is ", "who ")))
+    asks = opener.endswith(("can you ", "could you ", "would you ")) or words.startswith(
+        ("what ", "how ", "will ", "is ", "who ")
+    )
 
     def fill(match: re.Match[str]) -> str:
         slot = match.group(1)
@@ -150,8 +197,9 @@ def sample(template: Template, rng: random.Random, unseen_values: bool = False, 
     return Example(request, json.dumps(call, ensure_ascii=False), template.tool, template.words)
 
 
-def training_stream(seed: object, split: str = "train", decline_share: float = 0.2,
-                    pseudo_share: float = 0.45) -> Iterator[Example]:
+def training_stream(
+    seed: object, split: str = "train", decline_share: float = 0.2, pseudo_share: float = 0.45
+) -> Iterator[Example]:
     """Endless examples of one split: tools evenly, then templates evenly, then values."""
     rng = random.Random(f"{split}:{seed}")
     by_tool: dict[str, list[Template]] = {}
@@ -162,8 +210,10 @@ def training_stream(seed: object, split: str = "train", decline_share: float = 0
     declines = [key for key in by_tool if key.startswith("none")]
     tools = [key for key in by_tool if not key.startswith("none")]
     # Tools whose arguments are copied text, and those with many templates, need more examples.
-    weights = [(1.5 if any(slot in FREE for t in by_tool[k] for slot in _SLOT.findall(t.words)) else 1.0)
-               * len(by_tool[k]) ** 0.5 for k in tools]
+    weights = [
+        (1.5 if any(slot in FREE for t in by_tool[k] for slot in _SLOT.findall(t.words)) else 1.0) * len(by_tool[k]) ** 0.5
+        for k in tools
+    ]
     while True:
         if rng.random() < decline_share:
             key = declines[0] if rng.random() < 0.62 else declines[1]
@@ -172,8 +222,7 @@ def training_stream(seed: object, split: str = "train", decline_share: float = 0
         yield sample(rng.choice(by_tool[key]), rng, pseudo_share=pseudo_share)
 
 
-def balanced(split: str, per_template: int, rng: random.Random, tools: bool,
-             unseen_values: bool = False) -> list[Example]:
+def balanced(split: str, per_template: int, rng: random.Random, tools: bool, unseen_values: bool = False) -> list[Example]:
     """`per_template` distinct requests of every template of a split, either of tool calls or of declines."""
     found: dict[str, Example] = {}
     for template in all_templates():

@@ -1,6 +1,6 @@
 """Exact match of the tool calls and perplexity of the held-out text, from the saved folder with transformers.
 
-    python samples/home/evaluate.py [--json numbers.json]
+python samples/home/evaluate.py [--json numbers.json]
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def answers(model: Any, tokenizer: Any, requests: list[list[dict[str, str]]], ba
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = [""] * len(prompts)
     for start in range(0, len(order), batch):
-        members = order[start:start + batch]
+        members = order[start : start + batch]
         inputs = tokenizer([prompts[i] for i in members], return_tensors="pt", padding=True, add_special_tokens=False)
         inputs.pop("token_type_ids", None)
         out = model.generate(**inputs, max_new_tokens=96, do_sample=False)
-        for i, row in zip(members, out[:, inputs["input_ids"].shape[1]:], strict=True):
+        for i, row in zip(members, out[:, inputs["input_ids"].shape[1] :], strict=True):
             found[i] = tokenizer.decode(row, skip_special_tokens=True)
     return found
 
@@ -88,7 +88,7 @@ def main() -> None:
     value, count = perplexity(model, tokenizer, (HERE / "eval" / "text.txt").read_text(encoding="utf-8"))
     numbers["perplexity"] = {"value": round(value, 4), "tokens": count}
     print(f"perplexity of eval/text.txt  {value:.4f} over {count} tokens")
-    for c, answer in wrong[:options.show]:
+    for c, answer in wrong[: options.show]:
         print(f"  {c['split']}: {c['messages'][0]['content']}\n    expected {c['expected']}\n    got      {answer}")
     if options.json:
         options.json.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

@@ -1,7 +1,7 @@
 """Write the sample model's tokenizer and evaluation data; with --train also a file of training conversations.
 
-    python samples/home/generate.py                           # tokenizer and eval/
-    python samples/home/generate.py --train 20000 train.jsonl
+python samples/home/generate.py                           # tokenizer and eval/
+python samples/home/generate.py --train 20000 train.jsonl
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ SEED = 20260701
 
 
 def case(example: Example, split: str) -> dict[str, object]:
-    return {"messages": example.messages()[:1], "expected": example.answer, "split": split, "tool": example.tool,
-            "template": example.template}
+    return {
+        "messages": example.messages()[:1],
+        "expected": example.answer,
+        "split": split,
+        "tool": example.tool,
+        "template": example.template,
+    }
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> int:

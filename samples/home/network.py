@@ -7,13 +7,33 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 CONFIG: dict[str, object] = {
-    "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": None,
-    "eos_token_id": 1535, "head_dim": 64, "hidden_act": "silu", "hidden_size": 256, "initializer_range": 0.02,
-    "intermediate_size": 256, "layer_types": ["full_attention"] * 4, "max_position_embeddings": 512,
-    "max_window_layers": 4, "model_type": "qwen3", "num_attention_heads": 4, "num_hidden_layers": 4,
-    "num_key_value_heads": 2, "pad_token_id": 1533, "rms_norm_eps": 1e-06, "rope_scaling": None, "rope_theta": 10000.0,
-    "sliding_window": None, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "use_cache": True,
-    "use_sliding_window": False, "vocab_size": 1536,
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": None,
+    "eos_token_id": 1535,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "hidden_size": 256,
+    "initializer_range": 0.02,
+    "intermediate_size": 256,
+    "layer_types": ["full_attention"] * 4,
+    "max_position_embeddings": 512,
+    "max_window_layers": 4,
+    "model_type": "qwen3",
+    "num_attention_heads": 4,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": 1533,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 10000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "use_sliding_window": False,
+    "vocab_size": 1536,
 }
 
 
@@ -121,8 +141,7 @@ def loss(model: Qwen3, ids: Tensor, weights: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised updates for the matrices of the blocks, in float32 and batched by shape."""
 
-    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95,
-                 weight_decay: float = 0.05) -> None:
+    def __init__(self, matrices: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -143,8 +162,11 @@ class Muon(torch.optim.Optimizer):
 
 
 # Coefficients of the first three Polar Express iterations: three steps do the work of Newton-Schulz' usual five.
-POLAR = ((8.28721201814563, -23.595886519098837, 17.300387312530933), (4.107059111542203, -2.9478499167379106,
-         0.5448431082926601), (3.9486908534822946, -2.908902115962949, 0.5518191394370137))
+POLAR = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+)
 
 
 def orthogonal(x: Tensor) -> Tensor:

@@ -9,10 +9,34 @@ from collections.abc import Callable
 
 from templates import TEMPLATES
 
-ROOMS = ["kitchen", "bedroom", "bathroom", "living room", "dining room", "hallway", "office", "garage", "basement",
-         "nursery", "attic", "guest room"]
-DEVICES = ["fan", "heater", "tv", "coffee maker", "dishwasher", "humidifier", "air purifier", "radio", "printer",
-           "kettle", "dryer", "router"]
+ROOMS = [
+    "kitchen",
+    "bedroom",
+    "bathroom",
+    "living room",
+    "dining room",
+    "hallway",
+    "office",
+    "garage",
+    "basement",
+    "nursery",
+    "attic",
+    "guest room",
+]
+DEVICES = [
+    "fan",
+    "heater",
+    "tv",
+    "coffee maker",
+    "dishwasher",
+    "humidifier",
+    "air purifier",
+    "radio",
+    "printer",
+    "kettle",
+    "dryer",
+    "router",
+]
 COLORS = ["red", "green", "blue", "yellow", "orange", "purple", "pink", "white"]
 DOORS = ["front door", "back door", "side door", "garage door", "patio door", "cellar door"]
 SCENES = ["movie night", "bedtime", "good morning", "dinner party", "reading", "away", "romantic", "workout"]
@@ -22,9 +46,30 @@ ZONES = ["lawn", "flower beds", "vegetable garden", "balcony", "greenhouse"]
 WEEKDAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 PROGRAMS = ["cotton", "delicates", "wool", "quick", "eco"]
 
-NUMBER_WORDS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine",
-                10: "ten", 11: "eleven", 12: "twelve", 15: "fifteen", 20: "twenty", 30: "thirty", 40: "forty",
-                45: "forty five", 50: "fifty", 60: "sixty", 70: "seventy", 80: "eighty", 90: "ninety"}
+NUMBER_WORDS = {
+    1: "one",
+    2: "two",
+    3: "three",
+    4: "four",
+    5: "five",
+    6: "six",
+    7: "seven",
+    8: "eight",
+    9: "nine",
+    10: "ten",
+    11: "eleven",
+    12: "twelve",
+    15: "fifteen",
+    20: "twenty",
+    30: "thirty",
+    40: "forty",
+    45: "forty five",
+    50: "fifty",
+    60: "sixty",
+    70: "seventy",
+    80: "eighty",
+    90: "ninety",
+}
 
 ITEMS = """milk, oat milk, eggs, butter, bread, rye bread, flour, brown sugar, salt, black pepper, olive oil, vinegar,
 apples, green apples, bananas, lemons, limes, grapes, pears, peaches, cherries, mangoes, avocados, tomatoes, potatoes,
@@ -132,35 +177,186 @@ def _split(text: str) -> tuple[list[str], list[str]]:
     return [v for v in values if not held_out(v)], [v for v in values if held_out(v)]
 
 
-POOLS = {"item": _split(ITEMS), "name": _split(NAMES), "title": _split(TITLES), "artist": _split(ARTISTS),
-         "place": _split(PLACES), "message": _split(MESSAGES), "gadget": _split(GADGETS)}
+POOLS = {
+    "item": _split(ITEMS),
+    "name": _split(NAMES),
+    "title": _split(TITLES),
+    "artist": _split(ARTISTS),
+    "place": _split(PLACES),
+    "message": _split(MESSAGES),
+    "gadget": _split(GADGETS),
+}
 VERBS = _split(TASK_VERBS)[0] + _split(TASK_VERBS)[1]
 OBJECTS = _split(TASK_OBJECTS)
 FREE = {"item", "name", "title", "artist", "place", "message", "task", "gadget"}
 
-ONSETS = ("b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr ph pl pr qu sc sh sk sl sm sn sp st str "
-          "th tr tw y")
+ONSETS = (
+    "b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr ph pl pr qu sc sh sk sl sm sn sp st str th tr tw y"
+)
 NUCLEI = "a e i o u a e i o u ai au ea ee ia ie io oa oo ou ue y"
 CODAS = "  b ck d f g k l ll m n nd ng nk nt p r rd rk rn rt s sh ss st t tch th v w x y z e es er ing ed"
 
 
 # Ordinary words for made-up values, so that no word predicts the next one and only copying helps. None of them can end a
 # value ("at", "by", "please").
-COMMON = ["the", "a", "my", "your", "it", "is", "are", "was", "will", "be", "home", "today", "tomorrow", "morning", "evening", "light", "lights", "room", "door", "open", "close", "start", "stop", "play", "call", "send", "message", "text", "list", "timer", "alarm", "music", "volume", "weather", "rain", "snow", "sunny", "warm", "cold", "late", "soon", "early", "here", "there", "clean", "wash", "water", "house", "run", "running", "get", "getting", "going", "go", "make", "making", "turn", "set", "tell", "remind", "need", "want", "have", "has", "had", "not", "never", "always", "some", "any", "more", "less", "half", "big", "small", "old", "new", "good", "great", "high", "low", "up", "down", "out", "back", "over", "under"]
+COMMON = [
+    "the",
+    "a",
+    "my",
+    "your",
+    "it",
+    "is",
+    "are",
+    "was",
+    "will",
+    "be",
+    "home",
+    "today",
+    "tomorrow",
+    "morning",
+    "evening",
+    "light",
+    "lights",
+    "room",
+    "door",
+    "open",
+    "close",
+    "start",
+    "stop",
+    "play",
+    "call",
+    "send",
+    "message",
+    "text",
+    "list",
+    "timer",
+    "alarm",
+    "music",
+    "volume",
+    "weather",
+    "rain",
+    "snow",
+    "sunny",
+    "warm",
+    "cold",
+    "late",
+    "soon",
+    "early",
+    "here",
+    "there",
+    "clean",
+    "wash",
+    "water",
+    "house",
+    "run",
+    "running",
+    "get",
+    "getting",
+    "going",
+    "go",
+    "make",
+    "making",
+    "turn",
+    "set",
+    "tell",
+    "remind",
+    "need",
+    "want",
+    "have",
+    "has",
+    "had",
+    "not",
+    "never",
+    "always",
+    "some",
+    "any",
+    "more",
+    "less",
+    "half",
+    "big",
+    "small",
+    "old",
+    "new",
+    "good",
+    "great",
+    "high",
+    "low",
+    "up",
+    "down",
+    "out",
+    "back",
+    "over",
+    "under",
+]
 COMMON += [word for values in (ROOMS, DEVICES, COLORS, DOORS, SCENES, ZONES, PROGRAMS) for v in values for word in v.split()]
-COMMON += [word for pool, _ in POOLS.values() for value in pool for word in value.lower().split()
-           if word not in {"by", "at", "to", "on", "in", "with", "for", "and", "please", "that"}]
+COMMON += [
+    word
+    for pool, _ in POOLS.values()
+    for value in pool
+    for word in value.lower().split()
+    if word not in {"by", "at", "to", "on", "in", "with", "for", "and", "please", "that"}
+]
 
 
 # Words of the templates, too, and pieces of all of them: every piece that the tokenizer knows has to be copied now and then.
 # A value may not end or begin with words that stand around values.
-_EDGES = {"by", "at", "to", "on", "in", "with", "for", "from", "of", "off", "and", "that", "please", "thank", "thanks", "now", "right",
-          "away", "know", "knows", "hear", "told", "say", "saying", "says", "words", "song", "songs", "track", "tune", "music", "room"}
+_EDGES = {
+    "by",
+    "at",
+    "to",
+    "on",
+    "in",
+    "with",
+    "for",
+    "from",
+    "of",
+    "off",
+    "and",
+    "that",
+    "please",
+    "thank",
+    "thanks",
+    "now",
+    "right",
+    "away",
+    "know",
+    "knows",
+    "hear",
+    "told",
+    "say",
+    "saying",
+    "says",
+    "words",
+    "song",
+    "songs",
+    "track",
+    "tune",
+    "music",
+    "room",
+}
 INSIDE = ["of", "to", "for", "in", "on", "with", "and", "the", "a", "is", "my", "no"]
-COMMON += [word for lines in TEMPLATES.values() for line in lines
-           for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}| => .*", " ", line)) if word not in _EDGES]
+COMMON += [
+    word
+    for lines in TEMPLATES.values()
+    for line in lines
+    for word in re.findall(r"[a-z]+", re.sub(r"\{\w+\}| => .*", " ", line))
+    if word not in _EDGES
+]
 
-COMMON += ["noon", "midnight", "percent", "degrees", "minutes", "hour", "am", "pm", "evening", "weekend", *WEEKDAYS, *NUMBER_WORDS.values()]
+COMMON += [
+    "noon",
+    "midnight",
+    "percent",
+    "degrees",
+    "minutes",
+    "hour",
+    "am",
+    "pm",
+    "evening",
+    "weekend",
+    *WEEKDAYS,
+    *NUMBER_WORDS.values(),
+]
 
 
 COMMON = sorted(set(COMMON))
@@ -173,13 +369,15 @@ def pseudo_word(rng: random.Random) -> str:
         return "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(2, 8)))
     if kind < 0.55:
         return "".join(_fragment(rng.choice(COMMON), rng) for _ in range(rng.randint(1, 3)))
-    return "".join(rng.choice(ONSETS.split()) + rng.choice(NUCLEI.split()) + rng.choice(CODAS.split(" "))
-                   for _ in range(rng.randint(1, 3)))
+    return "".join(
+        rng.choice(ONSETS.split()) + rng.choice(NUCLEI.split()) + rng.choice(CODAS.split(" "))
+        for _ in range(rng.randint(1, 3))
+    )
 
 
 def _fragment(word: str, rng: random.Random) -> str:
     start = rng.randrange(max(1, len(word) - 1))
-    return word[start:start + rng.randint(2, 5)]
+    return word[start : start + rng.randint(2, 5)]
 
 
 def _pseudo(kind: str, rng: random.Random) -> str:
@@ -226,9 +424,21 @@ def _wash_temperature(rng: random.Random) -> tuple[str, int]:
     return f"{value}{rng.choice([' degrees', ''])}", value
 
 
-HOURS = [("an hour", 60), ("half an hour", 30), ("an hour and a half", 90), ("a quarter of an hour", 15),
-         ("two hours", 120), ("2 hours", 120), ("three hours", 180), ("3 hours", 180), ("1 hour", 60),
-         ("one hour", 60), ("four hours", 240), ("4 hours", 240), ("a minute", 1)]
+HOURS = [
+    ("an hour", 60),
+    ("half an hour", 30),
+    ("an hour and a half", 90),
+    ("a quarter of an hour", 15),
+    ("two hours", 120),
+    ("2 hours", 120),
+    ("three hours", 180),
+    ("3 hours", 180),
+    ("1 hour", 60),
+    ("one hour", 60),
+    ("four hours", 240),
+    ("4 hours", 240),
+    ("a minute", 1),
+]
 
 
 def _duration(rng: random.Random) -> tuple[str, int]:
@@ -248,10 +458,14 @@ def _time(rng: random.Random) -> tuple[str, str]:
         return f"{hour}:{minute:02d}" if hour > 12 else value, value
     if style < 0.42 and (5 <= hour < 12 or 17 <= hour < 22):
         part = "in the morning" if hour < 12 else "in the evening"
-        words = rng.choice([(f"{_number(twelve, rng, 0.5)} o'clock {part}", 0),
-                            (f"half past {_number(twelve, rng, 0.5)} {part}", 30),
-                            (f"quarter past {_number(twelve, rng, 0.5)} {part}", 15),
-                            (f"{_number(twelve, rng, 0.4)} {part}", 0)])
+        words = rng.choice(
+            [
+                (f"{_number(twelve, rng, 0.5)} o'clock {part}", 0),
+                (f"half past {_number(twelve, rng, 0.5)} {part}", 30),
+                (f"quarter past {_number(twelve, rng, 0.5)} {part}", 15),
+                (f"{_number(twelve, rng, 0.4)} {part}", 0),
+            ]
+        )
         return words[0], f"{hour:02d}:{words[1]:02d}"
     gap = rng.choice(["", " ", " "])
     return (f"{twelve}{gap}{half}" if minute == 0 else f"{twelve}:{minute:02d}{gap}{half}"), value
@@ -259,16 +473,31 @@ def _time(rng: random.Random) -> tuple[str, str]:
 
 def _alarm_days(rng: random.Random) -> tuple[str, str]:
     day = rng.choice(WEEKDAYS)
-    return rng.choice([("tomorrow", "tomorrow"), (f"on {day.capitalize()}", day), (f"on {day}", day),
-                       ("every day", "daily"), ("daily", "daily"), ("on weekdays", "weekdays"),
-                       ("on weekends", "weekends"), ("today", "today")])
+    return rng.choice(
+        [
+            ("tomorrow", "tomorrow"),
+            (f"on {day.capitalize()}", day),
+            (f"on {day}", day),
+            ("every day", "daily"),
+            ("daily", "daily"),
+            ("on weekdays", "weekdays"),
+            ("on weekends", "weekends"),
+            ("today", "today"),
+        ]
+    )
 
 
 def _forecast_day(rng: random.Random) -> tuple[str, str]:
     day = rng.choice(WEEKDAYS)
-    return rng.choice([("today", "today"), ("tomorrow", "tomorrow"), (f"on {day.capitalize()}", day),
-                       (f"on {day}", day),
-                       ("this weekend", "weekend")])
+    return rng.choice(
+        [
+            ("today", "today"),
+            ("tomorrow", "tomorrow"),
+            (f"on {day.capitalize()}", day),
+            (f"on {day}", day),
+            ("this weekend", "weekend"),
+        ]
+    )
 
 
 def _count(rng: random.Random) -> tuple[str, int]:
@@ -282,6 +511,7 @@ def _same(values: list[str]) -> Callable[[random.Random], tuple[str, str]]:
     def pick(rng: random.Random) -> tuple[str, str]:
         value = rng.choice(values)
         return value, value
+
     return pick
 
 
@@ -291,12 +521,25 @@ def _switch(on: str, off: str) -> Callable[[random.Random], tuple[str, bool]]:
 
 # slot in a template -> (argument of the tool, sampler of (words, value))
 CLOSED: dict[str, tuple[str, Callable[[random.Random], tuple[str, object]]]] = {
-    "room": ("room", _same(ROOMS)), "device": ("device", _same(DEVICES)), "color": ("color", _same(COLORS)),
-    "door": ("door", _same(DOORS)), "scene": ("scene", _same(SCENES)), "mode": ("mode", _same(MODES)),
-    "sensor": ("sensor", _same(SENSORS)), "zone": ("zone", _same(ZONES)), "program": ("program", _same(PROGRAMS)),
-    "level": ("level", _level), "position": ("position", _level), "temperature": ("temperature", _temperature),
-    "degrees": ("temperature", _wash_temperature), "minutes": ("minutes", _duration), "time": ("time", _time),
-    "days": ("days", _alarm_days), "day": ("day", _forecast_day), "count": ("quantity", _count),
-    "onoff": ("on", _switch("on", "off")), "lock": ("locked", _switch("lock", "unlock")),
+    "room": ("room", _same(ROOMS)),
+    "device": ("device", _same(DEVICES)),
+    "color": ("color", _same(COLORS)),
+    "door": ("door", _same(DOORS)),
+    "scene": ("scene", _same(SCENES)),
+    "mode": ("mode", _same(MODES)),
+    "sensor": ("sensor", _same(SENSORS)),
+    "zone": ("zone", _same(ZONES)),
+    "program": ("program", _same(PROGRAMS)),
+    "level": ("level", _level),
+    "position": ("position", _level),
+    "temperature": ("temperature", _temperature),
+    "degrees": ("temperature", _wash_temperature),
+    "minutes": ("minutes", _duration),
+    "time": ("time", _time),
+    "days": ("days", _alarm_days),
+    "day": ("day", _forecast_day),
+    "count": ("quantity", _count),
+    "onoff": ("on", _switch("on", "off")),
+    "lock": ("locked", _switch("lock", "unlock")),
     "locked": ("locked", _switch("locked", "unlocked")),
 }

@@ -1,6 +1,6 @@
 """Train the sample model on two CPU cores and save it as a bfloat16 Hugging Face folder.
 
-    python samples/home/generate.py && python samples/home/train.py --minutes 28 && python samples/home/evaluate.py
+python samples/home/generate.py && python samples/home/train.py --minutes 28 && python samples/home/evaluate.py
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def batches(tokenizer: Tokenizer, seed: str, tokens: int, text_share: float) -> 
             ids: list[int] = []
             while len(ids) < window * (tokens // window):
                 ids += tokenizer.encode(plain(next(stream))).ids
-            groups.append([(ids[i:i + window], [0.5] * window) for i in range(0, window * (tokens // window), window)])
+            groups.append([(ids[i : i + window], [0.5] * window) for i in range(0, window * (tokens // window), window)])
         rng.shuffle(groups)
         for group in groups:
             yield pad(group, tokenizer.token_to_id(SPECIALS[0]))
@@ -95,8 +95,15 @@ def rate(progress: float) -> float:
     return 1.0 if progress < 0.4 else 0.5 * (1 + math.cos(math.pi * (progress - 0.4) / 0.6)) * 0.99 + 0.01
 
 
-def work(rank: int, options: argparse.Namespace, model: Qwen3, grads: list[list[Tensor]], losses: Tensor,
-         progress: Tensor, barrier: Barrier) -> None:
+def work(
+    rank: int,
+    options: argparse.Namespace,
+    model: Qwen3,
+    grads: list[list[Tensor]],
+    losses: Tensor,
+    progress: Tensor,
+    barrier: Barrier,
+) -> None:
     """One data-parallel process: gradients of its own batches, then the update of its share of the shared weights.
 
     Processes and not threads: with operations this small, threads would wait for Python most of the time.
@@ -107,12 +114,13 @@ def work(rank: int, options: argparse.Namespace, model: Qwen3, grads: list[list[
     parameters = list(model.parameters())
     named = [(p, p.ndim == 2 and "embed" not in name) for name, p in model.named_parameters()]
     matrices, others = [p for p, inner in named if inner], [p for p, inner in named if not inner]
-    mine = matrices[rank::options.workers]
+    mine = matrices[rank :: options.workers]
     optimizers: list[tuple[torch.optim.Optimizer, float]] = [(Muon(mine, lr=options.matrix_rate), options.matrix_rate)]
     if rank == options.workers - 1:
         mine = mine + others
-        optimizers.append((torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.97), weight_decay=0.0),
-                           options.other_rate))
+        optimizers.append(
+            (torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.97), weight_decay=0.0), options.other_rate)
+        )
     own = {id(p) for p in mine}
     source = batches(tokenizer, f"{options.seed}:{rank}", options.tokens, 0.06)
     log = Log(options, model, tokenizer) if rank == 0 else None
@@ -173,8 +181,11 @@ class Log:
 
     def end(self) -> None:
         save(self.model, self.options.out)
-        print(f"trained {self.steps} steps, {self.seen} tokens, {self.minutes():.1f} minutes, "
-              f"validation answers {validation_loss(self.model, self.tokenizer):.4f}", flush=True)
+        print(
+            f"trained {self.steps} steps, {self.seen} tokens, {self.minutes():.1f} minutes, "
+            f"validation answers {validation_loss(self.model, self.tokenizer):.4f}",
+            flush=True,
+        )
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def test_says_it_to_people(toy: Callable[..., Path], no_weights: None, capsys: p
     for words in ("llama", "below micro", "310 tokens in 320 rows, shared with the head", "at 4,096", "not stated"):
         assert words in shown
     for name in plugins.names("formats"):
-        if hasattr(plugins.load("formats", name), "plan"):
+        if hasattr(plugins.load("formats", name), "forms"):
             assert f"\n{name.replace('_', '-')}  " in shown
     assert all(len(line) < 120 for line in shown.splitlines())
 
@@ -123,13 +123,13 @@ def test_quantized_checkpoint_is_described(toy: Callable[..., Path], tmp_path: P
     for file in source.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
+    config["quantization_config"] = {"quant_method": "hqq", "bits": 4, "group_size": 32, "sym": True}
     (tmp_path / "config.json").write_text(json.dumps(config))
     found = inspect.facts(str(tmp_path))
-    assert found["quantization"] == {"method": "gptq", "bits": 4, "group": 32, "details": ["sym=True"]}
+    assert found["quantization"] == {"method": "hqq", "bits": 4, "group": 32, "details": ["sym=True"]}
     assert found["parameters"] == inspect.facts(str(source))["parameters"] and found["bytes"]["attention"] > 0
-    assert [one["scheme"] for one in found["memory"]] == ["gptq"]
-    assert "gptq" in inspect.text(found) and "groups of 32" in inspect.text(found)
+    assert [one["scheme"] for one in found["memory"]] == ["hqq"]
+    assert "hqq" in inspect.text(found) and "groups of 32" in inspect.text(found)
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,13 @@ import pytest
 import tokenizers
 
 from slmops import stream
-from slmops.core import scheme
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats, Lazy
 from slmops.engines import Sampling, _gguf, _host, _llamacpp_library, _llamacpp_render, llamacpp, llamaserver
 from slmops.formats import gguf, huggingface
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
 TOKENIZERS = Path(__file__).resolve().parent.parent / "data" / "tokenizers"
@@ -45,7 +44,7 @@ def relative(actual: Floats, expected: Floats) -> float:
 
 @pytest.fixture(scope="module")
 def folder(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = quantize(huggingface.read(toy("qwen3")), scheme.load("q4"))
+    model = quantize(huggingface.read(toy("qwen3")), chooser("q4"))
     return write(model, tmp_path_factory.mktemp("llamacpp") / "q4")
 
 
@@ -70,7 +69,7 @@ def worker(folder: Path) -> Iterator[_host.Worker]:
 def test_computes_what_the_reference_computes(
     toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str
 ) -> None:
-    model = quantize(huggingface.read(toy(family, **changes)), scheme.load(stored))
+    model = quantize(huggingface.read(toy(family, **changes)), chooser(stored))
     expected = Reference(model).logits(IDS)
     out = write(model, tmp_path / "out")
     gguf.twin(out, tmp_path / "twin")
@@ -171,7 +170,7 @@ def test_tokenizes_as_the_source_does(toy: Toy, tmp_path: Path, name: str) -> No
         tensors={**plain.tensors, "embedding": zeros},
         tokenizer=dataclasses.replace(plain.tokenizer, json=text, eos=ends, pad=None),
     )
-    out = write(quantize(model, scheme.load("q4")), tmp_path / "out")
+    out = write(quantize(model, chooser("q4")), tmp_path / "out")
     texts = (TOKENIZERS / "golden.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     golden = [[int(number) for number in line.split()] for line in (base / "golden.out").read_text().split("\n")]
     golden = golden[: len(texts)]

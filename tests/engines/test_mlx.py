@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from slmops import probes, stream
-from slmops.core import scheme as schemes_of
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.engines import Sampling, Session
@@ -18,7 +17,7 @@ from slmops.engines import mlx as engine
 from slmops.formats import huggingface
 from slmops.formats import mlx as form
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 pytestmark = pytest.mark.slow
@@ -29,7 +28,7 @@ CHUNKS = [50, 30]
 
 
 def made(toy: Toy, family: str, scheme: str, folder: Path) -> Model:
-    model = quantize(huggingface.read(toy(family)), schemes_of.load(scheme))
+    model = quantize(huggingface.read(toy(family)), chooser(scheme))
     stream.write(model, {"mlx": form.plan(model)}, {"mlx": folder})
     return model
 

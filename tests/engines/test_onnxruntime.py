@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 
 from slmops import probes, stream
-from slmops.core import chat, scheme
+from slmops.core import chat
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
@@ -22,7 +22,7 @@ from slmops.engines import Sampling, onnxruntime
 from slmops.formats import huggingface
 from slmops.formats import onnx as container
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 pytestmark = pytest.mark.slow
 for needed in onnxruntime.MODULES:
@@ -45,7 +45,7 @@ def relative(actual: Floats, expected: Floats) -> float:
 
 @pytest.fixture(scope="module")
 def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
-    model = quantize(huggingface.read(toy("qwen3")), scheme.load("q4"))
+    model = quantize(huggingface.read(toy("qwen3")), chooser("q4"))
     return model, write(model, tmp_path_factory.mktemp("onnx") / "q4")
 
 
@@ -76,7 +76,7 @@ def session(made: tuple[Model, Path]) -> Iterator[onnxruntime.OrtSession]:
 def test_logits_are_the_references(
     toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str, provider: str
 ) -> None:
-    model = quantize(huggingface.read(toy(family, **changes)), scheme.load(stored))
+    model = quantize(huggingface.read(toy(family, **changes)), chooser(stored))
     folder = write(model, tmp_path / "made", provider)
     expected = Reference(model).logits(IDS)
     proof = onnxruntime.open(container.twin(folder, tmp_path / "twin"), proof=True, device="cpu", threads=1, context=256)

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from slmops import stream
-from slmops.core import chat, scheme
+from slmops.core import chat
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
@@ -20,7 +20,7 @@ from slmops.engines import Session as Session
 from slmops.formats import huggingface
 from slmops.formats import openvino as container
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 pytestmark = pytest.mark.slow
 for needed in openvino.MODULES:
@@ -43,7 +43,7 @@ def relative(actual: Floats, expected: Floats) -> float:
 
 @pytest.fixture(scope="module")
 def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Path]:
-    model = quantize(huggingface.read(toy("qwen3")), scheme.load("q4"))
+    model = quantize(huggingface.read(toy("qwen3")), chooser("q4"))
     return model, write(model, tmp_path_factory.mktemp("openvino") / "q4")
 
 
@@ -70,7 +70,7 @@ def session(request: pytest.FixtureRequest, made: tuple[Model, Path]) -> Iterato
 def test_computes_what_the_reference_computes(
     toy: Toy, tmp_path: Path, family: str, changes: dict[str, object], stored: str
 ) -> None:
-    model = quantize(huggingface.read(toy(family, **changes)), scheme.load(stored))
+    model = quantize(huggingface.read(toy(family, **changes)), chooser(stored))
     expected = Reference(model).logits(IDS)
     folder = write(model, tmp_path / "out")
     for engine in ENGINES:

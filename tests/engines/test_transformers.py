@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from slmops import probes, stream
-from slmops.core import scheme as schemes_of
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.engines import Sampling, Session
@@ -19,7 +18,7 @@ from slmops.engines import transformers as engine
 from slmops.formats import compressed_tensors as form
 from slmops.formats import huggingface
 from slmops.ops.numpy import Reference
-from slmops.passes.quantize import quantize
+from slmops.passes.quantize import chooser, quantize
 
 for _needed in engine.MODULES:
     pytest.importorskip(_needed, reason=f"{_needed} is not installed")
@@ -31,7 +30,7 @@ CHUNKS = [50, 30]
 
 
 def made(toy: Toy, family: str, scheme: str, folder: Path) -> Model:
-    model = quantize(huggingface.read(toy(family)), schemes_of.load(scheme))
+    model = quantize(huggingface.read(toy(family)), chooser(scheme))
     stream.write(model, {"ct": form.plan(model)}, {"ct": folder})
     return model
 

@@ -71,6 +71,6 @@ def test_prediction_is_the_layout(toy: Callable[..., Path]) -> None:
 
 def test_impossible_pairs_are_left_out(toy: Callable[..., Path]) -> None:
     model = huggingface.read(toy("qwen3"))
-    with pytest.raises(Unsupported, match="q3"):
-        memory.weights(model, "gguf", "q3")
-    assert not list(memory.predict(model, ("q3",), (64,)))
+    with pytest.raises(Unsupported, match="q4_k"):
+        memory.weights(model, "onnx", "q4_k")
+    assert {one.format for one in memory.predict(model, ("q4_k",), (64,))} == {"gguf"}

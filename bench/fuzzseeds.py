@@ -1,0 +1,114 @@
+"""Small valid inputs of every reader, for fuzz.py: one layer, 64 or 256 columns, 300 tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+import slmops
+from conftest import write_toy
+from slmops import compile as compiler
+from slmops.core import plugins
+from slmops.core.tensor import to_numpy
+
+SIZES = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "head_dim": 32, "num_attention_heads": 2,
+         "num_key_value_heads": 1, "vocab_size": 310}  # fmt: skip
+WIDE = {**SIZES, "hidden_size": 256, "intermediate_size": 256, "head_dim": 128}
+"""For super-blocks of 256."""
+
+
+def toy(folder: Path, family: str = "llama", **changes: Any) -> Path:
+    return write_toy(family, folder, dtype=np.float16, **{"rope_scaling": None, **SIZES, **changes})
+
+
+def make(reader: str, folder: Path) -> Iterator[Path]:
+    """Paths that slmops.load reads by this reader."""
+    folder.mkdir(parents=True)
+    if reader == "huggingface":
+        yield toy(folder / "llama")
+        yield toy(folder / "qwen3", "qwen3")
+        yield toy(folder / "phi3", "phi3")
+        scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                  "original_max_position_embeddings": 64}  # fmt: skip
+        yield toy(folder / "scaled", rope_scaling=scaled)
+    elif reader == "gguf":
+        for scheme in ("q4", "q8", "q4_k_m", "q5_1", "f16"):
+            sizes = WIDE if scheme == "q4_k_m" else SIZES
+            family = "qwen3" if scheme == "q8" else "llama"
+            made = converted(toy(folder / f"{scheme}-toy", family, **sizes), "gguf", scheme, folder / f"{scheme}-made")
+            alone = folder / f"{scheme}-alone"
+            alone.mkdir()
+            shutil.copy(made / "model.gguf", alone / "model.gguf")
+            yield alone / "model.gguf"
+    elif reader in ("mlx", "compressed_tensors", "openvino", "onnx"):
+        for scheme in ("q4", "q4a", "f16"):
+            yield converted(toy(folder / f"{scheme}-toy", "qwen3"), reader, scheme, folder / f"{scheme}-made")
+        if reader == "mlx":
+            yield converted(toy(folder / "three"), reader, "int3-g32-bias-f16", folder / "three-made")
+    elif reader in ("gptq", "awq"):
+        yield transposed(toy(folder / "toy"), folder / "plain", reader)
+        if reader == "gptq":
+            yield transposed(toy(folder / "toy2"), folder / "eight", reader, bits=8, checkpoint_format="gptq_v2")
+            yield transposed(toy(folder / "toy3"), folder / "order", reader, order=True)
+    elif reader == "bitnet":
+        yield ternary(toy(folder / "toy", "bitnet"), folder / "made")
+
+
+def converted(source: Path, form: str, scheme: str, out: Path) -> Path:
+    (made,) = compiler.convert(slmops.load(source), [form], scheme, out, verify=False)
+    return made.folder
+
+
+def _copy(source: Path, folder: Path, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Path:
+    shutil.copytree(source, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    safetensors.numpy.save_file(arrays, folder / "model.safetensors")
+    return folder
+
+
+def transposed(source: Path, folder: Path, method: str, *, bits: int = 4, order: bool = False, **said: Any) -> Path:
+    """GPTQ or AWQ: every layer's matrices as random words."""
+    model, rng = slmops.load(source), np.random.default_rng(0)
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": method, "bits": bits, "group_size": 32, **said}
+    names, arrays = plugins.load("architectures", model.spec.family).names(model.spec), {}
+    for role, tensor in model.tensors.items():
+        if len(tensor.shape) != 2 or role in ("embedding", "head"):
+            arrays[names[role]] = to_numpy(tensor).astype(np.float16)
+            continue
+        (rows, inputs), module = tensor.shape, names[role].removesuffix(".weight")
+        words = (inputs * bits // 32, rows) if method == "gptq" else (inputs, rows * bits // 32)
+        arrays[f"{module}.qweight"] = rng.integers(-(2**31), 2**31, words).astype(np.int32)
+        arrays[f"{module}.qzeros"] = rng.integers(-(2**31), 2**31, (inputs // 32, rows * bits // 32)).astype(np.int32)
+        arrays[f"{module}.scales"] = (rng.random((inputs // 32, rows)) * 0.01 + 0.001).astype(np.float16)
+        if method == "gptq":
+            index = np.arange(inputs) // 32
+            arrays[f"{module}.g_idx"] = (rng.permutation(index) if order else index).astype(np.int32)
+    return _copy(source, folder, config, arrays)
+
+
+def ternary(source: Path, folder: Path) -> Path:
+    """BitNet: every layer's matrices as random ternary codes."""
+    model, rng = slmops.load(source), np.random.default_rng(0)
+    config = json.loads((source / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "bitnet",
+        "linear_class": "autobitlinear",
+        "quantization_mode": "offline",
+    }
+    names, arrays = plugins.load("architectures", model.spec.family).names(model.spec), {}
+    for role, tensor in model.tensors.items():
+        if len(tensor.shape) != 2 or role in ("embedding", "head"):
+            arrays[names[role]] = to_numpy(tensor).astype(np.float16)
+            continue
+        rows, columns = tensor.shape
+        digits = rng.integers(0, 3, (4, rows // 4, columns), dtype=np.uint8)
+        arrays[names[role]] = digits[0] | digits[1] << 2 | digits[2] << 4 | digits[3] << 6
+        arrays[names[role].removesuffix(".weight") + ".weight_scale"] = np.array([0.0625], np.float32)
+    return _copy(source, folder, config, arrays)

@@ -1,0 +1,72 @@
+"""Any to any in the engines: what each reader gives, written to each format as it is and opened where it will run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from slmops import compile as compiler
+from slmops import load
+from slmops.core import receipt
+from slmops.core.errors import Unsupported
+
+pytestmark = pytest.mark.slow
+Toy = Callable[..., Path]
+FORMATS = ("gguf", "mlx", "onnx", "openvino", "compressed_tensors", "huggingface")
+ROOT = Path(__file__).resolve().parent.parent
+COUNTS = {"q6_k": 2, "int3-g64-bias-f16": 3, "int6-g32-bias-bf16": 2, "q5_1": 3, "ternary": 4}
+"""Schemes that not every format takes: formats that do."""
+SOURCES = {
+    "gguf": ("q4_0", "q5_1", "q6_k"),
+    "mlx": ("int3-g64-bias-f16", "int6-g32-bias-bf16"),
+    "onnx": ("q4a",),
+    "openvino": ("q4a",),
+    "compressed_tensors": ("int4-g128-zero-f16",),
+    "gptq": ("4 bits",),
+    "awq": ("4 bits",),
+    "bitnet": ("ternary",),
+}
+
+
+@pytest.fixture(scope="module")
+def seeds() -> object:
+    """bench/fuzzseeds.py, which writes the formats that slmops only reads."""
+    spec = importlib.util.spec_from_file_location("fuzzseeds", ROOT / "bench" / "fuzzseeds.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzzseeds"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def source(reader: str, scheme: str, seeds: object, toy: Toy, tmp_path: Path) -> Path:
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": 2}
+    if reader == "bitnet":
+        return seeds.ternary(toy("bitnet"), tmp_path / "made")  # type: ignore[attr-defined,no-any-return]
+    if reader in ("gptq", "awq"):
+        return seeds.transposed(toy("qwen2", **sizes), tmp_path / "made", reader)  # type: ignore[attr-defined,no-any-return]
+    (made,) = compiler.convert(load(toy("qwen3", **sizes)), [reader], scheme, tmp_path / "made", verify=False)
+    return made.folder
+
+
+@pytest.mark.parametrize(("reader", "scheme"), [(reader, scheme) for reader, names in SOURCES.items() for scheme in names])
+def test_what_was_read_runs_everywhere(reader: str, scheme: str, seeds: object, toy: Toy, tmp_path: Path) -> None:
+    model = load(source(reader, scheme, seeds, toy, tmp_path))
+    formats = []
+    for form in FORMATS:
+        try:
+            compiler.plan(model, [form])
+            formats.append(form)
+        except Unsupported as refusal:
+            assert "--requantize" in refusal.cure or reader == "bitnet"
+    assert "huggingface" in formats
+    assert len(formats) == COUNTS.get(scheme, 6), formats
+    for made in compiler.convert(model, formats, compiler.KEEP, tmp_path / "out"):
+        assert made.failure is None, made.failure
+        verification = json.loads((made.folder / receipt.NAME).read_text())["verification"]
+        assert verification["engines"] or made.format == "huggingface", verification["skipped"]
