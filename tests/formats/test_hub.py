@@ -56,7 +56,7 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
     pickled = checkpoint(tmp_path / "source" / "pickled", config())
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
     quantized = checkpoint(tmp_path / "source" / "quantized", config())
-    text = json.dumps({**config(), "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 128}})
+    text = json.dumps({**config(), "quantization_config": {"quant_method": "hqq", "bits": 4, "group_size": 128}})
     (quantized / "config.json").write_text(text)
     foreign = checkpoint(tmp_path / "source" / "foreign", config())
     (foreign / "config.json").write_text(json.dumps({**config(), "model_type": "t5"}))
@@ -145,7 +145,7 @@ def test_private(hub: Hub, tmp_path: Path) -> None:
         ("org/nothing", 3, "org/nothing", "check the name"),
         ("org/tiny@v9", 3, "v9", "branch"),
         ("org/pickled", 6, "pickle", "safetensors"),
-        ("org/quantized", 6, "quantized", "inspect"),
+        ("org/quantized", 6, "hqq", "gptq, awq"),
         ("org/foreign", 5, "t5", "llama"),
         ("just-a-word", 3, "no file or folder", "Qwen"),
         ("a/b/c", 3, "no file or folder", "path"),
