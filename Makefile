@@ -1,5 +1,7 @@
 # One command each: `make demo` and `make test` set up everything they need; Windows without make: see README, "With pip".
 PYTHON ?= python3
+# A file's tests stay in one process: they share what they have made.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -20,11 +22,11 @@ demo: setup
 	$(BIN)/slmops demo
 
 test: setup lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -q -m "not slow"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 import matrix
+from needs import needs
 
-ABSENT = [name for name in ("torch", "compressed_tensors", "mlx", "onnxruntime", "openvino") if find_spec(name) is None]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(ABSENT), reason=f"decoders are not installed ({', '.join(ABSENT)}): pip install 'slmops[all]'"),
-]
+pytestmark = [pytest.mark.slow, needs("torch", "compressed_tensors", "mlx", "onnxruntime", "openvino")]
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "matrix.md"
 cell = functools.cache(matrix.cell)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
@@ -19,8 +20,7 @@ from slmops.formats import mlx as form
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
 
-pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("mlx_lm")]
 
 Toy = Callable[..., Path]
 IDS = np.random.default_rng(0).integers(0, 300, 80).tolist()

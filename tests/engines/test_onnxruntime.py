@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from needs import needs
 from slmops import probes, stream
 from slmops.core import chat
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
@@ -24,9 +25,7 @@ from slmops.formats import onnx as container
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
 
-pytestmark = pytest.mark.slow
-for needed in onnxruntime.MODULES:
-    pytest.importorskip(needed)
+pytestmark = [pytest.mark.slow, needs(*onnxruntime.MODULES)]
 
 Toy = Callable[..., Path]
 IDS = np.random.default_rng(0).integers(3, 300, 96).tolist()

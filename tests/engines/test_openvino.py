@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from needs import needs
 from slmops import stream
 from slmops.core import chat
 from slmops.core.errors import EngineFailed, UsageError
@@ -22,9 +23,7 @@ from slmops.formats import openvino as container
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
 
-pytestmark = pytest.mark.slow
-for needed in openvino.MODULES:
-    pytest.importorskip(needed)
+pytestmark = [pytest.mark.slow, needs(*openvino.MODULES)]
 
 Toy = Callable[..., Path]
 ENGINES = (openvino, openvino_paged)

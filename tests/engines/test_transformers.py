@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
@@ -20,9 +21,7 @@ from slmops.formats import huggingface
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
 
-for _needed in engine.MODULES:
-    pytest.importorskip(_needed, reason=f"{_needed} is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs(*engine.MODULES)]
 
 Toy = Callable[..., Path]
 IDS = np.random.default_rng(0).integers(0, 300, 80).tolist()

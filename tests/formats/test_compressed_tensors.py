@@ -22,6 +22,8 @@ from slmops.formats import huggingface
 from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
+RARE = ("int4-g64-f16", "int8-g128-zero-f16")  # each shape of a kernel is compiled once, which takes a second or two
+PACKED = ["q4", "q8", "q4a", *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)]
 
 
 def write(model: Model, folder: Path) -> Path:
@@ -50,7 +52,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("name", ["q4", "q8", "q4a", "int4-g64-f16", "int8-g128-zero-f16"])
+@pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
 def test_reads_back_code_for_code(toy: Toy, tmp_path: Path, family: str, name: str) -> None:
     model = quantize(huggingface.read(toy(family)), chooser(name))
@@ -72,7 +74,7 @@ def test_dense_models_are_plain_checkpoints(toy: Toy, tmp_path: Path, name: str)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["q4", "q8", "q4a", "int4-g64-f16", "int8-g128-zero-f16"])
+@pytest.mark.parametrize("name", PACKED)
 def test_the_library_decodes_the_same_numbers(toy: Toy, tmp_path: Path, name: str) -> None:
     torch: Any = pytest.importorskip("torch")
     pytest.importorskip("compressed_tensors")

@@ -22,7 +22,9 @@ from slmops.formats import huggingface, mlx
 from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
-PACKED = ["q4", "q8", "q4a", *(f"int{bits}-g64-bias-bf16" for bits in (2, 3, 4, 5, 6, 8)), "int4-g128-zero-f16"]
+GRIDS = [*(f"int{bits}-g64-bias-bf16" for bits in (2, 4, 5, 6, 8)), "int4-g128-zero-f16"]
+# Each shape of a kernel is compiled once, which takes a second or two.
+PACKED = ["q4", "q8", "q4a", "int3-g64-bias-bf16", *(pytest.param(name, marks=pytest.mark.slow) for name in GRIDS)]
 
 
 def write(model: Model, folder: Path) -> Path:

@@ -68,6 +68,7 @@ def exact(codes: Codes, held: Affine) -> list[Fraction]:
     return result
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from(SCHEMES), st.sampled_from(SCHEMES), st.integers(0, 2**32 - 1), st.booleans())
 def test_what_is_recoded_is_the_same_numbers(source: Affine, target: Affine, seed: int, mild: bool) -> None:

@@ -16,13 +16,19 @@ from slmops.quantize._affine import Affine, parse
 
 PORTABLE = ["q4", "q8", "q4a"]
 NAMED = ["int4-g64-bias-bf16", "int3-g64-bias-f16", "int2-g32-zero-f16", "int6-g128-f16", "int8-g128-zero-f32"]
-AFFINE = [*PORTABLE, "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", *NAMED]
 
 
 def held(name: str) -> Affine:
     found = parse(name) or scheme.load(name)
     assert isinstance(found, Affine)
     return found
+
+
+# Each shape of a kernel is compiled once, which takes a second or two.
+COMMON = [*PORTABLE, "q4_0", "q4_1", "q8_0"]
+RARE = ["q5_0", "q5_1", *NAMED]
+AFFINE = [*COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)]
+NARROW = [*COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE if not held(name).wide)]
 
 
 def weights(rows: int = 64, columns: int = 1024, seed: int = 0) -> np.ndarray:
@@ -100,7 +106,7 @@ def test_zeros_stay_zero(name: str) -> None:
     assert not chosen.dequantize(chosen.quantize(np.zeros((2, 128), np.float32))).any()
 
 
-@pytest.mark.parametrize("name", [name for name in AFFINE if not held(name).wide])
+@pytest.mark.parametrize("name", NARROW)
 def test_too_large_for_a_sixteen_bit_scale(name: str) -> None:
     with pytest.raises(Unsupported, match="too large"):
         held(name).quantize(np.full((1, 128), 3e8, np.float32))
