@@ -1,4 +1,4 @@
-"""Small valid inputs of every reader, for fuzz.py: one layer, 64 or 256 columns, 300 tokens."""
+"""Small valid inputs of every reader, for fuzz.py: one layer, 64 or 256 columns, 40 tokens (310 in one of each)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,35 @@ from slmops import compile as compiler
 from slmops.core import plugins
 from slmops.core.tensor import to_numpy
 
+TOKENS = 40
 SIZES = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "head_dim": 32, "num_attention_heads": 2,
-         "num_key_value_heads": 1, "vocab_size": 310}  # fmt: skip
+         "num_key_value_heads": 1, "vocab_size": TOKENS}  # fmt: skip
 WIDE = {**SIZES, "hidden_size": 256, "intermediate_size": 256, "head_dim": 128}
 """For super-blocks of 256."""
 
 
 def toy(folder: Path, family: str = "llama", **changes: Any) -> Path:
-    return write_toy(family, folder, dtype=np.float16, **{"rope_scaling": None, **SIZES, **changes})
+    config = {"rope_scaling": None, **SIZES, **changes}
+    write_toy(family, folder, dtype=np.float16, **config)
+    if config["vocab_size"] == TOKENS:
+        path = folder / "tokenizer.json"
+        path.write_text(json.dumps(_of_few_tokens(json.loads(path.read_text()))))
+        for name in ("config.json", "generation_config.json"):
+            held = json.loads((folder / name).read_text())
+            end = [TOKENS - 1] if isinstance(held["eos_token_id"], list) else TOKENS - 1
+            (folder / name).write_text(json.dumps({**held, "eos_token_id": end}))
+    return folder
+
+
+def _of_few_tokens(tokenizer: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer with TOKENS tokens: fewer fields to change and to read, so more mutants a second."""
+    letters, special = list("abcdefghijklmnopqrstuvwxyzĠĊ."), tokenizer["added_tokens"]
+    merges = [["t", "h"], ["th", "e"], ["Ġ", "a"], ["i", "n"], ["Ġ", "the"], ["o", "n"], ["e", "r"], ["a", "n"]]
+    names = [*letters, *("".join(pair) for pair in merges)]
+    assert len(names) + len(special) == TOKENS
+    added = [{**token, "id": len(names) + number} for number, token in enumerate(special)]
+    model = {**tokenizer["model"], "vocab": {name: number for number, name in enumerate(names)}, "merges": merges}
+    return {**tokenizer, "model": model, "added_tokens": added}
 
 
 def make(reader: str, folder: Path) -> Iterator[Path]:
@@ -32,14 +53,14 @@ def make(reader: str, folder: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     if reader == "huggingface":
         yield toy(folder / "llama")
-        yield toy(folder / "qwen3", "qwen3")
+        yield toy(folder / "qwen3", "qwen3", vocab_size=310)
         yield toy(folder / "phi3", "phi3")
         scaled = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                   "original_max_position_embeddings": 64}  # fmt: skip
         yield toy(folder / "scaled", rope_scaling=scaled)
     elif reader == "gguf":
         for scheme in ("q4", "q8", "q4_k_m", "q5_1", "f16"):
-            sizes = WIDE if scheme == "q4_k_m" else SIZES
+            sizes = WIDE if scheme == "q4_k_m" else {**SIZES, "vocab_size": 310} if scheme == "f16" else SIZES
             family = "qwen3" if scheme == "q8" else "llama"
             made = converted(toy(folder / f"{scheme}-toy", family, **sizes), "gguf", scheme, folder / f"{scheme}-made")
             alone = folder / f"{scheme}-alone"
@@ -48,7 +69,9 @@ def make(reader: str, folder: Path) -> Iterator[Path]:
             yield alone / "model.gguf"
     elif reader in ("mlx", "compressed_tensors", "openvino", "onnx"):
         for scheme in ("q4", "q4a", "f16"):
-            yield converted(toy(folder / f"{scheme}-toy", "qwen3"), reader, scheme, folder / f"{scheme}-made")
+            vocabulary = 310 if scheme == "f16" else TOKENS
+            source = toy(folder / f"{scheme}-toy", "qwen3", vocab_size=vocabulary)
+            yield converted(source, reader, scheme, folder / f"{scheme}-made")
         if reader == "mlx":
             yield converted(toy(folder / "three"), reader, "int3-g32-bias-f16", folder / "three-made")
     elif reader in ("gptq", "awq"):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 
 from slmops import compile as compiler
@@ -70,3 +71,20 @@ def test_what_was_read_runs_everywhere(reader: str, scheme: str, seeds: object, 
         assert made.failure is None, made.failure
         verification = json.loads((made.folder / receipt.NAME).read_text())["verification"]
         assert verification["engines"] or made.format == "huggingface", verification["skipped"]
+
+
+@pytest.mark.parametrize("scheme", ["q4", "q8", "q4a"])
+def test_the_ring_ends_where_it_began(scheme: str, toy: Toy, tmp_path: Path) -> None:
+    """From GGUF through every other format and back: the very same bytes of every tensor, by gguf-py's reader."""
+    ring, at = ("gguf", "onnx", "openvino", "mlx", "compressed_tensors", "gguf"), toy("qwen3")
+    ends = []
+    for number, form in enumerate(ring):
+        (made,) = compiler.convert(
+            load(at), [form], compiler.KEEP if number else scheme, tmp_path / str(number), verify=False
+        )
+        at = made.folder
+        if form == "gguf":
+            reader = gguf.GGUFReader(next(at.glob("*.gguf")))
+            ends.append({one.name: (one.tensor_type, one.shape.tolist(), one.data.tobytes()) for one in reader.tensors})
+    first, last = ends
+    assert first == last and len(first) > 10

@@ -156,7 +156,7 @@ def _stream(
         tensor = model.tensors[role]
         block = pull(tensor, start, stop)
         if not isinstance(block, Codes):
-            check_finite(block, f"{role}, rows {start} to {stop}")
+            check_finite(block, role, start)
         held: dict[str, Codes | Array] = {form_of(tensor): block}
         for file, region, form in targets[role]:
             if form is not None and form.name not in held:

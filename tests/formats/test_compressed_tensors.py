@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from checkpoints import held_as
 from slmops import stream
@@ -60,8 +61,29 @@ def test_reads_back_code_for_code(toy: Toy, tmp_path: Path, family: str, name: s
     assert ct.detect(folder)
     back = ct.read(folder)
     same(model, back)
-    assert back.tensors["embedding"].dtype.name == ("float16" if name in ("q4", "q4a") else "float32")
     assert isinstance(back.tensors.get("head", back.tensors["layers.0.mlp.up"]), Packed)
+    assert isinstance(back.tensors["embedding"], Packed)
+    (folder / "embedding.scales").unlink()
+    plain = ct.read(folder)
+    assert plain.tensors["embedding"].dtype.name == ("float16" if name in ("q4", "q4a") else "float32")
+    same(model, plain)
+
+
+def test_scales_of_other_weights_are_noticed(toy: Toy, tmp_path: Path) -> None:
+    model = quantize(huggingface.read(toy("qwen2")), chooser("q4"))
+    folder = write(model, tmp_path / "m")
+    scales = folder / "embedding.scales"
+    found, said = safetensors.numpy.load_file(scales), {"scheme": "q4"}
+    safetensors.numpy.save_file({"scales": found["scales"] * np.float16(1.5)}, scales, said)
+    with pytest.raises(CorruptInput, match="not of these weights: rows 0 to"):
+        ct.read(folder).tensors["embedding"].rows(0, 8)
+    safetensors.numpy.save_file({"scales": found["scales"] * np.float16(np.inf)}, scales, said)
+    with pytest.raises(CorruptInput, match=r"embedding\.scales: row 0 holds NaN"):
+        ct.read(folder).tensors["embedding"].rows(0, 8)
+    for arrays, name in (({"scales": found["scales"][1:]}, "q4"), (found, "q4a"), (found, "../q4"), (found, "q4_k")):
+        safetensors.numpy.save_file(arrays, scales, {"scheme": name})
+        with pytest.raises(CorruptInput, match=r"embedding\.scales"):
+            ct.read(folder)
 
 
 @pytest.mark.parametrize("name", ct.DENSE)

@@ -35,7 +35,7 @@ def test_too_large_is_refused(size: int, value: float) -> None:
 
 def test_poison_is_found_by_row() -> None:
     values = np.ones((9, 7), ml_dtypes.bfloat16)
-    check_finite(values, "x")
+    check_finite(values, "x", 0)
     values[4, 2] = np.nan
     with pytest.raises(CorruptInput, match="x: row 4"):
-        check_finite(values, "x")
+        check_finite(values, "x", 0)

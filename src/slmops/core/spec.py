@@ -132,4 +132,8 @@ def from_config(config: Mapping[str, Any]) -> Spec:
     except (TypeError, ValueError, KeyError, AttributeError, OverflowError, ZeroDivisionError) as error:
         # A family's reader checks sizes; what else is malformed surfaces as one of these.
         raise CorruptInput(f"config.json cannot be read as {family}: {error!r}"[:300]) from None
+    for held in (spec, spec.rope, *spec.ropes):
+        for name, value in vars(held).items() if held is not None else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise CorruptInput(f"config.json gives {name} = {value}, which is no number to compute with")
     return spec

@@ -25,6 +25,7 @@ from slmops.core.scheme import Codes, Scheme
 from slmops.core.tensor import Array, Bytes, Floats
 from slmops.formats import _encode
 from slmops.quantize._affine import packed, unpacked
+from slmops.quantize._cast import check_finite
 from slmops.quantize._ggml import Blocks
 
 AFFINE = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0", "tq1_0")
@@ -131,19 +132,23 @@ ENCODERS: dict[str, Callable[[Codes], Array]] = {
 }  # fmt: skip
 
 
-def parse(name: str, rows: Bytes) -> Codes:
+def parse(name: str, rows: Bytes, tensor: str = "", first: int = 0) -> Codes:
     """Bytes [rows, row bytes] of a quantized type -> codes of the scheme of that name, any bytes at all.
 
-    Raises CorruptInput on scales that are no numbers, and on ternary codes of 3, which stand for nothing.
+    Raises CorruptInput on scales that are no numbers, naming the `tensor` and the row (`rows` start with row `first`), and
+    on ternary codes of 3, which stand for nothing.
     """
-    if name in WHOLE:
-        return Codes(rows, np.empty((rows.shape[0], 0), np.float32))
     count, held = rows.shape[0], scheme.load(name)
+    if isinstance(held, Blocks):
+        blocks = np.ascontiguousarray(rows).reshape(count, -1, held.block)
+        for at in held.halves:
+            _scales(blocks[..., at : at + 2], tensor, first)
+        return Codes(rows, np.empty((count, 0), np.float32))
     nbytes = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "tq1_0": 54, "tq2_0": 66}[name]
     blocks = np.ascontiguousarray(rows).reshape(count, -1, nbytes)
     ternary, offset = name.startswith("tq"), 0 if held.zero is not None else 2
-    scales = _numbers(name, blocks[..., -2:] if ternary else blocks[..., :2])
-    biases = _numbers(name, blocks[..., 2:4]) if offset else None
+    scales = _scales(blocks[..., -2:] if ternary else blocks[..., :2], tensor, first)
+    biases = _scales(blocks[..., 2:4], tensor, first) if offset else None
     body = blocks[..., :-2] if ternary else blocks[..., 2 + offset :]
     if name in ("q4_0", "q4_1"):
         codes = _sequential(np.ascontiguousarray(body).view("<u2"))
@@ -156,15 +161,14 @@ def parse(name: str, rows: Bytes) -> Codes:
     else:
         values = _ternary1(body) if name == "tq1_0" else _ternary2(body)
         if (values > 2).any():
-            raise CorruptInput(f"a {name.upper()} block has a code of 3, which is no ternary digit", "download it again")
+            raise CorruptInput(f"{tensor} has a {name.upper()} code of 3, which is no ternary digit", "download it again")
         codes = packed(values.reshape(count, -1), 2)
     return Codes(codes, scales, None, biases)
 
 
-def _numbers(name: str, halves: Bytes) -> Floats:
+def _scales(halves: Bytes, tensor: str, first: int) -> Floats:
     values = np.ascontiguousarray(halves).view("<f2")[..., 0].astype(np.float32)
-    if not np.isfinite(values).all():
-        raise CorruptInput(f"a {name.upper()} block has a scale that is no number", "the file is damaged: download it again")
+    check_finite(values, f"the scales of {tensor}", first)
     return values
 
 

@@ -30,7 +30,11 @@ MOST_TENSORS = 1 << 17
 MOST_AXES = 4
 MOST_NAME = 63
 """llama.cpp keeps names of tensors in 64 bytes, with a zero at the end."""
-MOST_HEADER = 1 << 28
+MOST_HEADER = 1 << 26
+"""Bytes; a vocabulary of 262,144 takes 10 MB."""
+MOST_STRINGS = 1 << 20
+"""Strings of a whole header: tokens and merges."""
+READ = 1 << 20
 
 
 class Kind(NamedTuple):
@@ -184,21 +188,30 @@ def header(
     return head.ljust(start, b"\0"), places, start + end
 
 
+_LENGTH = struct.Struct("<Q")
+
+
 class _Cursor:
     """Reads a header piece by piece; no length it meets is believed before the file could hold it."""
 
     def __init__(self, file: BufferedReader, nbytes: int, name: str) -> None:
-        self.file, self.left, self.name, self.position = file, min(nbytes, MOST_HEADER), name, 0
+        self.file, self.end, self.name = file, min(nbytes, MOST_HEADER), name
+        self.buffer, self.position, self.strings = bytearray(), 0, 0
 
-    def take(self, count: int) -> bytes:
-        if count > self.left:
+    def take(self, count: int) -> memoryview:
+        """The next bytes."""
+        start, stop = self.position, self.position + count
+        if stop > len(self.buffer):
+            self._fill(stop)
+        self.position = stop
+        return memoryview(bytes(self.buffer[start:stop]))
+
+    def _fill(self, stop: int) -> None:
+        if stop > self.end:
             raise CorruptInput(f"{self.name}: the GGUF header runs past the end of the file", "download it again")
-        data = self.file.read(count)
-        if len(data) != count:
+        self.buffer += self.file.read(max(stop - len(self.buffer), min(READ, self.end - len(self.buffer))))
+        if stop > len(self.buffer):
             raise CorruptInput(f"{self.name} ends inside its GGUF header", "download it again")
-        self.left -= count
-        self.position += count
-        return data
 
     def number(self, code: str) -> Any:
         return struct.unpack("<" + code, self.take(struct.calcsize("<" + code)))[0]
@@ -206,16 +219,35 @@ class _Cursor:
     def count(self, least: int, most: int, what: str) -> int:
         """A u64 that counts things of at least `least` bytes each."""
         count: int = self.number("Q")
-        if count > most or count * least > self.left:
+        if count > most or count * least > self.end - self.position:
             raise CorruptInput(f"{self.name}: {count:,} {what} cannot be in this GGUF header", "download it again")
         return count
 
     def text(self, most: int = 1 << 26) -> str:
-        data = self.take(self.count(1, most, "bytes of a string"))
-        try:
-            return data.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError:
-            raise CorruptInput(f"{self.name}: a string of the GGUF header is not UTF-8", "download it again") from None
+        return self.texts(1, most)[0]
+
+    def texts(self, count: int, most: int = 1 << 26) -> list[str]:
+        """Strings, each behind its length; a vocabulary has hundreds of thousands, so without a call for each."""
+        self.strings += count
+        if self.strings > MOST_STRINGS:
+            raise CorruptInput(f"{self.name}: {self.strings:,} strings cannot be in this GGUF header", "download it again")
+        at, buffer, result = self.position, self.buffer, []
+        for _ in range(count):
+            if at + 8 > len(buffer):
+                self._fill(at + 8)
+            begin = at + 8
+            (length,) = _LENGTH.unpack_from(buffer, at)
+            at = begin + length
+            if length > most:
+                raise CorruptInput(f"{self.name}: a string of {length:,} bytes in its GGUF header", "download it again")
+            if at > len(buffer):
+                self._fill(at)
+            try:
+                result.append(buffer[begin:at].decode("utf-8", "surrogatepass"))
+            except UnicodeDecodeError:
+                raise CorruptInput(f"{self.name}: a string of the GGUF header is not UTF-8", "download it again") from None
+        self.position = at
+        return result
 
     def value(self, kind: int) -> Value:
         if kind == STRING:
@@ -224,7 +256,7 @@ class _Cursor:
             return Value(kind, self.number(self.code(kind)))
         of = self.number("I")
         if of == STRING:
-            return Value(kind, [self.text() for _ in range(self.count(8, 1 << 24, "strings"))], of)
+            return Value(kind, self.texts(self.count(8, MOST_STRINGS, "strings")), of)
         code = self.code(of)
         width = struct.calcsize("<" + code)
         data = self.take(self.count(width, 1 << 26, "array elements") * width)
@@ -263,8 +295,7 @@ def parse(path: Path) -> Container:
             raise CorruptInput(f"{path.name}: general.alignment is {alignment!r}, not a power of two of at least 8")
         infos = [_info(cursor) for _ in range(tensor_count)]
         data = aligned(cursor.position, alignment)
-        file.seek(start)
-        entries = file.read(end - start)
+        entries = bytes(cursor.buffer[start:end])
     return Container(path, metadata, _placed(path.name, infos, data, nbytes, alignment), entries, alignment)
 
 

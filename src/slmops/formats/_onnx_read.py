@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
 from slmops.core.tensor import Stored, Tensor, elements, shifted
 from slmops.core.verify import verify
-from slmops.formats import _chat, _files, _tokenizer
+from slmops.formats import _chat, _files, _protobuf, _tokenizer
 from slmops.formats._onnx_data import FLOAT, FLOAT16, UINT8
 from slmops.formats._onnx_graph import BLOCKS, CODES, ZERO
 from slmops.quantize._affine import grid
+from slmops.quantize._cast import check_finite
 
 MOST_PROTO = 64 << 20
 """Bytes of a model.onnx without weights; one of a hundred layers has 2 MB."""
@@ -84,7 +85,8 @@ def read(folder: Path, graph: str) -> Model:
 
 
 def _places(folder: Path, graph: Any) -> dict[str, Place]:
-    return {tensor.name: _place(folder, tensor) for tensor in graph.initializer if tensor.external_data}
+    files: dict[str, tuple[Path, int]] = {}
+    return {tensor.name: _place(folder, tensor, files) for tensor in graph.initializer if tensor.external_data}
 
 
 def parse(content: bytes, name: str) -> Any:
@@ -93,6 +95,7 @@ def parse(content: bytes, name: str) -> Any:
     from google.protobuf.message import DecodeError
 
     model = onnx.ModelProto()
+    _protobuf.bounded(content, model.DESCRIPTOR, name)
     try:
         model.ParseFromString(content)
     except DecodeError as error:
@@ -138,6 +141,8 @@ def without_offset(tensors: Mapping[str, Tensor], spec: Spec) -> dict[str, Tenso
 class Blocks:
     """Reads rows of codes, scales and zero points from where the graph has them."""
 
+    name: str = field(compare=False)
+    """Of the scales."""
     codes: Stored
     scales: Stored
     zeros: Stored | None
@@ -149,8 +154,7 @@ class Blocks:
     def parameters(self, start: int, stop: int) -> Codes:
         none = np.empty((stop - start, 0), np.uint8)
         scales = self.scales.rows(start, stop).astype(np.float32)
-        if not np.isfinite(scales).all():
-            raise CorruptInput(f"{self.scales.path.name} holds scales that are no numbers", _CURE)
+        check_finite(scales, self.name, start)
         if self.zeros is None:
             return Codes(none, scales)
         found = self.zeros.rows(start, stop)
@@ -209,6 +213,7 @@ def matrix(
 
     factors = part(scales, ("float16", "float32"), groups)
     blocks = Blocks(
+        f"the scales of {label}",
         part(name, ("uint8",), columns * bits // 8),
         factors,
         part(zeros, ("uint8",), -(-groups * bits // 8)) if own else None,
@@ -219,8 +224,8 @@ def matrix(
     return Packed(shape, chosen, blocks, blocks.parameters)
 
 
-def _place(folder: Path, tensor: Any) -> Place:
-    """Check an initializer's external data against the file that it names."""
+def _place(folder: Path, tensor: Any, files: dict[str, tuple[Path, int]]) -> Place:
+    """Check an initializer's external data against the file that it names; `files` keeps what was found by location."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location, name = entries.get("location", ""), tensor.name[:80]
     if location in ("", ".", "..") or any(sign in location for sign in "/\\:\0"):
@@ -234,7 +239,10 @@ def _place(folder: Path, tensor: Any) -> Place:
     shape, dtype = tuple(tensor.dims), DTYPES[tensor.data_type]
     if any(size <= 0 for size in shape) or elements(shape) * dtype.itemsize != length:
         raise CorruptInput(f"{name} has {length} bytes, which its shape {list(shape)[:8]} does not make", _CURE)
-    path = _files.inside(folder, location)
-    if offset < 0 or offset + length > path.stat().st_size:
+    if location not in files:
+        path = _files.inside(folder, location)
+        files[location] = path, path.stat().st_size
+    path, size = files[location]
+    if offset < 0 or offset + length > size:
         raise CorruptInput(f"{location} ends before {name} does", _CURE)
     return Place(path, offset, shape, dtype)

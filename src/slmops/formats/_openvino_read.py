@@ -22,9 +22,12 @@ from slmops.core.tensor import Bytes, Stored, Tensor, elements, shifted
 from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _licence, _tokenizer
 from slmops.quantize._affine import grid
+from slmops.quantize._cast import check_finite
 
-MOST_XML = 64 << 20
-"""Bytes of an .xml; a model of a hundred layers has 5 MB."""
+MOST_XML = 16 << 20
+"""Bytes of an .xml; a model of a hundred layers has 10 MB."""
+MOST_TAGS = 500_000
+"""Tags of an .xml: 28 layers have 124,000, and each takes 100 bytes of memory or more."""
 
 _CURE = "convert it again"
 _DENSE: dict[str, np.dtype[Any]] = {
@@ -93,6 +96,8 @@ def parse(content: bytes, limit: int) -> dict[int, Layer]:
     # of zeros: so this look sees what the parser sees.
     if b"\0" in content or b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise CorruptInput("the .xml declares a document type or is not UTF-8, which OpenVINO never writes")
+    if content.count(b"<") > MOST_TAGS:
+        raise CorruptInput(f"the .xml has more than {MOST_TAGS:,} tags, which no model of this kind does", _CURE)
     try:
         root = ElementTree.fromstring(content, ElementTree.XMLParser(encoding="utf-8"))
         layers = {int(item.attrib["id"]): _layer(item, limit) for item in root.iterfind("layers/layer")}
@@ -198,8 +203,7 @@ def _packed(path: Path, chain: Chain) -> Packed:
 
     def parameters(start: int, stop: int) -> Codes:
         scale = factors.rows(start, stop).astype(np.float32)
-        if not np.isfinite(scale).all():
-            raise CorruptInput(f"{codes.name[:80]} has scales that are no numbers", _CURE)
+        check_finite(scale, f"the scales of {codes.name[:80]}", start)
         points = None
         if zeros is not None and not one:
             points = _points(path, zeros, bits, start * groups, stop * groups).reshape(stop - start, groups)

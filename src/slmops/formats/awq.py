@@ -22,6 +22,7 @@ from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
 from slmops.formats import _checkpoint, _files
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, packed
+from slmops.quantize._cast import check_finite
 
 TITLE = "AWQ"
 ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
@@ -77,8 +78,7 @@ def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, ...], siz
 
     def parameters(start: int, stop: int) -> Codes:
         scale = np.ascontiguousarray(columns(scales, start, stop).T.astype(np.float32))
-        if not np.isfinite(scale).all():
-            raise CorruptInput(f"{module} has scales that are no numbers", "download it again")
+        check_finite(scale, f"{module}.scales", start)
         none = np.empty((stop - start, 0), np.uint8)
         if points is None:
             return Codes(none, scale)

@@ -63,7 +63,7 @@ def _packed(shape: tuple[int, ...], module: str, stored: Stored, scale: Stored, 
         with np.errstate(divide="ignore"):
             factor = np.float32(1) / factor if divides else factor
         if not np.isfinite(factor).all():
-            raise CorruptInput(f"{module}.weight_scale is no number to scale by", "download it again")
+            raise CorruptInput(f"{module}.weight_scale: row 0 is no number to scale by", "download it again")
         return Codes(np.empty((stop - start, 0), np.uint8), np.full((stop - start, 1), factor[0], np.float32))
 
     def block(start: int, stop: int) -> Codes:

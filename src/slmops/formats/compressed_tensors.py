@@ -7,7 +7,8 @@ vLLM's compressed_tensors_wNa16.py. Dense models are plain safetensors without q
 
 The embedding stays in plain numbers: vLLM gathers a packed one only where it is symmetric and not tied to the head, and
 most checkpoints of this size tie it. It is written in the narrowest dtype that holds scale * (code - zero) exactly: f16
-for 4-bit codes (8 + 3 or 7 + 4 significant bits), f32 for 8-bit codes (15).
+for 4-bit codes (8 + 3 or 7 + 4 significant bits), f32 for 8-bit codes (15); its scales stand beside, so that our reader
+finds the codes again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Array, Bytes, Stored, Tensor
-from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _safetensors
+from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _plain_codes, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, grid
+from slmops.quantize._cast import check_finite
 
 TITLE = "compressed-tensors"
 DENSE = ("f32", "f16", "bf16")
@@ -85,7 +87,7 @@ def plan(model: Model) -> Layout:
     if isinstance(embedding, Packed):
         plain = _encode.plain(embedding.scheme).name
         notes.append(f"embedding: the {embedding.scheme.name} numbers stand as {plain} (vLLM reads no codes of a tied one)")
-    return Layout(
+    layout = Layout(
         format="compressed_tensors",
         sizes=files.sizes,
         literals=files.literals,
@@ -95,6 +97,7 @@ def plan(model: Model) -> Layout:
         unpacked=frozenset({"embedding"} if isinstance(embedding, Packed) else ()),
         notes=tuple(notes),
     )
+    return _plain_codes.beside(layout, "embedding", embedding) if isinstance(embedding, Packed) else layout
 
 
 def _config(model: Model, names: Mapping[str, str], modules: Mapping[str, Packed]) -> dict[str, Any]:
@@ -207,6 +210,8 @@ def read(path: Path) -> Model:
         packed = folder.stored.get(f"{module}.weight_packed")
         if packed is None:
             tensors[role] = folder.dense(name)
+            if role == "embedding":
+                tensors[role] = _plain_codes.found(path, tensors[role])
             continue
         (rows, columns), symmetric = shapes[role], f"{module}.weight_zero_point" not in folder.stored
         scales = folder.stored.get(f"{module}.weight_scale")
@@ -221,6 +226,7 @@ def read(path: Path) -> Model:
             raise CorruptInput(f"{module}.weight_shape says {shape.tolist()}, config.json {list(shapes[role])}")
         words = (-(-rows * bits // WORD), groups)
         tensors[role] = _packed(
+            module,
             bits,
             group,
             shapes[role],
@@ -255,13 +261,14 @@ def _groups(config: Any) -> set[tuple[int, int | None, bool]]:
     return result
 
 
-def _packed(bits: int, group: int, shape: tuple[int, ...], packed: Stored, scales: Stored, zeros: Stored | None) -> Packed:
+def _packed(
+    module: str, bits: int, group: int, shape: tuple[int, ...], packed: Stored, scales: Stored, zeros: Stored | None
+) -> Packed:
     each = WORD // bits
 
     def parameters(start: int, stop: int) -> Codes:
         scale = scales.rows(start, stop).astype(np.float32)
-        if not np.isfinite(scale).all():
-            raise CorruptInput(f"{scales.path.name} holds scales that are no numbers", "download it again")
+        check_finite(scale, f"{module}.weight_scale", start)
         points = None
         if zeros is not None:
             points = _unpacked_zeros(zeros.rows(start // each, -(-stop // each)), bits, start, stop)

@@ -287,7 +287,7 @@ def read(path: Path) -> Model:
         if place.shape != shape:
             raise CorruptInput(f"{file.name}: {name(role)} is {list(place.shape)}, where the config makes it {list(shape)}")
         permuted = roles.kind(role).removesuffix(".bias") in family.GGUF_PERMUTED
-        tensor = _tensor(file, place, spec.head_dim if permuted else None)
+        tensor = _tensor(name(role), file, place, spec.head_dim if permuted else None)
         tensors[role] = shifted(tensor, -spec.norm_offset) if roles.is_norm(role) else tensor
     for key in (ROPE_FREQS, *ROPE_FACTORS):
         left.pop(key, None)
@@ -353,14 +353,14 @@ def _bytes(file: Path, place: Place) -> Callable[[int, int], Array]:
     return rows
 
 
-def _tensor(file: Path, place: Place, head_dim: int | None) -> Tensor:
+def _tensor(name: str, file: Path, place: Place, head_dim: int | None) -> Tensor:
     """A tensor in Hugging Face's row order. Blocks start and stop at whole heads where rows were permuted."""
     stored = _bytes(file, place)
     held = blocks.SCHEMES.get(place.kind.name)
     if held is not None:
 
         def codes(start: int, stop: int) -> Codes:
-            block = blocks.parse(held, stored(start, stop))
+            block = blocks.parse(held, stored(start, stop), name, start)
             if head_dim is not None:
                 block = blocks.permute(block, head_dim, back=True)  # type: ignore[assignment]
             return block
@@ -398,7 +398,7 @@ def twin(folder: Path, target: Path) -> Path:
 
     def expand(key: str, start: int, stop: int) -> None:
         place = source.tensors[key]
-        values = np.ascontiguousarray(_tensor(source.path, place, None).rows(start, stop), dtype="<f4")
+        values = np.ascontiguousarray(_tensor(key, source.path, place, None).rows(start, stop), dtype="<f4")
         with file.open("r+b") as out:
             out.seek(places[key].offset + start * places[key].nbytes // place.shape[0])
             out.write(values.reshape(-1).view(np.uint8))

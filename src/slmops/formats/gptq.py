@@ -23,6 +23,7 @@ from slmops.core.tensor import DTYPES, Bytes, Stored, Tensor
 from slmops.formats import _checkpoint, _files
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, unpacked
+from slmops.quantize._cast import check_finite
 from slmops.quantize._ordered import Ordered
 
 TITLE = "GPTQ"
@@ -104,8 +105,7 @@ def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, ...], sai
 
     def parameters(start: int, stop: int) -> Codes:
         scale = np.ascontiguousarray(columns(scales, start, stop).T.astype(np.float32))
-        if not np.isfinite(scale).all():
-            raise CorruptInput(f"{module} has scales that are no numbers", "download it again")
+        check_finite(scale, f"{module}.scales", start)
         return Codes(np.empty((stop - start, 0), np.uint8), scale, _zeros(points, bits, said.plus, start, stop))
 
     def block(start: int, stop: int) -> Codes:

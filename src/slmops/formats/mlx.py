@@ -24,6 +24,7 @@ from slmops.core.tensor import DTYPES, Stored, Tensor
 from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, grid
+from slmops.quantize._cast import check_finite
 
 TITLE = "MLX"
 DENSE = ("f32", "f16", "bf16")
@@ -201,6 +202,7 @@ def read(path: Path) -> Model:
             raise CorruptInput(f"config.json gives {module} {bits} bits in groups of {group}"[:200], "download it again")
         grouped, floats = (rows, columns // group), ("F16", "BF16", "F32")
         tensors[role] = _packed(
+            module,
             bits,
             group,
             shapes[role],
@@ -211,12 +213,14 @@ def read(path: Path) -> Model:
     return folder.model(tensors)
 
 
-def _packed(bits: int, group: int, shape: tuple[int, ...], weight: Stored, scales: Stored, biases: Stored) -> Packed:
+def _packed(
+    module: str, bits: int, group: int, shape: tuple[int, ...], weight: Stored, scales: Stored, biases: Stored
+) -> Packed:
     def parameters(start: int, stop: int) -> Codes:
         scale = scales.rows(start, stop).astype(np.float32)
         bias = biases.rows(start, stop).astype(np.float32)
-        if not (np.isfinite(scale).all() and np.isfinite(bias).all()):
-            raise CorruptInput(f"{weight.path.name} holds scales that are no numbers", "download it again")
+        check_finite(scale, f"{module}.scales", start)
+        check_finite(bias, f"{module}.biases", start)
         return Codes(np.empty((stop - start, 0), np.uint8), scale, None, bias)
 
     def block(start: int, stop: int) -> Codes:

@@ -42,12 +42,13 @@ def _too_large() -> Unsupported:
     return Unsupported("a weight is too large for f16 (65504)", "use --quantize bf16 or f32 for this model")
 
 
-def check_finite(values: Array, where: str) -> None:
-    """Raises CorruptInput naming the first row that holds NaN or infinity. `values` is a block of rows."""
+def check_finite(values: Array, what: str, first: int) -> None:
+    """Raises CorruptInput naming the first row that holds NaN or infinity. `values` is a block of rows, from `first` on."""
     # A sum meets every NaN and infinity; only a bad sum pays for the search.
-    if np.isfinite(np.sum(values, dtype=np.float32)):
-        return
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(np.sum(values, dtype=np.float32)):
+            return
     bad = ~np.isfinite(values.astype(np.float32))
     if bad.any():
-        row = int(np.argwhere(bad)[0][0])
-        raise CorruptInput(f"{where}: row {row} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")
+        row = first + int(np.argwhere(bad)[0][0])
+        raise CorruptInput(f"{what}: row {row} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")

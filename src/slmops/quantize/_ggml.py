@@ -33,6 +33,8 @@ class Blocks:
     """[blocks, bytes of a block] -> f32 [blocks, elements]."""
     make: Callable[[Array], Bytes] | None = None
     """[rows, columns] of f32, f16 or bf16 -> [blocks, bytes of a block]; None where the type is not made here."""
+    halves: tuple[int, ...] = ()
+    """Where in a block its f16 scales stand."""
 
     @property
     def dense(self) -> np.dtype[Any] | None:

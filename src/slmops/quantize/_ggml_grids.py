@@ -9,9 +9,9 @@ from slmops.core.tensor import Bytes, Floats
 from slmops.quantize._ggml import Blocks
 
 
-def by_grid(name: str, bits: int, group: int, block: int) -> Blocks:
+def by_grid(name: str, bits: int, group: int, block: int, halves: tuple[int, ...] = (0,)) -> Blocks:
     """The type of this name: bytes pass as they are, and become numbers where gguf-py is installed."""
-    return Blocks(name, name.upper(), bits, group, block, functools.partial(_expand, name))
+    return Blocks(name, name.upper(), bits, group, block, functools.partial(_expand, name), halves=halves)
 
 
 def _expand(name: str, blocks: Bytes) -> Floats:

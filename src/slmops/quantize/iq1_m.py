@@ -2,4 +2,4 @@
 
 from slmops.quantize._ggml_grids import by_grid
 
-SCHEME = by_grid("iq1_m", 1, 256, 56)
+SCHEME = by_grid("iq1_m", 1, 256, 56, halves=())

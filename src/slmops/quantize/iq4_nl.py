@@ -19,4 +19,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([making.half(scales), making.planes(codes, 4, 2, 16)], axis=1)
 
 
-SCHEME = _ggml.Blocks("iq4_nl", "IQ4_NL", 4, 32, 18, expand, make)
+SCHEME = _ggml.Blocks("iq4_nl", "IQ4_NL", 4, 32, 18, expand, make, (0,))

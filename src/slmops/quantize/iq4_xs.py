@@ -28,4 +28,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([making.half(d), tops, low, making.planes(codes, 4, 2, 16)], axis=1)
 
 
-SCHEME = _ggml.Blocks("iq4_xs", "IQ4_XS", 4, 256, 136, expand, make)
+SCHEME = _ggml.Blocks("iq4_xs", "IQ4_XS", 4, 256, 136, expand, make, (0,))

@@ -2,4 +2,4 @@
 
 from slmops.quantize._ggml_grids import by_grid
 
-SCHEME = by_grid("mxfp4", 4, 32, 17)
+SCHEME = by_grid("mxfp4", 4, 32, 17, halves=())

@@ -23,4 +23,4 @@ def make(values: Array) -> Bytes:
     )
 
 
-SCHEME = _ggml.Blocks("q2_k", "Q2_K", 2, 256, 84, expand, make)
+SCHEME = _ggml.Blocks("q2_k", "Q2_K", 2, 256, 84, expand, make, (80, 82))

@@ -30,4 +30,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([high, codes, low, tops, found.d], axis=1)
 
 
-SCHEME = _ggml.Blocks("q3_k", "Q3_K", 3, 256, 110, expand, make)
+SCHEME = _ggml.Blocks("q3_k", "Q3_K", 3, 256, 110, expand, make, (108,))

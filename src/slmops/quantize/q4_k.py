@@ -21,4 +21,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([found.d, found.dmin, small, making.planes(found.codes, 4, 2, 32)], axis=1)
 
 
-SCHEME = _ggml.Blocks("q4_k", "Q4_K", 4, 256, 144, expand, make)
+SCHEME = _ggml.Blocks("q4_k", "Q4_K", 4, 256, 144, expand, make, (0, 2))

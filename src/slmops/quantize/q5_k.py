@@ -24,4 +24,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([found.d, found.dmin, small, high, low], axis=1)
 
 
-SCHEME = _ggml.Blocks("q5_k", "Q5_K", 5, 256, 176, expand, make)
+SCHEME = _ggml.Blocks("q5_k", "Q5_K", 5, 256, 176, expand, make, (0, 2))

@@ -23,4 +23,4 @@ def make(values: Array) -> Bytes:
     return np.concatenate([low, high, found.scales ^ 128, found.d], axis=1)
 
 
-SCHEME = _ggml.Blocks("q6_k", "Q6_K", 6, 256, 210, expand, make)
+SCHEME = _ggml.Blocks("q6_k", "Q6_K", 6, 256, 210, expand, make, (208,))
