@@ -30,9 +30,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-
 HANG = 5.0
 """Seconds that a mutant may take."""
 MEMORY = 1 << 30

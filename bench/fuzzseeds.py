@@ -1,15 +1,21 @@
-"""Small valid inputs of every reader, for fuzz.py: one layer, 64 or 256 columns, 40 tokens (310 in one of each)."""
+"""Small valid inputs of every reader, for fuzz.py: one layer, 64 or 256 columns, 40 tokens (310 in one of each).
+
+python bench/fuzzseeds.py gptq CHECKPOINT OUT     the same of a whole checkpoint, for repack.py
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import slmops
 from conftest import write_toy
@@ -135,3 +141,7 @@ def ternary(source: Path, folder: Path) -> Path:
         arrays[names[role]] = digits[0] | digits[1] << 2 | digits[2] << 4 | digits[3] << 6
         arrays[names[role].removesuffix(".weight") + ".weight_scale"] = np.array([0.0625], np.float32)
     return _copy(source, folder, config, arrays)
+
+
+if __name__ == "__main__":  # fuzzseeds.py gptq CHECKPOINT OUT: for repack.py
+    transposed(Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[1])

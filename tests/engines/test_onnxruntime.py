@@ -15,7 +15,7 @@ import tokenizers
 
 from needs import needs
 from slmops import probes, stream
-from slmops.core import chat
+from slmops.core import chat, plugins
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
@@ -40,6 +40,34 @@ def write(model: Model, folder: Path, provider: str = "cpu") -> Path:
 
 def relative(actual: Floats, expected: Floats) -> float:
     return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("family", plugins.names("architectures"))
+def test_a_batch_of_several_lengths(family: str, toy: Toy, tmp_path: Path) -> None:
+    """As GroupQueryAttention wants it, padded behind: each sequence goes on from its own last token."""
+    import onnxruntime_genai as og
+
+    model = quantize(huggingface.read(toy(family)), chooser("f32"))
+    folder = write(model, tmp_path / "out")
+    pad = json.loads((folder / "genai_config.json").read_text())["model"]["pad_token_id"]
+    rng = np.random.default_rng(1)
+    prompts = [rng.integers(3, 300, length).tolist() for length in (90, 41)]
+    loaded = og.Model(str(folder))
+    settings = og.GeneratorParams(loaded)
+    settings.set_search_options(max_length=128, batch_size=2, do_sample=False)
+    generator = og.Generator(loaded, settings)
+    generator.append_tokens(np.array([prompt + [pad] * (90 - len(prompt)) for prompt in prompts], np.int32))
+    reference = Reference(model)
+    for number, prompt in enumerate(prompts):
+        expected = reference.logits(prompt)[-1]
+        assert relative(generator.get_logits()[number].reshape(-1), expected) < 1e-5
+    for _ in range(6):
+        generator.generate_next_token()
+    for number, prompt in enumerate(prompts):
+        expected = list(prompt)
+        for _ in range(6):
+            expected.append(int(reference.logits(expected)[-1].argmax()))
+        assert generator.get_sequence(number).tolist()[90:] == expected[len(prompt) :]
 
 
 @pytest.fixture(scope="module")

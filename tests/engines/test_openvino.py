@@ -12,7 +12,7 @@ import tokenizers
 
 from needs import needs
 from slmops import stream
-from slmops.core import chat
+from slmops.core import chat, plugins
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
@@ -78,6 +78,32 @@ def test_computes_what_the_reference_computes(
         assert proof.effective["kv"] == proof.effective["activations"] == "f32"
         usual = engine.open(folder, device="cpu", threads=1)
         assert relative(usual.logits(IDS, [96]), expected) < 0.1, engine.__name__
+
+
+@pytest.mark.parametrize("family", plugins.names("architectures"))
+def test_a_batch_of_several_lengths(family: str, toy: Toy, tmp_path: Path) -> None:
+    """As transformers pads it: in front, masked out; in two calls, past every window."""
+    import openvino as ov
+
+    model = huggingface.read(toy(family))
+    compiled = ov.Core().compile_model(
+        write(model, tmp_path / "out") / "openvino_model.xml",
+        "CPU",
+        {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"},
+    )
+    request, length = compiled.create_infer_request(), 150
+    rng = np.random.default_rng(1)
+    whole, short = rng.integers(3, 300, length), rng.integers(3, 300, 71)
+    ids = np.stack([whole, np.concatenate([np.zeros(length - 71, np.int64), short])])
+    mask = np.stack([np.ones(length, np.int64), np.arange(length) >= length - 71]).astype(np.int64)
+    positions, found = np.maximum(mask.cumsum(1) - 1, 0), []
+    for start, stop in ((0, 100), (100, length)):
+        fed = {"input_ids": ids[:, start:stop], "position_ids": positions[:, start:stop], "attention_mask": mask[:, :stop]}
+        request.infer({**fed, "beam_idx": np.arange(2, dtype=np.int32)})
+        found.append(request.get_tensor("logits").data.copy())
+    logits, reference = np.concatenate(found, axis=1), Reference(model)
+    assert relative(logits[0], reference.logits(whole.tolist())) < 1e-5
+    assert relative(logits[1, -71:], reference.logits(short.tolist())) < 1e-5
 
 
 def test_logits_of_a_fresh_sequence_each_time(session: Session) -> None:

@@ -64,3 +64,26 @@ class DataFile:
             tensor.external_data.add(key=key, value=value)
         self.initializers[name] = tensor
         return offset
+
+
+def last_tokens(states: str) -> list[Any]:
+    """Nodes that pick each sequence's last token: in a batch of several lengths the mask says which that is, and the
+    shorter prompts are padded behind it (as GroupQueryAttention reads them)."""
+    from onnx import helper
+
+    steps: tuple[tuple[str, list[str], dict[str, int]], ...] = (
+        ("Shape", ["attention_mask"], {"start": 1, "end": 2}),
+        ("Shape", ["input_ids"], {"start": 1, "end": 2}),
+        ("Sub", ["last.0", "last.1"], {}),  # positions before this call's
+        ("ReduceSum", ["attention_mask", "one"], {"keepdims": 0}),
+        ("Sub", ["last.3", "one"], {}),
+        ("Sub", ["last.4", "last.2"], {}),
+        ("Max", ["last.5", "zero"], {}),
+        ("Unsqueeze", ["last.6", "one"], {}),
+        ("GatherND", [states, "last.7"], {"batch_dims": 1}),
+        ("Unsqueeze", ["last.8", "one"], {}),
+    )
+    return [
+        helper.make_node(kind, ins, [f"last.{number}"], f"last/{kind}.{number}", **attributes)
+        for number, (kind, ins, attributes) in enumerate(steps)
+    ]
