@@ -23,8 +23,8 @@ from slmops.core.layout import Layout, Region
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme, stored_as
 from slmops.core.store import no_space
-from slmops.core.tensor import Array, Tensor, row_blocks
-from slmops.quantize._cast import check_finite
+from slmops.core.tensor import DTYPES, Array, Tensor, row_blocks
+from slmops.quantize._cast import cast, check_finite
 from slmops.quantize._recode import recode
 
 Progress = Callable[[int], None]
@@ -83,9 +83,9 @@ def digest(block: Codes | Array, offset: float = 0.0) -> int:
     """
     if isinstance(block, Codes):
         return block.digest()
-    numbers = block.astype(np.float32)
+    numbers = cast(block, DTYPES["f32"])
     if offset:
-        numbers += np.float32(offset)
+        numbers = numbers + np.float32(offset)
     return zlib.crc32(np.ascontiguousarray(numbers).view(np.uint8))
 
 
@@ -167,7 +167,13 @@ def _stream(
         progress(block.codes.nbytes + block.scales.nbytes if isinstance(block, Codes) else block.nbytes)
         if role in unpacked:
             held[PLAIN] = tensor.rows(start, stop)
-        return {form: digest(part, offset_of(model, role)) for form, part in held.items()}
+        # Forms that differ in their scales alone share their codes.
+        words = {id(part.codes): part.codes for part in held.values() if isinstance(part, Codes)}
+        known = {key: zlib.crc32(np.ascontiguousarray(codes)) for key, codes in words.items()}
+        return {
+            form: part.digest(known[id(part.codes)]) if isinstance(part, Codes) else digest(part, offset_of(model, role))
+            for form, part in held.items()
+        }
 
     pool = concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1)
     try:

@@ -98,7 +98,7 @@ def test_a_long_prompt_passes_in_pieces(toy: Toy, monkeypatch: pytest.MonkeyPatc
 
 def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> None:
     model = made(toy, "qwen3", "q4", tmp_path)
-    source = huggingface._tokenizer.load(model.tokenizer.json)
+    source = model.tokenizer.encoder
     with opened(tmp_path) as session:
         for text in probes.TEXTS:
             ids = source.encode(text, add_special_tokens=False).ids

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 
 from checkpoints import tokenizer as small_tokenizer
 from slmops.core.errors import CorruptInput, Unsupported
@@ -43,7 +44,7 @@ def test_golden_ids(name: str, eos: int, pad: int, tokens: int, tmp_path: Path) 
     """vocab.json with merges.txt (Qwen2), and a tokenizer.json that came from SentencePiece (Phi-3)."""
     read = _tokenizer.read(unpacked(name, tmp_path), {}, {})
     assert read is not None
-    loaded = _tokenizer.load(read.json)
+    loaded = tokenizers.Tokenizer.from_str(read.json.decode())
     expected = [[int(word) for word in line.split()] for line in (DATA / name / "golden.out").read_text().splitlines()]
     texts = golden()
     assert len(texts) == len(expected) == 46
@@ -71,7 +72,7 @@ def corpus(seed: int, count: int) -> list[str]:
 def same_ids(data: bytes, settings: dict[str, Any], texts: list[str]) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
-    ours = _tokenizer.load(_sentencepiece.convert(data, settings)[0])
+    ours = tokenizers.Tokenizer.from_str(_sentencepiece.convert(data, settings)[0].decode())
     for text in texts:
         ids = theirs.encode(text)
         assert ours.encode(text, add_special_tokens=False).ids == ids, text
@@ -116,7 +117,7 @@ def test_kinds_of_sentencepiece(
     texts = corpus(3, 500) if rule == "identity" else ["ﬁne ½ Ⅷ  ｆｕｌｌ width", " the cat  sat ", "once upon a time", ""]
     data = (tmp_path / "m.model").read_bytes()
     theirs = sentencepiece.SentencePieceProcessor(model_proto=data)
-    ours = _tokenizer.load(_sentencepiece.convert(data, {})[0])
+    ours = tokenizers.Tokenizer.from_str(_sentencepiece.convert(data, {})[0].decode())
     for text in texts:
         assert ours.encode(text, add_special_tokens=False).ids == theirs.encode(text), text
 
@@ -127,7 +128,7 @@ def test_sentencepiece_folder(tmp_path: Path) -> None:
     assert read is not None
     assert (read.bos, read.eos, read.pad, read.adds_bos) == (1, (2,), None, True)
     assert read.sentencepiece == STORIES.read_bytes()
-    loaded = _tokenizer.load(read.json)
+    loaded = tokenizers.Tokenizer.from_str(read.json.decode())
     assert loaded.encode("Once upon a time").ids[0] == 1
     assert loaded.encode("<s>a</s>", add_special_tokens=False).ids[::2] == [1, 2]
 
@@ -144,7 +145,7 @@ def test_added_tokens_of_a_sentencepiece_folder(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     read = _tokenizer.read(tmp_path, {}, {})
     assert read is not None and read.eos == (2,) and not read.adds_bos
-    ids = _tokenizer.load(read.json).encode("<|user|>a<|far|><end>").ids
+    ids = tokenizers.Tokenizer.from_str(read.json.decode()).encode("<|user|>a<|far|><end>").ids
     assert ids[0] == 512 and ids[-2:] == [520, 2]
 
 
@@ -156,7 +157,7 @@ def test_blank_after_a_special_token(tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({**LLAMA, "legacy": legacy}))
         read = _tokenizer.read(tmp_path, {}, {})
         assert read is not None
-        loaded = _tokenizer.load(read.json)
+        loaded = tokenizers.Tokenizer.from_str(read.json.decode())
         counts.append(loaded.encode("<s>cat", add_special_tokens=False).tokens[1][0])
         assert loaded.encode("cat", add_special_tokens=False).tokens[0][0] == "▁"
     assert counts == ["▁", "c"]
@@ -177,7 +178,7 @@ def test_who_decides_about_bos(wants: bool | None, does: bool, tmp_path: Path) -
     read = _tokenizer.read(tmp_path, {}, {"eos_token_id": [0, 2]})
     assert read is not None
     assert read.adds_bos is (does if wants is None else wants)
-    assert (_tokenizer.load(read.json).encode("cat").ids[0] == 0) is read.adds_bos
+    assert (tokenizers.Tokenizer.from_str(read.json.decode()).encode("cat").ids[0] == 0) is read.adds_bos
     assert read.bos == 0 and read.eos == (2, 0)
 
 
@@ -201,7 +202,7 @@ def test_a_trainers_limits_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     read = _tokenizer.read(tmp_path, {"vocab_size": 0}, {})
     assert read is not None and read.adds_bos and read.bos == 1 and read.pad is None
-    loaded = _tokenizer.load(read.json)
+    loaded = tokenizers.Tokenizer.from_str(read.json.decode())
     assert len(loaded.encode("z").ids) == 2 and len(loaded.encode("z y x w v").ids) > 4
 
 

@@ -45,11 +45,13 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.core.errors import UsageError
     from slmops.passes.merge import beside, merge
     from slmops.passes.quantize import packed
+    from slmops.quantize._cast import warm_up
     from slmops.source import adapter, load
 
     progress = Progress(quiet=arguments.json)
     names = [name.strip().replace("-", "_") for name in arguments.to.split(",") if name.strip()]
     formats = compiler.writable(codes=True) if names == ["all"] else names
+    warm_up()
     model = load(arguments.source)
     if arguments.beside and not arguments.adapter:
         raise UsageError("--beside says where an adapter goes, and there is none", "add --adapter FOLDER")

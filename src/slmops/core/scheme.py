@@ -30,9 +30,12 @@ class Codes:
     zeros: Bytes | None = None
     biases: Floats | None = None
 
-    def digest(self) -> int:
-        """CRC-32 of the canonical bytes: tells whether two files hold the same numbers (not against an adversary)."""
-        value = zlib.crc32(np.ascontiguousarray(self.codes))
+    def digest(self, of_codes: int | None = None) -> int:
+        """CRC-32 of the canonical bytes: tells whether two files hold the same numbers (not against an adversary).
+
+        of_codes: the CRC-32 of the codes alone, where it is known: they are nearly all of the bytes.
+        """
+        value = zlib.crc32(np.ascontiguousarray(self.codes)) if of_codes is None else of_codes
         # -0.0 and 0.0 scale alike: some containers cannot tell them apart.
         value = zlib.crc32(np.ascontiguousarray(self.scales + np.float32(0)).view(np.uint8), value)
         if self.biases is not None:

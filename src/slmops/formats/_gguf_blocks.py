@@ -22,10 +22,10 @@ from slmops.core import scheme
 from slmops.core.errors import CorruptInput
 from slmops.core.layout import Block
 from slmops.core.scheme import Codes, Scheme
-from slmops.core.tensor import Array, Bytes, Floats
+from slmops.core.tensor import DTYPES, Array, Bytes, Floats
 from slmops.formats import _encode
 from slmops.quantize._affine import packed, unpacked
-from slmops.quantize._cast import check_finite
+from slmops.quantize._cast import cast, check_finite
 from slmops.quantize._ggml import Blocks
 
 AFFINE = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "tq2_0", "tq1_0")
@@ -64,7 +64,7 @@ def _nibbles(block: Codes, constants: list[Floats]) -> Array:
     from slmops.formats import _gguf_kernels
 
     words = np.empty((*block.scales.shape, len(constants) + 8), np.uint16)
-    _gguf_kernels.nibbles(block.codes, np.stack(constants).astype(np.float16).view(np.uint16), words)
+    _gguf_kernels.nibbles(block.codes, cast(np.stack(constants), DTYPES["f16"]).view(np.uint16), words)
     return words
 
 
@@ -144,15 +144,15 @@ def parse(name: str, rows: Bytes, tensor: str = "", first: int = 0) -> Codes:
         for at in held.halves:
             _scales(blocks[..., at : at + 2], tensor, first)
         return Codes(rows, np.empty((count, 0), np.float32))
-    nbytes = {"q4_0": 18, "q4_1": 20, "q5_0": 22, "q5_1": 24, "q8_0": 34, "tq1_0": 54, "tq2_0": 66}[name]
+    if name in ("q4_0", "q4_1"):
+        return _four(rows, count, 1 if name == "q4_0" else 2, tensor, first)
+    nbytes = {"q5_0": 22, "q5_1": 24, "q8_0": 34, "tq1_0": 54, "tq2_0": 66}[name]
     blocks = np.ascontiguousarray(rows).reshape(count, -1, nbytes)
     ternary, offset = name.startswith("tq"), 0 if held.zero is not None else 2
     scales = _scales(blocks[..., -2:] if ternary else blocks[..., :2], tensor, first)
     biases = _scales(blocks[..., 2:4], tensor, first) if offset else None
     body = blocks[..., :-2] if ternary else blocks[..., 2 + offset :]
-    if name in ("q4_0", "q4_1"):
-        codes = _sequential(np.ascontiguousarray(body).view("<u2"))
-    elif name == "q8_0":
+    if name == "q8_0":
         codes = (np.ascontiguousarray(body) ^ np.uint8(0x80)).reshape(count, -1)
     elif name in ("q5_0", "q5_1"):
         nibbles = np.concatenate([body[..., 4:] & 15, body[..., 4:] >> 4], axis=-1)
@@ -167,17 +167,23 @@ def parse(name: str, rows: Bytes, tensor: str = "", first: int = 0) -> Codes:
 
 
 def _scales(halves: Bytes, tensor: str, first: int) -> Floats:
-    values = np.ascontiguousarray(halves).view("<f2")[..., 0].astype(np.float32)
+    values = cast(np.ascontiguousarray(halves).view("<f2")[..., 0], DTYPES["f32"])
     check_finite(values, f"the scales of {tensor}", first)
     return values
 
 
-def _sequential(words: Array) -> Bytes:
-    """Nibble words [rows, groups, 8] -> sequential codes [rows, groups * 16]."""
-    low, high = words & 0x0F0F, words >> 4 & 0x0F0F
-    spread = np.concatenate([low, high], axis=-1)
-    result: Bytes = (spread | spread >> 4).astype(np.uint8).reshape(words.shape[0], -1)
-    return result
+def _four(rows: Bytes, count: int, constants: int, tensor: str, first: int) -> Codes:
+    """Q4_0 (a scale) and Q4_1 (a scale and a minimum)."""
+    from slmops.formats import _gguf_kernels
+
+    words = np.ascontiguousarray(rows).view("<u2").reshape(count, -1, constants + 8)
+    halves = np.empty((constants, *words.shape[:2]), np.uint16)
+    codes = np.empty((count, words.shape[1] * 16), np.uint8)
+    _gguf_kernels.sequential(words, halves, codes)
+    numbers = cast(halves.view(np.float16), DTYPES["f32"])
+    for part in numbers:
+        check_finite(part, f"the scales of {tensor}", first)
+    return Codes(codes, numbers[0], None, numbers[1] if constants == 2 else None)
 
 
 def _ternary2(body: Bytes) -> Bytes:

@@ -148,6 +148,17 @@ def _text(text: str) -> bytes:
     return len(data).to_bytes(8, "little") + data
 
 
+_LENGTHS = [length.to_bytes(8, "little") for length in range(256)]
+
+
+def _texts(texts: Sequence[str]) -> bytes:
+    """Each text behind its length; a vocabulary has hundreds of thousands, nearly all of them short."""
+    parts = [b""] * (2 * len(texts))
+    parts[1::2] = [text.encode("utf-8", "surrogatepass") for text in texts]
+    parts[::2] = [_LENGTHS[len(data)] if len(data) < 256 else len(data).to_bytes(8, "little") for data in parts[1::2]]
+    return b"".join(parts)
+
+
 def _pack_value(value: Value) -> bytes:
     if value.kind == STRING:
         return _text(value.value)
@@ -155,7 +166,7 @@ def _pack_value(value: Value) -> bytes:
         assert value.of is not None
         head = struct.pack("<IQ", value.of, len(value.value))
         if value.of == STRING:
-            return head + b"".join(map(_text, value.value))
+            return head + _texts(value.value)
         return head + struct.pack(f"<{len(value.value)}{FIXED[value.of]}", *value.value)
     return struct.pack("<" + FIXED[value.kind], value.value)
 

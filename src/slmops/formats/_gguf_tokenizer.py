@@ -180,7 +180,7 @@ def _expressions(pre: Any) -> list[str]:
 def _reachable(data: Mapping[str, Any]) -> bool:
     """Whether merging alone makes every word of the vocabulary, so that ignore_merges makes no difference."""
     bare = {"version": "1.0", "added_tokens": [], "model": {**data["model"], "ignore_merges": False}}
-    tokenizer = _tokenizer.load(json.dumps(bare).encode())
+    tokenizer = _tokenizer.load(json.dumps(bare).encode(), bare)
     words = list(data["model"]["vocab"])
     return all(len(encoding.ids) == 1 for encoding in tokenizer.encode_batch(words, add_special_tokens=False))
 

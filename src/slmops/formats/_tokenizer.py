@@ -76,7 +76,8 @@ def finish(
     Where tokenizer_config.json says outright whether bos and eos are added (add_bos_token, add_eos_token) and
     tokenizer.json does otherwise, tokenizer.json is brought into line, as transformers does when it loads one.
     """
-    tokenizer = load(text)
+    document = _files.parse_json(text, "tokenizer.json")
+    tokenizer = load(text, document)
 
     def named(key: str) -> int | None:
         value = settings.get(key)
@@ -93,7 +94,6 @@ def finish(
     wrong_bos = isinstance(wants_bos, bool) and (bos is not None or not wants_bos) and wants_bos != (before == [bos])
     wrong_eos = isinstance(wants_eos, bool) and (eos is not None or not wants_eos) and wants_eos != (after == [eos])
     if wrong_bos or wrong_eos or limits:
-        document = json.loads(text)
         # Left behind by a trainer; transformers too encodes without them unless it is asked to.
         document.update(dict.fromkeys(limits))
         if wrong_bos or wrong_eos:
@@ -104,7 +104,8 @@ def finish(
                 (tokenizer.id_to_token(eos), eos) if adds_eos and eos is not None else None,
             )
         text = json.dumps(document, ensure_ascii=False).encode()
-        before, after = _added(load(text))
+        tokenizer = load(text, document)
+        before, after = _added(tokenizer)
     if bos is None and len(before) == 1:
         bos = before[0]
     stops = generation.get("eos_token_id", config.get("eos_token_id"))
@@ -115,7 +116,7 @@ def finish(
     rows = config.get("vocab_size")
     if pad is not None and isinstance(rows, int) and pad >= rows:
         pad = None  # added for training beyond the embedding: no model was ever given it
-    return Tokenizer(
+    result = Tokenizer(
         json=text,
         config={key: value for key, value in settings.items() if key != "chat_template"},
         bos=bos,
@@ -124,6 +125,8 @@ def finish(
         adds_bos=bos is not None and before == [bos],
         sentencepiece=sentencepiece,
     )
+    vars(result).update(encoder=tokenizer, parsed=document)  # the cached properties: real ones take a second to make again
+    return result
 
 
 def _added(tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -153,11 +156,12 @@ def template(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> dict[s
     }
 
 
-def load(text: bytes) -> Any:
-    """A tokenizers.Tokenizer; CorruptInput where the text makes none."""
+def load(text: bytes, document: Mapping[str, Any]) -> Any:
+    """A tokenizers.Tokenizer of this text, which says `document`; CorruptInput where it makes none."""
     import tokenizers
 
-    if _prefixed(text):
+    model = document.get("model")
+    if isinstance(model, dict) and model.get("continuing_subword_prefix"):
         # The library cuts tokens at the prefix's length in bytes and ends the process where that is inside a character.
         raise Unsupported("tokenizer.json has a continuing_subword_prefix, which no family here has")
     try:
@@ -166,17 +170,6 @@ def load(text: bytes) -> Any:
         raise
     except BaseException as error:  # the library panics (not an Exception) on some malformed files
         raise CorruptInput(f"tokenizer.json cannot be read: {str(error)[:200]}", "download it again") from None
-
-
-def _prefixed(text: bytes) -> bool:
-    """Whether the model has a continuing_subword_prefix. Parses the whole only where the key might be written in escapes."""
-    if b"\\u" not in text:
-        return re.search(rb'"continuing_subword_prefix"\s*:\s*"[^"]', text) is not None
-    try:
-        model = json.loads(text)["model"]
-        return bool(model.get("continuing_subword_prefix"))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False  # the library says what is wrong
 
 
 def count(tokenizer: Tokenizer) -> int | None:

@@ -11,6 +11,7 @@ import numpy as np
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.scheme import Codes
 from slmops.core.tensor import DTYPES, Array, Bytes, Floats
+from slmops.quantize._cast import cast
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Affine:
 
         rows, columns = values.shape
         bfloat16 = values.dtype.name == "bfloat16"
-        bits = values.view(np.uint16) if bfloat16 else values.astype(np.float32, copy=False).view(np.uint32)
+        bits = values.view(np.uint16) if bfloat16 else cast(values, DTYPES["f32"]).view(np.uint32)
         shift = np.uint32(16 if bfloat16 else 0)
         nibbles = self.bits == 4 and not self.biased
         codes = np.empty((rows, columns // 2 if nibbles else columns), np.uint8)

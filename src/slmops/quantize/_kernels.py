@@ -267,33 +267,6 @@ def biased(group: int, bits: int) -> Callable[..., int]:
     return kernel  # type: ignore[no-any-return]
 
 
-@numba.njit(nogil=True, cache=True)
-def halve(values: Any, shift: Any, halves: Any) -> Any:  # pragma: no cover - compiled
-    """Bits of f32 (or its high 16) -> bits of f16, rounded to nearest even; True when a finite number became infinite.
-
-    Fabian Giesen, "Float->half variants" (public domain), float_to_half_fast3_rtne.
-    """
-    work = np.empty(1, np.uint32)
-    real = work.view(np.float32)
-    overflow: Any = False
-    for i in range(values.shape[0]):
-        u = np.uint32(np.uint32(values[i]) << shift)
-        f = np.uint32(u & np.uint32(0x7FFFFFFF))
-        if f >= np.uint32(0x47800000):
-            half = np.uint32(0x7E00) if f > np.uint32(0x7F800000) else np.uint32(0x7C00)
-            overflow |= f < np.uint32(0x7F800000)
-        elif f < np.uint32(0x38800000):
-            work[0] = f
-            real[0] += np.float32(0.5)  # the addition itself rounds to f16's smallest step
-            half = np.uint32(work[0] - np.uint32(0x3F000000))
-        else:
-            odd = np.uint32(np.uint32(f >> np.uint32(13)) & np.uint32(1))
-            half = np.uint32(np.uint32(f + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
-            overflow |= half == np.uint32(0x7C00)
-        halves[i] = np.uint16(half | np.uint32(np.uint32(u >> np.uint32(16)) & np.uint32(0x8000)))
-    return overflow
-
-
 @functools.cache
 def affine(group: int, bits: int) -> Callable[..., None]:
     """kernel(codes, scales, zeros, zero, biases, values): scale * (code - zero), or scale * code + bias, into f32.

@@ -8,15 +8,16 @@ Rules: docs of each pair in tests/quantize/test_recode.py, which holds them agai
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from slmops.core.errors import Unsupported
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.tensor import DTYPES, Array, Bytes, Floats, row_blocks
 from slmops.quantize._affine import SIGNIFICANDS, Affine, packed, unpacked
-from slmops.quantize._cast import cast
 
 
 class Inexact(Exception):
@@ -87,12 +88,7 @@ def _parameters(codes: Codes, source: Affine, target: Affine) -> tuple[Floats, B
         _exactly(scales, target)
     if target.biased:
         if biases is None:
-            product = scales.astype(np.float64) * -(
-                zeros.astype(np.float64) if zeros is not None else float(source.zero or 0)
-            )
-            biases = product.astype(np.float32)
-            if (biases != product).any():
-                raise Inexact
+            biases = _products(scales, zeros, source.zero or 0)
             _exactly(biases, target)
         elif not _numbers_fit(source, target):
             _exactly(biases, target)
@@ -113,22 +109,33 @@ def _parameters(codes: Codes, source: Affine, target: Affine) -> tuple[Floats, B
 
 def _exactly(values: Floats, target: Affine) -> None:
     """Raise Inexact where a value is none of `target`'s scales: its dtype does not hold it, or it has too many bits."""
-    try:
-        narrow = cast(values, target.scale)
-    except Unsupported:
-        raise Inexact from None
-    whole = np.ldexp(np.frexp(values)[0], target.significand)
-    if not np.array_equal(narrow.astype(np.float32), values) or (whole != np.rint(whole)).any():
+    from slmops.quantize import _float_kernels
+
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if not _float_kernels.exact(flat, target.significand, target.scale == DTYPES["f16"]):
         raise Inexact
+
+
+def _products(scales: Floats, zeros: Bytes | None, zero: int) -> Floats:
+    """-scale * z, or Inexact."""
+    from slmops.quantize import _float_kernels
+
+    biases = np.empty(scales.shape, np.float32)
+    points = np.empty(0, np.uint8) if zeros is None else np.ascontiguousarray(zeros).reshape(-1)
+    if not _float_kernels.products(np.ascontiguousarray(scales).reshape(-1), points, float(zero), biases.reshape(-1)):
+        raise Inexact
+    return biases
 
 
 def _zero_points(scales: Floats, biases: Floats, most: int) -> Bytes:
     """The integer z with bias = -scale * z in every group, or Inexact. A scale of 0 with a bias of 0 takes any."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        points = np.where(scales == 0, np.float64(0), np.rint(-biases.astype(np.float64) / scales))
-    if not ((points >= 0) & (points <= most) & (points * -scales.astype(np.float64) == biases)).all():
+    from slmops.quantize import _float_kernels
+
+    zeros = np.empty(scales.shape, np.uint8)
+    flat = (np.ascontiguousarray(part).reshape(-1) for part in (scales, biases))
+    if not _float_kernels.zero_points(*flat, most, zeros.reshape(-1)):
         raise Inexact
-    return points.astype(np.uint8)
+    return zeros
 
 
 def fit(tensor: Packed, targets: Iterable[Scheme], multiple: int = 1) -> Scheme | None:
@@ -148,9 +155,19 @@ def _scan(tensor: Packed, target: Scheme, multiple: int) -> bool:
     source = tensor.scheme
     assert isinstance(source, Affine) and isinstance(target, Affine)
     assert tensor.parameters is not None
-    try:
-        for start, stop in row_blocks(tensor.shape, multiple):
-            _parameters(tensor.parameters(start, stop), source, target)
-    except Inexact:
-        return False
-    return True
+    parameters = tensor.parameters
+
+    def fits(rows: tuple[int, int]) -> bool:
+        try:
+            _parameters(parameters(*rows), source, target)
+        except Inexact:
+            return False
+        return True
+
+    return all(threads().map(fits, row_blocks(tensor.shape, multiple)))
+
+
+@functools.cache
+def threads() -> ThreadPoolExecutor:
+    """For scans: the kernels release the GIL."""
+    return ThreadPoolExecutor(os.cpu_count() or 1, "scan")
