@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,21 +75,23 @@ def of_bytes(rng: random.Random, data: bytes) -> bytes:
     return bytes(held)
 
 
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    """Every (container, key) of a JSON value."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in list(items):
-        yield value, key
-        yield from _places(inner)
+def _place(rng: random.Random, value: Any) -> tuple[Any, Any] | None:
+    """A (container, key) somewhere in a JSON value: down from the top, stopping anywhere."""
+    found = None
+    while value and isinstance(value, dict | list):
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        found, value = (value, key), value[key]
+        if rng.random() < 0.2:
+            break
+    return found
 
 
 def of_json(rng: random.Random, value: Any) -> Any:
-    """A value replaced, removed, doubled or renamed, in a copy."""
-    value = json.loads(json.dumps(value))
-    places = list(_places(value))
-    if not places:
+    """A value replaced, removed, doubled or renamed, in place."""
+    place = _place(rng, value)
+    if place is None:
         return rng.choice(VALUES)
-    holder, key = rng.choice(places)
+    holder, key = place
     kind = rng.randrange(5)
     if kind <= 2:
         old = holder[key]
@@ -154,9 +156,21 @@ def gguf_file(rng: random.Random, data: bytes) -> bytes:
     return bytes(held)
 
 
-@functools.lru_cache(maxsize=16)
+_FIELDS: dict[int, list[tuple[int, int]]] = {}
+
+
 def _gguf_fields(data: bytes) -> list[tuple[int, int]]:
-    """(offset, width) of counts, lengths, types, values, dimensions and offsets. Gives up where the walk does not fit."""
+    """(offset, width) of counts, lengths, types, values, dimensions and offsets, of the first file of this length: mutants
+    of a length have their fields where it has them."""
+    if len(data) not in _FIELDS:
+        if len(_FIELDS) > 1000:
+            _FIELDS.clear()
+        _FIELDS[len(data)] = _walked(data)
+    return _FIELDS[len(data)]
+
+
+def _walked(data: bytes) -> list[tuple[int, int]]:
+    """Gives up where the walk does not fit."""
     sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
     found, at = [(0, 4), (4, 4), (8, 8), (16, 8)], 24
 
