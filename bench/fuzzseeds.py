@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from conftest import write_toy
 from slmops import compile as compiler
 from slmops.core import plugins
 from slmops.core.tensor import to_numpy
+from slmops.quantize._affine import parse
 
 TOKENS = 40
 SIZES = {"num_hidden_layers": 1, "hidden_size": 64, "intermediate_size": 64, "head_dim": 32, "num_attention_heads": 2,
@@ -101,11 +102,13 @@ def _copy(source: Path, folder: Path, config: dict[str, Any], arrays: dict[str, 
     return folder
 
 
-def transposed(source: Path, folder: Path, method: str, *, bits: int = 4, order: bool = False, **said: Any) -> Path:
+def transposed(
+    source: Path, folder: Path, method: str, *, bits: int = 4, group: int = 32, order: bool = False, **said: Any
+) -> Path:
     """GPTQ or AWQ: every layer's matrices as random words."""
     model, rng = slmops.load(source), np.random.default_rng(0)
     config = json.loads((source / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": method, "bits": bits, "group_size": 32, **said}
+    config["quantization_config"] = {"quant_method": method, "bits": bits, "group_size": group, **said}
     names, arrays = plugins.load("architectures", model.spec.family).names(model.spec), {}
     for role, tensor in model.tensors.items():
         if len(tensor.shape) != 2 or role in ("embedding", "head"):
@@ -114,10 +117,10 @@ def transposed(source: Path, folder: Path, method: str, *, bits: int = 4, order:
         (rows, inputs), module = tensor.shape, names[role].removesuffix(".weight")
         words = (inputs * bits // 32, rows) if method == "gptq" else (inputs, rows * bits // 32)
         arrays[f"{module}.qweight"] = rng.integers(-(2**31), 2**31, words).astype(np.int32)
-        arrays[f"{module}.qzeros"] = rng.integers(-(2**31), 2**31, (inputs // 32, rows * bits // 32)).astype(np.int32)
-        arrays[f"{module}.scales"] = (rng.random((inputs // 32, rows)) * 0.01 + 0.001).astype(np.float16)
+        arrays[f"{module}.qzeros"] = rng.integers(-(2**31), 2**31, (inputs // group, rows * bits // 32)).astype(np.int32)
+        arrays[f"{module}.scales"] = (rng.random((inputs // group, rows)) * 0.01 + 0.001).astype(np.float16)
         if method == "gptq":
-            index = np.arange(inputs) // 32
+            index = np.arange(inputs) // group
             arrays[f"{module}.g_idx"] = (rng.permutation(index) if order else index).astype(np.int32)
     return _copy(source, folder, config, arrays)
 
@@ -141,6 +144,18 @@ def ternary(source: Path, folder: Path) -> Path:
         arrays[names[role]] = digits[0] | digits[1] << 2 | digits[2] << 4 | digits[3] << 6
         arrays[names[role].removesuffix(".weight") + ".weight_scale"] = np.array([0.0625], np.float32)
     return _copy(source, folder, config, arrays)
+
+
+def packed(reader: str, scheme: str, plain: Callable[..., Path], folder: Path) -> Path:
+    """What this reader finds as codes of a scheme (a name of tests/matrix.py); `plain` makes a checkpoint of a family."""
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": 2}
+    if reader == "bitnet":
+        return ternary(plain("bitnet"), folder)
+    if reader in ("gptq", "awq"):
+        held = parse(scheme)
+        assert held is not None
+        return transposed(plain("qwen2", **sizes), folder, reader, bits=held.bits, group=held.group)
+    return converted(plain("qwen3", **sizes), reader, scheme, folder)
 
 
 if __name__ == "__main__":  # fuzzseeds.py gptq CHECKPOINT OUT: for repack.py

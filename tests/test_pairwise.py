@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 Toy = Callable[..., Path]
 FORMATS = ("gguf", "mlx", "onnx", "openvino", "compressed_tensors", "huggingface")
 ROOT = Path(__file__).resolve().parent.parent
-COUNTS = {"q6_k": 2, "int3-g64-bias-f16": 3, "int6-g32-bias-bf16": 2, "q5_1": 3, "ternary": 4}
+COUNTS = {"q6_k": 2, "int3-g64-bias-f16": 3, "int6-g32-bias-bf16": 2, "q5_1": 3, "ternary-f32": 4}
 """Schemes that not every format takes: formats that do."""
 SOURCES = {
     "gguf": ("q4_0", "q5_1", "q6_k"),
@@ -28,14 +29,14 @@ SOURCES = {
     "onnx": ("q4a",),
     "openvino": ("q4a",),
     "compressed_tensors": ("int4-g128-zero-f16",),
-    "gptq": ("4 bits",),
-    "awq": ("4 bits",),
-    "bitnet": ("ternary",),
+    "gptq": ("int4-g32-zero-f16",),
+    "awq": ("int4-g32-zero-f16",),
+    "bitnet": ("ternary-f32",),
 }
 
 
 @pytest.fixture(scope="module")
-def seeds() -> object:
+def seeds() -> Any:
     """bench/fuzzseeds.py, which writes the formats that slmops only reads."""
     spec = importlib.util.spec_from_file_location("fuzzseeds", ROOT / "bench" / "fuzzseeds.py")
     assert spec is not None and spec.loader is not None
@@ -45,19 +46,9 @@ def seeds() -> object:
     return module
 
 
-def source(reader: str, scheme: str, seeds: object, toy: Toy, tmp_path: Path) -> Path:
-    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "num_hidden_layers": 2}
-    if reader == "bitnet":
-        return seeds.ternary(toy("bitnet"), tmp_path / "made")  # type: ignore[attr-defined,no-any-return]
-    if reader in ("gptq", "awq"):
-        return seeds.transposed(toy("qwen2", **sizes), tmp_path / "made", reader)  # type: ignore[attr-defined,no-any-return]
-    (made,) = compiler.convert(load(toy("qwen3", **sizes)), [reader], scheme, tmp_path / "made", verify=False)
-    return made.folder
-
-
 @pytest.mark.parametrize(("reader", "scheme"), [(reader, scheme) for reader, names in SOURCES.items() for scheme in names])
-def test_what_was_read_runs_everywhere(reader: str, scheme: str, seeds: object, toy: Toy, tmp_path: Path) -> None:
-    model = load(source(reader, scheme, seeds, toy, tmp_path))
+def test_what_was_read_runs_everywhere(reader: str, scheme: str, seeds: Any, toy: Toy, tmp_path: Path) -> None:
+    model = load(seeds.packed(reader, scheme, toy, tmp_path / "made"))
     formats = []
     for form in FORMATS:
         try:
