@@ -96,7 +96,7 @@ def converted(source: Path, form: str, scheme: str, out: Path) -> Path:
 
 
 def _copy(source: Path, folder: Path, config: dict[str, Any], arrays: dict[str, np.ndarray]) -> Path:
-    shutil.copytree(source, folder)
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
     (folder / "config.json").write_text(json.dumps(config))
     safetensors.numpy.save_file(arrays, folder / "model.safetensors")
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,15 @@ def test_a_group_that_is_not_there_is_corrupt(toy: Any, tmp_path: Path) -> None:
     safetensors.numpy.save_file(arrays, tmp_path / "q" / "model.safetensors")
     with pytest.raises(CorruptInput, match="g_idx"):
         load(tmp_path / "q")
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitnet", "compressed-tensors"])
+def test_a_folder_that_only_says_so_is_refused(method: str, toy: Any, tmp_path: Path) -> None:
+    """Weights that are not packed under a config that says they are: the two do not belong together."""
+    folder = tmp_path / "plain"
+    shutil.copytree(toy("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    said = {"quant_method": method, "bits": 4, "group_size": 32, "linear_class": "autobitlinear", "config_groups": {}}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": said}))
+    with pytest.raises(CorruptInput, match="no tensor of plain is packed"):
+        load(folder)

@@ -146,6 +146,10 @@ class Folder:
         left = self.stored.keys() - self.taken
         if left:
             raise CorruptInput(f"{self.path.name} holds tensors that no role takes, such as {min(left)[:100]}")
+        said = self.config.get("quantization_config")
+        if isinstance(said, dict) and not any(isinstance(tensor, Packed) for tensor in tensors.values()):
+            method = str(said.get("quant_method"))[:40]
+            raise CorruptInput(f"config.json says {method!r}, and no tensor of {self.path.name} is packed", "download again")
         generation = _optional(self.path, "generation_config.json")
         tokenizer = _tokenizer.read(self.path, self.config, generation)
         if tokenizer is None:
