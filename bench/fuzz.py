@@ -30,8 +30,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-HANG = 5.0
-"""Seconds that a mutant may take."""
+HANG, BLOCKED = 5.0, 600.0
+"""Seconds of processor time, and of the clock, that a mutant may take: on a busy machine the clock alone says little."""
 MEMORY = 1 << 30
 """Bytes of address space that a run may take on top of what it has after its first files."""
 NUMBERS = (0, 1, -1, 2, 3, 7, 8, 31, 32, 33, 127, 128, 255, 256, 4095, 4096, 65535, 65536, 1 << 20, (1 << 31) - 1, 1 << 31,
@@ -329,7 +329,8 @@ def run(reader: str, mutants: int, seed: int, progress: bool) -> dict[str, Any]:
             assert one(reader, original) == "read", f"the seed {original} is refused"
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        signal.signal(signal.SIGALRM, _alarm)
+        for alarm in (signal.SIGALRM, signal.SIGPROF):
+            signal.signal(alarm, _alarm)
         held = {original: _small_files(original) for original in originals}
         began, slowest, peak = time.monotonic(), 0.0, 0
         for number in range(mutants):
@@ -342,9 +343,10 @@ def run(reader: str, mutants: int, seed: int, progress: bool) -> dict[str, Any]:
                 changed[name] = MUTATE.get(Path(name).suffix, of_bytes)(rng, content)
             for name, content in changed.items():
                 (base / name).write_bytes(content)
-            start = time.monotonic()
+            start = time.process_time()
             try:
-                signal.setitimer(signal.ITIMER_REAL, HANG)
+                signal.setitimer(signal.ITIMER_PROF, HANG)
+                signal.setitimer(signal.ITIMER_REAL, BLOCKED)
                 outcome = one(reader, original, guess=number % 8 == 0)
             except Hang:
                 outcome = "hang"
@@ -356,8 +358,9 @@ def run(reader: str, mutants: int, seed: int, progress: bool) -> dict[str, Any]:
                     trace = traceback.format_exc().splitlines()[-5:]
                     failures.append({"mutant": number, "files": sorted(changed), "error": repr(error)[:200], "trace": trace})
             finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            took = time.monotonic() - start
+            took = time.process_time() - start
             if took > slowest:
                 slowest = took
             if outcome in ("hang", "memory"):
