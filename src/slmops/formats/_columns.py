@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import io
 import os
 
 import numpy as np
@@ -20,11 +22,18 @@ def columns(stored: Stored, start: int, stop: int) -> Array:
     if width * size < SHORT or (start, stop) == (0, width):
         return stored.rows(0, rows)[:, start:stop]
     result = np.empty((rows, stop - start), stored.dtype)
+    flat, step, at = memoryview(result.reshape(-1).view(np.uint8)), (stop - start) * size, stored.offset + start * size
     with stored.path.open("rb", buffering=0) as file:
+        read = functools.partial(os.preadv, file.fileno()) if hasattr(os, "preadv") else functools.partial(_read, file)
         for row in range(rows):
-            file.seek(stored.offset + (row * width + start) * size, os.SEEK_SET)
-            if file.readinto(memoryview(result[row]).cast("B")) != (stop - start) * size:
+            if read([flat[row * step : (row + 1) * step]], at + row * width * size) != step:
                 raise CorruptInput(
                     f"{stored.path.name} ends before the tensor at byte {stored.offset} does", "download it again"
                 )
     return result
+
+
+def _read(file: io.FileIO, into: list[memoryview], offset: int) -> int:
+    """os.preadv where the system has none."""
+    file.seek(offset)
+    return file.readinto(into[0]) or 0

@@ -99,9 +99,9 @@ def _parameters(codes: Codes, source: Affine, target: Affine) -> tuple[Floats, B
         if zeros is None:
             zeros = np.full(scales.shape, source.zero, np.uint8)
         return scales, zeros, None, None
-    shift = target.zero - (zeros.astype(np.int16) if zeros is not None else np.full(scales.shape, source.zero, np.int16))
-    if not shift.any():
+    if source.zero == target.zero if zeros is None else (zeros == target.zero).all():
         return scales, None, None, None
+    shift = target.zero - (zeros.astype(np.int16) if zeros is not None else np.full(scales.shape, source.zero, np.int16))
     if shift.min() < 0 or shift.max() + (1 << source.bits) > 1 << target.bits:
         raise Inexact
     return scales, None, None, shift.astype(np.uint8)
