@@ -15,7 +15,7 @@ import numpy as np
 from slmops.core import plugins, scheme
 from slmops.core.errors import CorruptInput
 from slmops.core.layout import Block, Layout, Region
-from slmops.core.scheme import Codes, Packed
+from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
 from slmops.formats import _encode, _files, _safetensors
 from slmops.formats._safetensors import Place
@@ -26,11 +26,17 @@ NAME = "embedding.scales"
 _CURE = "delete it to read the embedding as plain numbers, or convert the source again"
 
 
+def keeps(held: Scheme) -> bool:
+    """Whether the scales of a scheme tell all: block-affine ones that are found by their name."""
+    return isinstance(held, Affine) and _named(held.name) == held
+
+
 def beside(layout: Layout, role: str, tensor: Packed) -> Layout:
     """The layout with the scales of a tensor that it holds as plain numbers; as it is, where the scheme has no name here."""
     held = tensor.scheme
-    if not isinstance(held, Affine) or _named(held.name) != held:
+    if not keeps(held):
         return layout
+    assert isinstance(held, Affine)
     shape = (tensor.shape[0], tensor.shape[1] // held.group)
     places = [Place("scales", held.scale, shape, role, _encode.scales(held.scale))]
     if held.biased:

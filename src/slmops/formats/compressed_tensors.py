@@ -86,7 +86,10 @@ def plan(model: Model) -> Layout:
     notes = []
     if isinstance(embedding, Packed):
         plain = _encode.plain(embedding.scheme).name
-        notes.append(f"embedding: the {embedding.scheme.name} numbers stand as {plain} (vLLM reads no codes of a tied one)")
+        notes.append(
+            f"embedding: the {embedding.scheme.name} numbers stand as {plain}, for vLLM reads no codes of a tied one"
+            + (f"; {_plain_codes.NAME} keeps their codes for slmops" if _plain_codes.keeps(embedding.scheme) else "")
+        )
     layout = Layout(
         format="compressed_tensors",
         sizes=files.sizes,
