@@ -256,6 +256,35 @@ def test_tokenizers(reader: str, what: str, copy: Callable[[str], Path]) -> None
     refuses(folder, CorruptInput)
 
 
+@pytest.mark.parametrize(("kind", "first"), [(6, b"\0\0\xc0\x7f"), (6, b"\0\0\x80\x7f"), (7, b"\x01\x01\x01\x01")])
+def test_token_types_that_are_no_whole_numbers(kind: int, first: bytes, copy: Callable[[str], Path]) -> None:
+    """NaN, infinity, truth values: found by the fuzzer."""
+    file = copy("gguf")
+    data = bytearray(file.read_bytes())
+    key = b"tokenizer.ggml.token_type"
+    at = data.index(key) + len(key)
+    assert struct.unpack_from("<II", data, at) == (9, 5)
+    (count,) = struct.unpack_from("<Q", data, at + 8)
+    struct.pack_into("<I", data, at + 4, kind)
+    data[at + 16 : at + 20] = first
+    if kind == 7:  # truth values have one byte each
+        del data[at + 16 + count : at + 16 + 4 * count]
+    file.write_bytes(data)
+    refuses(file, CorruptInput, "token_type" if kind == 6 else ".")
+
+
+@pytest.mark.parametrize(("kind", "value"), [(6, b"\0\0\xc0\x7f"), (6, b"\0\0\x80?"), (5, b"\xff\xff\xff\xff")])
+def test_special_ids_that_are_no_ids(kind: int, value: bytes, copy: Callable[[str], Path]) -> None:
+    file = copy("gguf")
+    data = bytearray(file.read_bytes())
+    key = b"tokenizer.ggml.eos_token_id"
+    at = data.index(key) + len(key)
+    struct.pack_into("<I", data, at, kind)
+    data[at + 4 : at + 8] = value
+    file.write_bytes(data)
+    refuses(file, CorruptInput, "eos_token_id" if kind == 6 else "eos id -1")
+
+
 NAMED = {"mlx": "scales", "compressed_tensors": "weight_scale", "gptq": "scales", "awq": "scales", "bitnet": "weight_scale"}
 
 

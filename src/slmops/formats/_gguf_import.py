@@ -7,6 +7,7 @@ divisors) is found out from the tensors, or refused.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -49,12 +50,26 @@ class _Metadata:
         """A number of the architecture's own section; without a default it must be there."""
         name = f"{self.architecture}.{key}"
         value = self._get(name) if default is None else self.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise CorruptInput(f"{self._file}: {name} is {str(value)[:60]!r}, not a number")
         return value
 
     def get(self, key: str, default: Any = None) -> Any:
         return self._entries[key].value if key in self._entries else default
+
+    def whole(self, key: str) -> int | None:
+        """A whole number, or None where there is none."""
+        value = self.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+            raise CorruptInput(f"{self._file}: {key} is {str(value)[:60]!r}, not a whole number")
+        return value
+
+    def array(self, key: str, kinds: str) -> Any:
+        """An array of numbers of these numpy kinds (`iu`: whole ones), or None where there is none."""
+        value = self.get(key)
+        if value is not None and (not isinstance(value, np.ndarray) or value.dtype.kind not in kinds):
+            raise CorruptInput(f"{self._file}: {key} is no array of {'whole ' if kinds == 'iu' else ''}numbers")
+        return value
 
     def texts(self, key: str) -> list[str]:
         value = self._get(key)
@@ -145,8 +160,8 @@ def tokenizer(held: Container) -> Tokenizer:
     """tokenizer.json and the special ids. Raises Unsupported for a splitting whose expressions are not known."""
     metadata = _Metadata(held)
     kind = metadata.get("tokenizer.ggml.model")
-    tokens, types = metadata.texts("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
-    kinds = [writer.NORMAL] * len(tokens) if types is None else [int(kind) for kind in types]
+    tokens, types = metadata.texts("tokenizer.ggml.tokens"), metadata.array("tokenizer.ggml.token_type", "iu")
+    kinds = [writer.NORMAL] * len(tokens) if types is None else types.tolist()
     if len(kinds) != len(tokens):
         raise CorruptInput(f"{held.path.name} has {len(tokens):,} tokens and {len(kinds):,} types of them")
     if kind == "gpt2":
@@ -160,8 +175,8 @@ def tokenizer(held: Container) -> Tokenizer:
 
 def _finished(metadata: _Metadata, text: bytes, tokens: list[str]) -> Tokenizer:
     def named(key: str) -> str | None:
-        number = metadata.get(f"tokenizer.ggml.{key}_token_id")
-        return None if number is None or not 0 <= int(number) < len(tokens) else tokens[int(number)]
+        number = metadata.whole(f"tokenizer.ggml.{key}_token_id")
+        return None if number is None or not 0 <= number < len(tokens) else tokens[number]
 
     adds = metadata.get("tokenizer.ggml.add_bos_token", metadata.get("tokenizer.ggml.model") == "llama")
     pairs = (("bos_token", named("bos")), ("eos_token", named("eos")), ("pad_token", named("padding")))
@@ -172,7 +187,7 @@ def _finished(metadata: _Metadata, text: bytes, tokens: list[str]) -> Tokenizer:
         "add_eos_token": bool(metadata.get("tokenizer.ggml.add_eos_token", False)),
     }
     keys = (f"tokenizer.ggml.{key}_token_id" for key in ("eos", "eot", "eom"))
-    ends = list(dict.fromkeys(int(number) for number in map(metadata.get, keys) if number is not None))
+    ends = list(dict.fromkeys(number for number in map(metadata.whole, keys) if number is not None))
     return _tokenizer.finish(text, settings, {"vocab_size": len(tokens)}, {"eos_token_id": ends})
 
 
@@ -226,7 +241,7 @@ COMPOSED = {"qwen2", "qwen35"}
 
 def _scored(metadata: _Metadata, tokens: list[str], kinds: list[int]) -> bytes:
     """SentencePiece's BPE: pieces, scores and kinds are those of tokenizer.model."""
-    scores = metadata.get("tokenizer.ggml.scores")
+    scores = metadata.array("tokenizer.ggml.scores", "iuf")
     if scores is None or len(scores) != len(tokens):
         raise CorruptInput("the tokenizer has no score for every token", "download it again")
     proto = _sentencepiece.Proto(
@@ -237,7 +252,7 @@ def _scored(metadata: _Metadata, tokens: list[str], kinds: list[int]) -> bytes:
         remove_extra_blanks=False,
     )
     proto.ids = {
-        name: int(metadata.get(f"tokenizer.ggml.{key}_token_id", -1))
+        name: -1 if (number := metadata.whole(f"tokenizer.ggml.{key}_token_id")) is None else number
         for name, key in (("unk", "unknown"), ("bos", "bos"), ("eos", "eos"), ("pad", "padding"))
     }
     unused = [number for number, kind in enumerate(kinds) if kind == writer.UNUSED]
