@@ -54,6 +54,29 @@ def coarse_scale(x: Any, scale: Any, least: Any, most: Any) -> Any:  # pragma: n
     return best
 
 
+@numba.njit(nogil=True, cache=True, inline="always")
+def load(values: Any, row: Any, at: Any, shift: Any, group: Any, x_bits: Any) -> Any:  # pragma: no cover - compiled
+    """One group as bits of f32; its key. A rotation puts the sign below the magnitude, so the largest key is the largest
+    magnitude, sign included. Inlined where `group` is a constant, and so vectorised."""
+    key = np.uint32(0)
+    for j in range(group):
+        b = np.uint32(np.uint32(values[row, at + j]) << shift)
+        x_bits[j] = b
+        key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+    return key
+
+
+@numba.njit(nogil=True, cache=True, inline="always")
+def store(q: Any, pairs: Any, bits: Any, group: Any, codes: Any, row: Any, at: Any) -> None:  # pragma: no cover - compiled
+    """One group's codes: two in a byte for 4 bits, else one a byte. `pairs` is `q` two by two."""
+    if bits != 4:
+        for j in range(group):
+            codes[row, at + j] = q[j]
+    else:
+        for j in range(group // 2):
+            codes[row, at // 2 + j] = np.uint8((pairs[j] & 15) | (pairs[j] >> 4))
+
+
 @functools.cache
 def symmetric(group: int, bits: int) -> Callable[..., int]:
     """kernel(values, shift, significand, ratios, codes, scales) -> first row that holds NaN or infinity, or -1.
@@ -82,12 +105,7 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
-                # A rotation puts the sign below the magnitude: the largest key is the largest magnitude, sign included.
-                key = np.uint32(0)
-                for j in range(group):
-                    b = np.uint32(np.uint32(values[row, at + j]) << shift)
-                    x_bits[j] = b
-                    key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+                key = load(values, row, at, shift, group, x_bits)
                 if key >= INFINITE:
                     return row
                 cast_u[0] = np.uint32(key >> ONE) | np.uint32(key << THIRTY_ONE)
@@ -114,12 +132,7 @@ def symmetric(group: int, bits: int) -> Callable[..., int]:
                 for j in range(group):
                     v = min(max(np.rint(x[j] * inverse), least), most)
                     q[j] = np.uint8(np.int32(v) + half)
-                if bits != 4:
-                    for j in range(group):
-                        codes[row, at + j] = q[j]
-                else:
-                    for j in range(group // 2):
-                        codes[row, at // 2 + j] = np.uint8((pairs[j] & 15) | (pairs[j] >> 4))
+                store(q, pairs, bits, group, codes, row, at)
         return -1
 
     return kernel  # type: ignore[no-any-return]
@@ -148,11 +161,7 @@ def asymmetric(group: int, bits: int) -> Callable[..., int]:
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
-                key = np.uint32(0)
-                for j in range(group):
-                    b = np.uint32(np.uint32(values[row, at + j]) << shift)
-                    x_bits[j] = b
-                    key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+                key = load(values, row, at, shift, group, x_bits)
                 if key >= INFINITE:
                     return row
                 low, high = np.float32(0), np.float32(0)
@@ -183,12 +192,7 @@ def asymmetric(group: int, bits: int) -> Callable[..., int]:
                 for j in range(group):
                     v = min(max(np.rint(x[j] * inverse) + best_zero, np.float32(0)), most)
                     q[j] = np.uint8(np.int32(v))
-                if bits != 4:
-                    for j in range(group):
-                        codes[row, at + j] = q[j]
-                else:
-                    for j in range(group // 2):
-                        codes[row, at // 2 + j] = np.uint8((pairs[j] & 15) | (pairs[j] >> 4))
+                store(q, pairs, bits, group, codes, row, at)
         return -1
 
     return kernel  # type: ignore[no-any-return]
@@ -216,11 +220,7 @@ def biased(group: int, bits: int) -> Callable[..., int]:
         for row in range(values.shape[0]):
             for g in range(scales.shape[1]):
                 at = g * group
-                key = np.uint32(0)
-                for j in range(group):
-                    b = np.uint32(np.uint32(values[row, at + j]) << shift)
-                    x_bits[j] = b
-                    key = max(key, np.uint32(np.uint32(b << ONE) | np.uint32(b >> THIRTY_ONE)))
+                key = load(values, row, at, shift, group, x_bits)
                 if key >= INFINITE:
                     return row
                 low, high, sum_x = x[0], x[0], zero
