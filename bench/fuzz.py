@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import collections
-import functools
+import gc
 import json
 import os
 import random
@@ -260,25 +260,25 @@ def xml_file(rng: random.Random, data: bytes) -> bytes:
     if kind == 0:
         return of_bytes(rng, data)
     if kind <= 3:
-        places = _found(r'\w+="([^"]*)"', text)
-        if not places:
+        place, other = _found(rng, _ATTRIBUTE, text), _found(rng, _ATTRIBUTE, text)
+        if place is None or other is None:
             return of_bytes(rng, data)
-        place = rng.choice(places)
-        other = rng.choice(places)
-        value = str(rng.choice(VALUES)) if rng.random() < 0.6 else text[other[2] : other[3]]
+        value = str(rng.choice(VALUES)) if rng.random() < 0.6 else other[1]
         value = value.replace("&", "").replace("<", "").replace('"', "").replace("\0", "")
-        return (text[: place[2]] + value + text[place[3] :]).encode()
-    places = _found(r"(<edge [^>]*/>|<dim>[^<]*</dim>|<port.*?</port>)", text)
-    if not places:
+        return (text[: place.start(1)] + value + text[place.end(1) :]).encode()
+    place = _found(rng, _ELEMENT, text)
+    if place is None:
         return of_bytes(rng, data)
-    start, end, _, _ = rng.choice(places)
-    return (text[:start] + (text[start:end] * 2 if kind == 5 else "") + text[end:]).encode()
+    return (text[: place.start()] + place[0] * 2 * (kind == 5) + text[place.end() :]).encode()
 
 
-@functools.lru_cache(maxsize=16)
-def _found(pattern: str, text: str) -> list[tuple[int, int, int, int]]:
-    """Where the pattern and its first group lie."""
-    return [(*match.span(), *match.span(1)) for match in re.finditer(pattern, text, re.DOTALL)]
+_ATTRIBUTE = re.compile(r'\w+="([^"]*)"')
+_ELEMENT = re.compile(r"<edge [^>]*/>|<dim>[^<]*</dim>|<port.*?</port>", re.DOTALL)
+
+
+def _found(rng: random.Random, pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    """The next one from somewhere in the text on."""
+    return pattern.search(text, rng.randrange(len(text))) or pattern.search(text) if text else None
 
 
 MUTATE: dict[str, Callable[[random.Random, bytes], bytes]] = {
@@ -332,6 +332,7 @@ def run(reader: str, mutants: int, seed: int, progress: bool) -> dict[str, Any]:
         for alarm in (signal.SIGALRM, signal.SIGPROF):
             signal.signal(alarm, _alarm)
         held = {original: _small_files(original) for original in originals}
+        gc.freeze()  # what is loaded by now stays: no collection need look at it again
         began, slowest, peak = time.monotonic(), 0.0, 0
         for number in range(mutants):
             original = rng.choice(originals)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +22,28 @@ def inside(folder: Path, name: str) -> Path:
     stay within these two are its own.
     """
     path = folder / name
-    root = folder.resolve()
     try:
-        real = path.resolve(strict=True)
+        real = Path(os.path.realpath(path, strict=True))
     except FileNotFoundError:
         if path.is_symlink():
             raise CorruptInput(f"{name} is a link to a file that is gone", "download it again") from None
         raise SourceNotFound(f"{folder} has no {name}", "download the checkpoint again, all of it") from None
-    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a name with a zero byte
+    except (OSError, ValueError) as error:  # a circle of links, a name with a zero byte
         raise CorruptInput(f"{name} in {folder} leads nowhere ({error})", "download it again") from None
-    roots = [root]
-    if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
-        roots = [root, root.parent.parent / "blobs"]
-        shared = root.parent.parent.parent / "blobs"
-        if (shared / ".huggingface-shared-blobs").is_file():
-            roots.append(shared)
-    if not any(real.is_relative_to(place) for place in roots):
+    if not any(real.is_relative_to(place) for place in _roots(Path(os.path.realpath(folder)))):
         raise CorruptInput(f"{name} is a link out of {folder}", "copy the file into the folder instead of linking it")
     if not real.is_file():
         raise CorruptInput(f"{name} in {folder} is not a file")
     return path
+
+
+def _roots(folder: Path) -> Iterator[Path]:
+    yield folder
+    if folder.parent.name == "snapshots" and (blobs := folder.parent.parent / "blobs").is_dir():
+        yield blobs
+        shared = folder.parent.parent.parent / "blobs"
+        if (shared / ".huggingface-shared-blobs").is_file():
+            yield shared
 
 
 def there(folder: Path, name: str) -> bool:
