@@ -5,6 +5,7 @@
 
 What tests/test_pairwise.py does for eleven, for all of docs/matrix.md that can be made here (an hour on two cores). A cell
 names the engines that computed the reference's logits; `-` where the format refuses while planning; anything else fails.
+Rows that FILE has already are kept: a run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=matrix.READERS, default=list(matrix.READERS))
     parser.add_argument("--json", type=Path)
     o = parser.parse_args()
-    found: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = json.loads(o.json.read_text()) if o.json and o.json.is_file() else []
+    done = {(one["reader"], one["scheme"]) for one in found}
     for reader in o.only:
-        for scheme in matrix.READERS[reader]:
+        for scheme in (name for name in matrix.READERS[reader] if (reader, name) not in done):
             began, folder = time.monotonic(), Path(tempfile.mkdtemp())
             cells = row("gguf" if reader == "slmops" else reader, scheme, folder)
             shutil.rmtree(folder)
