@@ -12,7 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from slmops.core import plugins
+from slmops.core import plugins, receipt
+from slmops.core.model import Model
 from slmops.core.scheme import Packed
 from slmops.quantize._recode import recode
 
@@ -26,6 +27,22 @@ def tensors(config: Mapping[str, Any], seed: int = 0, dtype: str = "BF16") -> di
     names, shapes = family.names(spec), family.shapes(spec)
     random = np.random.default_rng(seed)
     return {names[role]: (random.standard_normal(shape) * 0.1).astype(DTYPES[dtype]) for role, shape in shapes.items()}
+
+
+def save_receipt(model: Model, form: str, digests: Mapping[str, Any], folder: Path) -> None:
+    """As `slmops convert` leaves it, for tests that call a writer without the compiler."""
+    facts = {
+        "format": form,
+        "name": model.name,
+        "config": dict(model.config),
+        "generation": dict(model.generation),
+        "tokenizer": {"bos": model.tokenizer.bos, "eos": list(model.tokenizer.eos), "adds_bos": model.tokenizer.adds_bos},
+        "chat_template": model.chat_template,
+        "tensors": digests,
+        "files": {path.name: path.stat().st_size for path in folder.iterdir()},
+        "probes": {"ids": [], "texts": [], "conversations": []},
+    }
+    receipt.save(folder, facts)
 
 
 def safetensors(path: Path, arrays: Mapping[str, np.ndarray], **forged: str) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import slmops
 from slmops import probes, prove, stream
 from slmops.core import plugins, receipt, roles, scheme, store
-from slmops.core.errors import OutputExists, UsageError, VerificationFailed
+from slmops.core.errors import CorruptInput, OutputExists, UsageError, VerificationFailed
 from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
@@ -33,7 +33,7 @@ SMALL = 64 << 20
 KEEP = "keep"
 """In place of a scheme's name: everything as it was read, codes as codes."""
 
-WRITERS_CODE = "1"
+WRITERS_CODE = "2"
 """Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
 
 
@@ -187,7 +187,10 @@ def fingerprint(model: Model) -> str:
 def _same_step(final: Path, step: Step, form: str, verify: bool) -> Mapping[str, Any] | None:
     if not (final / receipt.NAME).is_file():
         return None
-    facts = receipt.load(final)
+    try:
+        facts = receipt.load(final)
+    except CorruptInput as fault:
+        raise OutputExists(str(fault), "--force replaces it") from fault
     if facts.get("step", {}).get("key") != step.key or facts["format"] != form:
         raise OutputExists(f"{final} holds something else ({facts['format']}, {facts.get('scheme')})", "--force replaces it")
     return facts if "verification" in facts or not verify else None

@@ -123,6 +123,8 @@ def check_tensors(model: Model, facts: Mapping[str, Any]) -> None:
         form = stream.form_of(tensor)
         if form not in entry["crc"]:
             return f"{role} is held as {form}, written was {' and '.join(entry['crc'])}"
+        if len(grid) != len(entry["crc"][form]):
+            return f"{role} has {len(grid)} blocks, written were {len(entry['crc'][form])}"
         for (start, stop), crc in zip(grid, entry["crc"][form], strict=True):
             if stream.digest(stream.pull(tensor, start, stop), stream.offset_of(model, role)) != crc:
                 return f"{role}, rows {start} to {stop}: what is read ({stored_as(tensor)}) is not what was written"

@@ -16,6 +16,7 @@ import gguf as gguf_py
 import numpy as np
 import pytest
 
+from checkpoints import save_receipt
 from slmops import stream
 from slmops.core import plugins, receipt, roles, scheme
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported
@@ -36,9 +37,7 @@ def write(model: Model, folder: Path) -> dict[str, dict[str, object]]:
     """The model as a GGUF folder, as `slmops convert` leaves it."""
     folder.mkdir()
     digests = stream.write(model, {"gguf": gguf.plan(model)}, {"gguf": folder})
-    facts = {"format": "gguf", "name": model.name, "config": dict(model.config), "tensors": digests}
-    facts["files"] = {gguf.FILE: (folder / gguf.FILE).stat().st_size}
-    (folder / receipt.NAME).write_text(json.dumps(facts))
+    save_receipt(model, "gguf", digests, folder)
     return digests
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 
+from checkpoints import save_receipt
 from slmops import stream
 from slmops.core import plugins, receipt
 from slmops.core.errors import CorruptInput, SlmopsError, UnknownFamily, Unsupported, UsageError
@@ -38,8 +39,7 @@ def write(model: Model, folder: Path, **options: Any) -> tuple[Path, Layout, str
     folder.mkdir(parents=True, exist_ok=True)
     layout = container.plan(model, **options)
     digests = stream.write(model, {"onnx": layout}, {"onnx": folder})
-    facts = {"format": "onnx", "name": model.name, "config": dict(model.config), "tensors": digests}
-    receipt.save(folder, {**facts, "generation": dict(model.generation)})
+    save_receipt(model, "onnx", digests, folder)
     return folder, layout, digests
 
 

@@ -17,6 +17,16 @@ from slmops.core.errors import CorruptInput, SourceNotFound
 
 NAME = "slmops.json"
 MOST_BYTES = 64 << 20
+FORM: Any = {
+    "format": str,
+    "config": dict,
+    "tokenizer": {"bos": int | None, "eos": [int], "adds_bos": bool},
+    "chat_template": str | None,
+    "tensors": {...: {"shape": [int], "crc": {...: [int]}}},
+    "files": {...: int},
+    "probes": {"ids": [int], "texts": [(str, [int])], "conversations": [([dict], str)]},
+}
+"""What verify and serve count on: a type, [one form for all], (a form for each), {key: form}, {...: one form for all}."""
 
 
 def load(folder: Path) -> dict[str, Any]:
@@ -32,9 +42,28 @@ def load(folder: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise CorruptInput(f"{path} is not JSON: {error}", "convert the source again") from error
-    if not isinstance(value, dict) or not isinstance(value.get("format"), str) or not isinstance(value.get("tensors"), dict):
-        raise CorruptInput(f"{path} does not name a format and tensors", "convert the source again")
-    return value
+    if (place := _misfit(value, FORM, "")) is not None:
+        fault = f"{path} is damaged or of an earlier version: {place[:100] or 'all of it'} is missing or of another kind"
+        raise CorruptInput(fault, "convert the source again")
+    held: dict[str, Any] = value
+    return held
+
+
+def _misfit(value: Any, form: Any, place: str) -> str | None:
+    """The first place where a value is not of its form, or None."""
+    if isinstance(form, dict):
+        if not isinstance(value, dict):
+            return place
+        parts = [(key, form[...]) for key in value] if ... in form else list(form.items())
+        held = [(value.get(key), part, f"{place}.{key}".lstrip(".")) for key, part in parts]
+    elif isinstance(form, list | tuple):
+        if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
+            return place
+        forms = form if isinstance(form, tuple) else form * len(value)
+        held = [(item, part, f"{place}[{at}]") for at, (item, part) in enumerate(zip(value, forms, strict=True))]
+    else:
+        return None if isinstance(value, form) else place
+    return next((found for item in held if (found := _misfit(*item)) is not None), None)
 
 
 def save(folder: Path, receipt: Mapping[str, Any]) -> None:
