@@ -104,7 +104,10 @@ def of_json(rng: random.Random, value: Any) -> Any:
     elif kind == 3:
         del holder[key]
     elif isinstance(holder, dict):
-        holder[str(rng.choice(list(holder)))] = holder[key]
+        other = str(rng.choice(list(holder)))
+        if rng.random() < 0.5:  # "a.weight" and "b.scales" make "a.scales"
+            other = f"{str(key).rpartition('.')[0]}.{other.rpartition('.')[2]}"
+        holder[other] = holder[key]
     else:
         holder.insert(rng.randrange(len(holder) + 1), holder[key])
     return value

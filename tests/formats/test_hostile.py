@@ -316,3 +316,17 @@ def test_a_gguf_block_whose_scale_is_no_number_is_named(scheme: str, copy: Calla
     model = slmops.load(file)
     with pytest.raises(CorruptInput, match=r"ffn_up\.weight: row 5 holds NaN"):
         model.tensors["layers.0.mlp.up"].block(0, 8)  # type: ignore[attr-defined]
+
+
+PACKED = {**NAMED, "compressed_tensors": "weight_packed", "gptq": "qweight", "awq": "qweight"}
+"""What tells these readers that a module is packed."""
+
+
+@pytest.mark.parametrize("reader", PACKED)
+def test_a_norm_that_says_it_is_packed(reader: str, copy: Callable[[str], Path]) -> None:
+    folder = copy(reader)
+    path = folder / "model.safetensors"
+    arrays = safetensors.numpy.load_file(path)
+    arrays[f"model.norm.{PACKED[reader]}"] = np.ones((8, 1), np.int32)
+    safetensors.numpy.save_file(arrays, path, {"format": "pt"})
+    refuses(folder, CorruptInput, "model.norm")

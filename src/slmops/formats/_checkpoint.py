@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,16 @@ class Folder:
         """A tensor in plain numbers."""
         tensor = self.stored.get(name)
         return self.take(name, ("F32", "F16", "BF16"), tensor.shape if tensor is not None else ())
+
+    def tensors(self, mark: str, matrix: Callable[[str, tuple[int, int]], Packed]) -> dict[str, Tensor]:
+        """Every role: `matrix(module, shape)` for a matrix whose module has a tensor named `mark`, else numbers."""
+        shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", self.spec.family).shapes(self.spec)
+        result: dict[str, Tensor] = {}
+        for role, name in names(self.spec).items():
+            module, shape = name.removesuffix(".weight"), shapes[role]
+            packed = f"{module}.{mark}" in self.stored and len(shape) == 2
+            result[role] = matrix(module, (shape[0], shape[1])) if packed else self.dense(name)
+        return result
 
     def model(self, tensors: Mapping[str, Tensor]) -> Model:
         """Put together and checked; no tensor of the file may be left over."""

@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
-from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
+from slmops.core.tensor import DTYPES, Array, Bytes
 from slmops.formats import _checkpoint, _files
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, packed
@@ -41,15 +40,7 @@ def read(path: Path) -> Model:
     """The folder as a Model: codes as `Packed`, the rest as plain numbers."""
     folder = _checkpoint.read(path)
     group = _group(folder.config)
-    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
-    tensors: dict[str, Tensor] = {}
-    for role, name in _checkpoint.names(folder.spec).items():
-        module = name.removesuffix(".weight")
-        if f"{module}.qweight" in folder.stored and len(shapes[role]) == 2:
-            tensors[role] = _packed(folder, module, shapes[role], group)
-        else:
-            tensors[role] = folder.dense(name)
-    return folder.model(tensors)
+    return folder.model(folder.tensors("qweight", lambda module, shape: _packed(folder, module, shape, group)))
 
 
 def _group(config: Mapping[str, Any]) -> int | None:
@@ -65,7 +56,7 @@ def _group(config: Mapping[str, Any]) -> int | None:
     return None if group == -1 else group
 
 
-def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, ...], size: int | None) -> Packed:
+def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], size: int | None) -> Packed:
     rows, inputs = shape
     group = size or inputs
     if inputs % group or rows % EACH:

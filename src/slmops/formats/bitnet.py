@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
-from slmops.core.tensor import DTYPES, Stored, Tensor
+from slmops.core.tensor import DTYPES
 from slmops.formats import _checkpoint, _files
 from slmops.quantize._affine import grid, packed
 
@@ -38,25 +37,16 @@ def read(path: Path) -> Model:
     if said.get("quantization_mode", "offline") != "offline" or said.get("use_rms_norm"):
         raise Unsupported("a BitNet that quantizes its weights while it runs, or norms before them, is not read")
     divides = said.get("linear_class", "bitlinear") == "bitlinear"
-    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
-    tensors: dict[str, Tensor] = {}
-    for role, name in _checkpoint.names(folder.spec).items():
-        module = name.removesuffix(".weight")
-        if f"{module}.weight_scale" not in folder.stored:
-            tensors[role] = folder.dense(name)
-            continue
-        rows, columns = shapes[role]
-        if rows % 4:
-            raise CorruptInput(f"{module} has {rows} rows, which four to a byte do not divide")
-        stored = folder.take(name, ("U8",), (rows // 4, columns))
-        scale = folder.take(f"{module}.weight_scale", ("F32", "BF16", "F16"), (1,))
-        tensors[role] = _packed(shapes[role], module, stored, scale, divides)
-    return folder.model(tensors)
+    return folder.model(folder.tensors("weight_scale", lambda module, shape: _packed(folder, module, shape, divides)))
 
 
-def _packed(shape: tuple[int, ...], module: str, stored: Stored, scale: Stored, divides: bool) -> Packed:
+def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], divides: bool) -> Packed:
     rows, columns = shape
+    if rows % 4:
+        raise CorruptInput(f"{module} has {rows} rows, which four to a byte do not divide")
     quarter = rows // 4
+    stored = folder.take(f"{module}.weight", ("U8",), (quarter, columns))
+    scale = folder.take(f"{module}.weight_scale", ("F32", "BF16", "F16"), (1,))
 
     def parameters(start: int, stop: int) -> Codes:
         factor = scale.rows(0, 1).astype(np.float32)

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins, roles
+from slmops.core import roles
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Block, Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
-from slmops.core.tensor import DTYPES, Array, Bytes, Stored, Tensor
+from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
 from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _plain_codes, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, grid
@@ -206,43 +206,19 @@ def read(path: Path) -> Model:
     """The folder as a Model: codes as `Packed`, code for code; what is not packed as plain numbers."""
     folder = _checkpoint.read(path)
     known = _groups(folder.config.get("quantization_config"))
-    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
-    tensors: dict[str, Tensor] = {}
-    for role, name in _checkpoint.names(folder.spec).items():
-        module = name.removesuffix(".weight")
-        packed = folder.stored.get(f"{module}.weight_packed")
-        if packed is None:
-            tensors[role] = folder.dense(name)
-            if role == "embedding":
-                tensors[role] = _plain_codes.found(path, tensors[role])
-            continue
-        (rows, columns), symmetric = shapes[role], f"{module}.weight_zero_point" not in folder.stored
-        scales = folder.stored.get(f"{module}.weight_scale")
-        bits = packed.shape[-1] * WORD // columns if packed.shape else 0
-        groups = scales.shape[-1] if scales is not None and len(scales.shape) == 2 else 0
-        group = columns // groups if groups and columns % groups == 0 else 0
-        if (bits, group, symmetric) not in known and (bits, None, symmetric) not in known:
-            said = f"{bits} bits in groups of {group}, {'symmetric' if symmetric else 'with zero points'}"
-            raise CorruptInput(f"config.json has no group that fits the codes of {module}: {said}", "download it again")
-        shape = folder.take(f"{module}.weight_shape", ("I64", "I32"), (2,)).rows(0, 2)
-        if tuple(shape) != shapes[role]:
-            raise CorruptInput(f"{module}.weight_shape says {shape.tolist()}, config.json {list(shapes[role])}")
-        words = (-(-rows * bits // WORD), groups)
-        tensors[role] = _packed(
-            module,
-            bits,
-            group,
-            shapes[role],
-            folder.take(f"{module}.weight_packed", ("I32",), (rows, columns * bits // WORD)),
-            folder.take(f"{module}.weight_scale", ("F16", "BF16", "F32"), (rows, groups)),
-            None if symmetric else folder.take(f"{module}.weight_zero_point", ("I32",), words),
-        )
+    tensors = folder.tensors("weight_packed", lambda module, shape: _packed(folder, module, shape, known))
+    if not isinstance(tensors["embedding"], Packed):
+        tensors["embedding"] = _plain_codes.found(path, tensors["embedding"])
     return folder.model(tensors)
 
 
-def _groups(config: Any) -> set[tuple[int, int | None, bool]]:
-    """(bits, group or None where the whole row is one, symmetric) of the config groups; Unsupported for other kinds."""
-    result: set[tuple[int, int | None, bool]] = set()
+Known = set[tuple[int, int | None, bool]]
+"""(bits, group or None where the whole row is one, symmetric) of the config groups."""
+
+
+def _groups(config: Any) -> Known:
+    """The kinds that config.json names; Unsupported for those that are not read."""
+    result: Known = set()
     groups = config.get("config_groups") if isinstance(config, dict) else {}
     for group in groups.values() if isinstance(groups, dict) else ():
         said = group.get("weights") if isinstance(group, dict) else None
@@ -264,9 +240,22 @@ def _groups(config: Any) -> set[tuple[int, int | None, bool]]:
     return result
 
 
-def _packed(
-    module: str, bits: int, group: int, shape: tuple[int, ...], packed: Stored, scales: Stored, zeros: Stored | None
-) -> Packed:
+def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], known: Known) -> Packed:
+    (rows, columns), symmetric = shape, f"{module}.weight_zero_point" not in folder.stored
+    held, scaled = folder.stored[f"{module}.weight_packed"].shape, folder.stored.get(f"{module}.weight_scale")
+    bits = held[-1] * WORD // columns if held else 0
+    groups = scaled.shape[-1] if scaled is not None and len(scaled.shape) == 2 else 0
+    group = columns // groups if groups and columns % groups == 0 else 0
+    if (bits, group, symmetric) not in known and (bits, None, symmetric) not in known:
+        said = f"{bits} bits in groups of {group}, {'symmetric' if symmetric else 'with zero points'}"
+        raise CorruptInput(f"config.json has no group that fits the codes of {module}: {said}", "download it again")
+    stated = folder.take(f"{module}.weight_shape", ("I64", "I32"), (2,)).rows(0, 2)
+    if tuple(stated) != shape:
+        raise CorruptInput(f"{module}.weight_shape says {stated.tolist()}, config.json {list(shape)}")
+    packed = folder.take(f"{module}.weight_packed", ("I32",), (rows, columns * bits // WORD))
+    scales = folder.take(f"{module}.weight_scale", ("F16", "BF16", "F32"), (rows, groups))
+    words = (-(-rows * bits // WORD), groups)
+    zeros = None if symmetric else folder.take(f"{module}.weight_zero_point", ("I32",), words)
     each = WORD // bits
 
     def parameters(start: int, stop: int) -> Codes:

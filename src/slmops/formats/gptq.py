@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
-from slmops.core.tensor import DTYPES, Bytes, Stored, Tensor
+from slmops.core.tensor import DTYPES, Bytes, Stored
 from slmops.formats import _checkpoint, _files
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, unpacked
@@ -68,14 +67,7 @@ def read(path: Path) -> Model:
     """The folder as a Model: codes as `Packed`; matrices with act-order in a scheme of their own, which stays here."""
     folder = _checkpoint.read(path)
     said = settings(folder.config)
-    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
-    tensors: dict[str, Tensor] = {}
-    for role, name in _checkpoint.names(folder.spec).items():
-        module = name.removesuffix(".weight")
-        if f"{module}.qweight" in folder.stored and len(shapes[role]) == 2:
-            tensors[role] = _packed(folder, module, shapes[role], said)
-        else:
-            tensors[role] = folder.dense(name)
+    tensors = folder.tensors("qweight", lambda module, shape: _packed(folder, module, shape, said))
     for name in [name for name in folder.stored if name.endswith(".bias") and name not in folder.taken]:
         _zeros_only(folder, name)
     return folder.model(tensors)
@@ -92,7 +84,7 @@ def _zeros_only(folder: _checkpoint.Folder, name: str) -> None:
         folder.taken.add(name)
 
 
-def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, ...], said: Settings) -> Packed:
+def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], said: Settings) -> Packed:
     rows, inputs = shape
     bits, group = said.bits, said.group or inputs
     if inputs % group or inputs * bits % WORD or rows * bits % WORD:

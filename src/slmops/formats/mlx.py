@@ -8,7 +8,7 @@ mlx_lm/utils.py (load_model: per-layer entries of config["quantization"]).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
-from slmops.core.tensor import DTYPES, Stored, Tensor
+from slmops.core.tensor import DTYPES, Tensor
 from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, grid
@@ -187,35 +187,21 @@ def read(path: Path) -> Model:
     if not isinstance(quantization, dict) or quantization.get("mode", "affine") != "affine":
         mode = quantization.get("mode") if isinstance(quantization, dict) else quantization
         raise Unsupported(f"MLX's quantization mode {str(mode)[:40]!r} is not read", "affine is; convert it in mlx-lm first")
-    shapes: dict[str, tuple[int, ...]] = plugins.load("architectures", folder.spec.family).shapes(folder.spec)
-    tensors: dict[str, Tensor] = {}
-    for role, name in _checkpoint.names(folder.spec).items():
-        module = name.removesuffix(".weight")
-        if f"{module}.scales" not in folder.stored:
-            tensors[role] = folder.dense(name)
-            continue
-        said = quantization.get(module)
-        said = said if isinstance(said, dict) else quantization
-        bits, group = said.get("bits"), said.get("group_size")
-        rows, columns = shapes[role]
-        if bits not in WIDTHS or group not in GROUPS or columns % group:
-            raise CorruptInput(f"config.json gives {module} {bits} bits in groups of {group}"[:200], "download it again")
-        grouped, floats = (rows, columns // group), ("F16", "BF16", "F32")
-        tensors[role] = _packed(
-            module,
-            bits,
-            group,
-            shapes[role],
-            folder.take(name, ("U32",), (rows, columns * bits // 32)),
-            folder.take(f"{module}.scales", floats, grouped),
-            folder.take(f"{module}.biases", floats, grouped),
-        )
-    return folder.model(tensors)
+    return folder.model(folder.tensors("scales", lambda module, shape: _packed(folder, module, shape, quantization)))
 
 
-def _packed(
-    module: str, bits: int, group: int, shape: tuple[int, ...], weight: Stored, scales: Stored, biases: Stored
-) -> Packed:
+def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], quantization: Mapping[str, Any]) -> Packed:
+    said = quantization.get(module)
+    said = said if isinstance(said, dict) else quantization
+    bits, group = said.get("bits"), said.get("group_size")
+    rows, columns = shape
+    if bits not in WIDTHS or group not in GROUPS or columns % group:
+        raise CorruptInput(f"config.json gives {module} {bits} bits in groups of {group}"[:200], "download it again")
+    grouped, floats = (rows, columns // group), ("F16", "BF16", "F32")
+    weight = folder.take(f"{module}.weight", ("U32",), (rows, columns * bits // 32))
+    scales = folder.take(f"{module}.scales", floats, grouped)
+    biases = folder.take(f"{module}.biases", floats, grouped)
+
     def parameters(start: int, stop: int) -> Codes:
         scale = scales.rows(start, stop).astype(np.float32)
         bias = biases.rows(start, stop).astype(np.float32)
