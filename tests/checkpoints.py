@@ -12,6 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from slmops import stream
 from slmops.core import plugins, receipt
 from slmops.core.model import Model
 from slmops.core.scheme import Packed
@@ -27,6 +28,19 @@ def tensors(config: Mapping[str, Any], seed: int = 0, dtype: str = "BF16") -> di
     names, shapes = family.names(spec), family.shapes(spec)
     random = np.random.default_rng(seed)
     return {names[role]: (random.standard_normal(shape) * 0.1).astype(DTYPES[dtype]) for role, shape in shapes.items()}
+
+
+def same(model: Model, back: Model, plain: Sequence[str] = ()) -> None:
+    """Code for code, number for number; the roles in `plain` may be held as the plain numbers of their codes."""
+    assert back.spec == model.spec and back.tensors.keys() == model.tensors.keys()
+    for role, tensor in model.tensors.items():
+        other = back.tensors[role]
+        assert isinstance(other, Packed) == isinstance(tensor, Packed) or role in plain, role
+        for start, stop in stream.blocks(tensor, model.spec.row_multiple):
+            ours, theirs = stream.pull(tensor, start, stop), stream.pull(other, start, stop)
+            if isinstance(tensor, Packed) and not isinstance(other, Packed):
+                ours = tensor.rows(start, stop)
+            assert stream.digest(held_as(ours, tensor, other)) == stream.digest(theirs), role
 
 
 def save_receipt(model: Model, form: str, digests: Mapping[str, Any], folder: Path) -> None:

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from checkpoints import held_as
+from checkpoints import same
 from slmops import stream
 from slmops.core import spec as specs
 from slmops.core.errors import CorruptInput, SlmopsError, Unsupported
 from slmops.core.model import Model
-from slmops.core.scheme import Packed
 from slmops.core.tensor import DTYPES
 from slmops.formats import huggingface, mlx
 from slmops.passes.quantize import chooser, quantize
@@ -33,16 +32,6 @@ def write(model: Model, folder: Path) -> Path:
     stream.write(model, {"mlx": layout}, {"mlx": folder})
     assert sum(path.stat().st_size for path in folder.iterdir()) == layout.nbytes
     return folder
-
-
-def same(model: Model, back: Model) -> None:
-    assert back.spec == model.spec and back.tensors.keys() == model.tensors.keys()
-    for role, tensor in model.tensors.items():
-        assert isinstance(back.tensors[role], Packed) == isinstance(tensor, Packed)
-        for start, stop in stream.blocks(tensor, model.spec.row_multiple):
-            ours, theirs = stream.pull(tensor, start, stop), stream.pull(back.tensors[role], start, stop)
-            ours = held_as(ours, tensor, back.tensors[role])
-            assert stream.digest(ours) == stream.digest(theirs), role
 
 
 def mixed(model: Model) -> Model:

@@ -13,6 +13,23 @@ from slmops.core.spec import Rope, Spec
 from slmops.ops import Ops, Value
 
 
+def attend(ops: Ops[Value], spec: Spec, number: int, query: Value, key: Value, value: Value) -> Value:
+    """Attention of one layer, as the spec has it."""
+    return ops.attention(
+        query,
+        key,
+        value,
+        layer=number,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
+        rope=spec.rotation(number),
+        window=spec.window(number),
+        scale=spec.score_scale,
+        cap=spec.attention_cap,
+    )
+
+
 def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
     """Logits of every position."""
     x = ops.embed(w("embedding"), ids)
@@ -30,17 +47,13 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
         if spec.head_norm:
             query = ops.norm(query, layer("attention.query_norm"), spec.norm_eps, heads=spec.heads)
             key = ops.norm(key, layer("attention.key_norm"), spec.norm_eps, heads=spec.kv_heads)
-        attended = ops.attention(
+        attended = attend(
+            ops,
+            spec,
+            number,
             query,
             key,
             value,
-            layer=number,
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.head_dim,
-            rope=spec.rotation(number),
-            window=spec.window(number),
-            scale=spec.score_scale,
         )
         x = ops.add(x, ops.linear(attended, layer("attention.output"), layer.get("attention.output.bias")))
         h = ops.norm(x, layer("mlp.norm"), spec.norm_eps)

@@ -34,17 +34,13 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
     for number in range(spec.layers):
         layer = w.layer(number)
         h = ops.norm(x, layer("attention.norm"), spec.norm_eps)
-        attended = ops.attention(
+        attended = _decoder.attend(
+            ops,
+            spec,
+            number,
             ops.linear(h, layer("attention.query")),
             ops.linear(h, layer("attention.key")),
             ops.linear(h, layer("attention.value")),
-            layer=number,
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.head_dim,
-            rope=spec.rotation(number),
-            window=spec.window(number),
-            scale=spec.score_scale,
         )
         attended = ops.norm(attended, layer("attention.sub_norm"), spec.norm_eps)
         x = ops.add(x, ops.linear(attended, layer("attention.output")))

@@ -41,18 +41,13 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
     for number in range(spec.layers):
         layer = w.layer(number)
         h = norm(x, layer("attention.norm"))
-        attended = ops.attention(
+        attended = _decoder.attend(
+            ops,
+            spec,
+            number,
             norm(ops.linear(h, layer("attention.query")), layer("attention.query_norm"), spec.heads),
             norm(ops.linear(h, layer("attention.key")), layer("attention.key_norm"), spec.kv_heads),
             ops.linear(h, layer("attention.value")),
-            layer=number,
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.head_dim,
-            rope=spec.rotation(number),
-            window=spec.window(number),
-            scale=spec.score_scale,
-            cap=spec.attention_cap,
         )
         x = ops.add(x, norm(ops.linear(attended, layer("attention.output")), layer("attention.post_norm")))
         h = norm(x, layer("mlp.norm"))

@@ -25,17 +25,13 @@ def forward(ops: Ops[Value], spec: Spec, w: Weights, ids: Value) -> Value:
     for number in range(spec.layers):
         layer = w.layer(number)
         query, key = ops.linear(x, layer("attention.query")), ops.linear(x, layer("attention.key"))
-        attended = ops.attention(
+        attended = _decoder.attend(
+            ops,
+            spec,
+            number,
             ops.norm(query, layer("attention.query_norm"), spec.norm_eps),
             ops.norm(key, layer("attention.key_norm"), spec.norm_eps),
             ops.linear(x, layer("attention.value")),
-            layer=number,
-            heads=spec.heads,
-            kv_heads=spec.kv_heads,
-            head_dim=spec.head_dim,
-            rope=spec.rotation(number),
-            window=spec.window(number),
-            scale=spec.score_scale,
         )
         h = ops.norm(ops.linear(attended, layer("attention.output")), layer("attention.post_norm"), spec.norm_eps)
         x = ops.add(x, h)

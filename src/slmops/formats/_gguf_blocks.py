@@ -223,12 +223,13 @@ def permute(block: Block, head_dim: int, back: bool = False) -> Block:
     (conversion/llama.py: LlamaModel.permute). Only rows move: no number changes.
     """
     if not isinstance(block, Codes):
-        return _permuted(block, head_dim, back)
+        return permute_rows(block, head_dim, back)
     parts = [block.codes, block.scales, block.zeros, block.biases]
-    return Codes(*(None if part is None else _permuted(part, head_dim, back) for part in parts))  # type: ignore[arg-type]
+    return Codes(*(None if part is None else permute_rows(part, head_dim, back) for part in parts))  # type: ignore[arg-type]
 
 
-def _permuted(rows: Array, head_dim: int, back: bool) -> Array:
+def permute_rows(rows: Array, head_dim: int, back: bool = False) -> Array:
+    """The same of plain numbers or bytes."""
     inner = (head_dim // 2, 2) if back else (2, head_dim // 2)
     heads = rows.reshape(rows.shape[0] // head_dim, *inner, *rows.shape[1:])
     return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)

@@ -144,8 +144,7 @@ def aligned(offset: int, alignment: int = ALIGNMENT) -> int:
 
 
 def _text(text: str) -> bytes:
-    data = text.encode("utf-8", "surrogatepass")
-    return len(data).to_bytes(8, "little") + data
+    return _texts([text])
 
 
 _LENGTHS = [length.to_bytes(8, "little") for length in range(256)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,13 @@ A, B = ".lora_A", ".lora_B"
 """Behind the role: what the inputs of the ONNX graph are called."""
 
 
-def gguf(model: Model, name: Any, architecture: str, permuted: tuple[str, ...], permute: Any) -> dict[str, bytes]:
+def gguf(
+    model: Model,
+    name: Callable[[str], str],
+    architecture: str,
+    permuted: tuple[str, ...],
+    permute: Callable[[Array, int], Array],
+) -> dict[str, bytes]:
     """adapter.gguf: <tensor>.lora_a [rank, in] and .lora_b [out, rank], in f32. llama.cpp multiplies by alpha / rank.
 
     Source: llama.cpp, src/llama-adapter.cpp and convert_lora_to_gguf.py. Other scales than the first's are put into b.
@@ -116,7 +122,7 @@ def peft(model: Model) -> dict[str, bytes]:
     }
 
 
-def onnx(adapter: Adapter, dtype: np.dtype[Any]) -> Any:
+def onnx(adapter: Adapter, dtype: np.dtype[Any]) -> Callable[[Path], None]:
     """A job that writes adapter.onnx_adapter: role.lora_A [in, rank] and role.lora_B [rank, out], the scale in B."""
     return partial(_export, adapter, dtype)
 

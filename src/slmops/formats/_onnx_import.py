@@ -190,8 +190,7 @@ def _matrix(graph: Graph, role: str, shape: tuple[int, ...], spec: Spec) -> Tens
         return matrix(gather, graph.places, shape) if own else _named(graph, "lm_head", "/lm_head", shape)
     module = f"model.layers.{layer}.{MODULES[kind]}"
     if kind not in PARTS or _rows_of(graph, module) is not None:
-        return _named(graph, module, "/" + module.replace("model.layers", "model/layers").replace(".", "/").replace(
-            f"layers/{layer}", f"layers.{layer}"), shape)  # fmt: skip
+        return _named(graph, module, f"/model/layers.{layer}/{MODULES[kind].replace('.', '/')}", shape)
     width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
     whole = _named(graph, f"model.layers.{layer}.{FUSED}", f"/model/layers.{layer}/attn/qkv_proj", (width, shape[1]))
     return _rows(whole, _start(kind, spec), shape)
@@ -223,13 +222,6 @@ def _rows(whole: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:
         return rows
 
     return Packed(shape, whole.scheme, of(whole.block), of(parameters) if parameters else None)
-
-
-def ids(said: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids that end a generation, from genai_config.json's number or list."""
-    found = said.get("eos_token_id")
-    listed = found if isinstance(found, list) else [found]
-    return tuple(one for one in listed if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 31)
 
 
 def check(spec: Spec) -> None:

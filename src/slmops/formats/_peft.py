@@ -20,6 +20,7 @@ from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.spec import Spec
 from slmops.core.tensor import Floats, Stored, elements
 from slmops.formats import _files, _safetensors
+from slmops.quantize._cast import check_finite
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MOST_RANK = 4096
@@ -105,6 +106,5 @@ def _numbers(module: str, stored: Stored) -> Floats:
     if stored.dtype.kind == "i" or stored.dtype.kind == "u":
         raise CorruptInput(f"the pair of {module} holds whole numbers", "save the adapter again")
     values = stored.rows(0, stored.shape[0]).astype(np.float32)
-    if not np.isfinite(values).all():
-        raise CorruptInput(f"the pair of {module} holds NaN or infinity", "the adapter is broken: train it again")
+    check_finite(values, f"the pair of {module}", 0)
     return values

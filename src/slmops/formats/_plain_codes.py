@@ -16,7 +16,7 @@ from slmops.core import plugins, scheme
 from slmops.core.errors import CorruptInput
 from slmops.core.layout import Block, Layout, Region
 from slmops.core.scheme import Codes, Packed, Scheme
-from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
+from slmops.core.tensor import Array, Bytes, Tensor
 from slmops.formats import _encode, _files, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, packed, parse
@@ -108,7 +108,6 @@ def found(folder: Path, numbers: Tensor) -> Tensor:
             )
         return result
 
-    assert dtype in DTYPES.values()
     return Packed(numbers.shape, held, block, parameters)
 
 

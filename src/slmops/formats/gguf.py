@@ -11,7 +11,7 @@ import concurrent.futures
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,13 @@ from slmops.core import spec as specs
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model, Tokenizer
-from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Spec
-from slmops.core.tensor import DTYPES, Array, Floats, Lazy, Tensor, elements, row_blocks, shifted
+from slmops.core.tensor import Array, Floats, Tensor, elements, row_blocks, shifted
 from slmops.core.verify import verify
-from slmops.formats import _encode, _forms, _gguf_import, _gguf_tokenizer, _lora, _ollama
+from slmops.formats import _encode, _forms, _gguf_import, _gguf_tensors, _gguf_tokenizer, _lora, _ollama
 from slmops.formats import _gguf_blocks as blocks
 from slmops.formats import _gguf_container as container
-from slmops.formats._gguf_container import Container, Kind, Place, Value
+from slmops.formats._gguf_container import Container, Kind, Value
 
 TITLE = "GGUF"
 DENSE = ("f16", "bf16", "f32")
@@ -178,7 +177,7 @@ def _adapter(model: Model) -> dict[str, bytes]:
     if model.adapter is None:
         return {}
     family = plugins.load("architectures", model.spec.family)
-    return _lora.gguf(model, name, family.GGUF, family.GGUF_PERMUTED, blocks.permute)
+    return _lora.gguf(model, name, family.GGUF, family.GGUF_PERMUTED, blocks.permute_rows)
 
 
 def _kind(role: str, stored: str) -> Kind:
@@ -287,7 +286,7 @@ def read(path: Path) -> Model:
         if place.shape != shape:
             raise CorruptInput(f"{file.name}: {name(role)} is {list(place.shape)}, where the config makes it {list(shape)}")
         permuted = roles.kind(role).removesuffix(".bias") in family.GGUF_PERMUTED
-        tensor = _tensor(name(role), file, place, spec.head_dim if permuted else None)
+        tensor = _gguf_tensors.tensor(name(role), file, place, spec.head_dim if permuted else None)
         tensors[role] = shifted(tensor, -spec.norm_offset) if roles.is_norm(role) else tensor
     for key in (ROPE_FREQS, *ROPE_FACTORS):
         left.pop(key, None)
@@ -317,7 +316,7 @@ def _divisors(file: Path, held: Container) -> dict[str, Floats]:
             continue
         if place.kind.name != "F32" or elements(place.shape) > 4096:
             raise CorruptInput(f"{file.name}: {key} is no small f32 vector", "download it again")
-        found[key] = _bytes(file, place)(0, place.shape[0]).reshape(-1).view(np.float32)
+        found[key] = _gguf_tensors.rows_of(file, place)(0, place.shape[0]).reshape(-1).view(np.float32)
     return found
 
 
@@ -339,46 +338,6 @@ def _tokenizer(held: Container, ours: bool) -> Tokenizer:
     return Tokenizer(b"", {}, number("bos"), ends, number("padding"), bool(adds and adds.value))
 
 
-def _bytes(file: Path, place: Place) -> Callable[[int, int], Array]:
-    """(start, stop) -> the rows' bytes [rows, row bytes]."""
-    width = place.nbytes // place.shape[0]
-
-    def rows(start: int, stop: int) -> Array:
-        count = (stop - start) * width
-        data = np.fromfile(file, np.uint8, count, offset=place.offset + start * width)
-        if data.size != count:
-            raise CorruptInput(f"{file.name} was cut short while it was read", "write it again")
-        return data.reshape(stop - start, width)
-
-    return rows
-
-
-def _tensor(name: str, file: Path, place: Place, head_dim: int | None) -> Tensor:
-    """A tensor in Hugging Face's row order. Blocks start and stop at whole heads where rows were permuted."""
-    stored = _bytes(file, place)
-    held = blocks.SCHEMES.get(place.kind.name)
-    if held is not None:
-
-        def codes(start: int, stop: int) -> Codes:
-            block = blocks.parse(held, stored(start, stop), name, start)
-            if head_dim is not None:
-                block = blocks.permute(block, head_dim, back=True)  # type: ignore[assignment]
-            return block
-
-        return Packed(place.shape, scheme.load(held), codes, codes)
-    dtype = DTYPES[place.kind.name.lower()]
-
-    def rows(start: int, stop: int) -> Array:
-        values = stored(start, stop).view(dtype).reshape(stop - start, *place.shape[1:])
-        if head_dim is None:
-            return values
-        restored = blocks.permute(values, head_dim, back=True)
-        assert not isinstance(restored, Codes)
-        return restored
-
-    return Lazy(place.shape, dtype, rows)
-
-
 def twin(folder: Path, target: Path) -> Path:
     """Write `target`/model.gguf: the same model with every tensor as the f32 numbers that its codes stand for.
 
@@ -398,7 +357,7 @@ def twin(folder: Path, target: Path) -> Path:
 
     def expand(key: str, start: int, stop: int) -> None:
         place = source.tensors[key]
-        values = np.ascontiguousarray(_tensor(key, source.path, place, None).rows(start, stop), dtype="<f4")
+        values = np.ascontiguousarray(_gguf_tensors.tensor(key, source.path, place, None).rows(start, stop), dtype="<f4")
         with file.open("r+b") as out:
             out.seek(places[key].offset + start * places[key].nbytes // place.shape[0])
             out.write(values.reshape(-1).view(np.uint8))

@@ -1,4 +1,4 @@
-"""The one cast between float dtypes: finite numbers stay finite, or an error says so."""
+"""The one cast between float dtypes, by which finite numbers stay finite; and the check that they are finite."""
 
 from __future__ import annotations
 

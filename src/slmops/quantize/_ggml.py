@@ -15,6 +15,7 @@ import numpy as np
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.scheme import Codes
 from slmops.core.tensor import Array, Bytes, Floats
+from slmops.quantize._cast import check_finite
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,8 @@ class Blocks:
         try:
             blocks = self.make(values)
         except CorruptInput:
-            bad = int(np.argmin(np.isfinite(values.astype(np.float32)).all(axis=1)))
-            raise CorruptInput(
-                f"row {bad} holds NaN or infinity", "the checkpoint is broken: fetch or train it again"
-            ) from None
+            check_finite(values, self.kind, 0)  # names the row
+            raise
         return Codes(blocks.reshape(rows, -1), np.empty((rows, 0), np.float32))
 
     def dequantize(self, codes: Codes) -> Floats:
@@ -116,7 +115,7 @@ def by_codebook(x: Floats, groups: int) -> tuple[Floats, Bytes]:
     from slmops.quantize._ggml_make import checked, rounded
 
     scales = np.empty((len(x), groups), np.float32)
-    checked(kernels.codebook(7)(x, CODEBOOK.astype(np.float32), _MIDDLES, scales), 1)
+    checked(kernels.codebook(7)(x, CODEBOOK.astype(np.float32), _MIDDLES, scales))
     if groups == 1:
         scales = rounded(scales)
     return scales, nearest(x, scales)

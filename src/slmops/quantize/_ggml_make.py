@@ -29,11 +29,10 @@ def cut(values: Array, size: int = SUPER) -> Floats:
     return np.ascontiguousarray(values, np.float32).reshape(-1, size)
 
 
-def checked(bad: int, blocks_in_row: int) -> None:
-    """Raise for the block that a kernel found not to be finite."""
+def checked(bad: int) -> None:
+    """Raise for the block that a kernel found not to be finite; the caller knows its row."""
     if bad >= 0:
-        row = bad // max(1, blocks_in_row)
-        raise CorruptInput(f"row {row} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")
+        raise CorruptInput(f"block {bad} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")
 
 
 def with_minima(x: Floats, group: int, top: int, levels: int, search: tuple[float, float, int], absolute: bool) -> Leveled:
@@ -43,7 +42,7 @@ def with_minima(x: Floats, group: int, top: int, levels: int, search: tuple[floa
     scales = np.empty((len(x), SUPER // group), np.float32)
     mins = np.empty_like(scales)
     first, step, count = search
-    checked(kernels.minima(group, top, absolute)(x, np.float32(first), np.float32(step), count, scales, mins), 1)
+    checked(kernels.minima(group, top, absolute)(x, np.float32(first), np.float32(step), count, scales, mins))
     d, small = _level(scales, levels)
     dmin, least = _level(mins, levels)
     codes = np.empty(x.shape, np.uint8)
@@ -81,7 +80,7 @@ def with_signs(x: Floats, group: int, reach: int, levels: int, *, power: int, tr
     from slmops.quantize import _ggml_kernels as kernels
 
     scales = np.empty((len(x), SUPER // group), np.float32)
-    checked(kernels.signed(group, reach, tries)(x, power, scales), 1)
+    checked(kernels.signed(group, reach, tries)(x, power, scales))
     d, small = signed_level(scales, levels)
     codes = np.empty(x.shape, np.uint8)
     kernels.round_to(group, -reach, reach - 1)(x, d * small.astype(np.float32), np.zeros_like(scales), codes)
