@@ -18,6 +18,7 @@ import safetensors.numpy
 
 import slmops
 from slmops import compile as compiler
+from slmops.core import plugins
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, UnknownFamily, Unsupported
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -330,3 +331,16 @@ def test_a_norm_that_says_it_is_packed(reader: str, copy: Callable[[str], Path])
     arrays[f"model.norm.{PACKED[reader]}"] = np.ones((8, 1), np.int32)
     safetensors.numpy.save_file(arrays, path, {"format": "pt"})
     refuses(folder, CorruptInput, "model.norm")
+
+
+@pytest.mark.parametrize("said", [None, 3, "gptq", [], {}])
+@pytest.mark.parametrize("reader", NAMED)
+def test_a_reader_that_is_asked_for_by_name(reader: str, said: object, copy: Callable[[str], Path]) -> None:
+    """On a folder whose config.json does not say what the guess goes by."""
+    folder = copy(reader)
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("quantization", "quantization_config"):
+        config[key] = said
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SlmopsError):
+        plugins.load("formats", reader).read(folder)

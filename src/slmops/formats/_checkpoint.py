@@ -115,6 +115,19 @@ def _tokenizer_config(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"tokenizer_class": "PreTrainedTokenizerFast", **named}
 
 
+def quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json's quantization_config; empty where there is none, or something else in its place."""
+    found = config.get("quantization_config")
+    return found if isinstance(found, dict) else {}
+
+
+def has_method(path: Path, *methods: str) -> bool:
+    """Whether a folder's config.json names one of these as its quant_method."""
+    if not path.is_dir() or not _files.there(path, "config.json"):
+        return False
+    return quantization(_files.read_json(path, "config.json")).get("quant_method") in methods
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder read back: its small files, and its tensors by checkpoint name."""
@@ -156,8 +169,8 @@ class Folder:
         left = self.stored.keys() - self.taken
         if left:
             raise CorruptInput(f"{self.path.name} holds tensors that no role takes, such as {min(left)[:100]}")
-        said = self.config.get("quantization_config")
-        if isinstance(said, dict) and not any(isinstance(tensor, Packed) for tensor in tensors.values()):
+        said = quantization(self.config)
+        if said and not any(isinstance(tensor, Packed) for tensor in tensors.values()):
             method = str(said.get("quant_method"))[:40]
             raise CorruptInput(f"config.json says {method!r}, and no tensor of {self.path.name} is packed", "download again")
         generation = _optional(self.path, "generation_config.json")

@@ -18,7 +18,7 @@ from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import DTYPES, Array, Bytes
-from slmops.formats import _checkpoint, _files
+from slmops.formats import _checkpoint
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, packed
 from slmops.quantize._cast import check_finite
@@ -30,10 +30,7 @@ EACH = 8
 
 def detect(path: Path) -> bool:
     """A folder whose config.json says quant_method awq."""
-    if not path.is_dir() or not _files.there(path, "config.json"):
-        return False
-    found = _files.read_json(path, "config.json").get("quantization_config")
-    return isinstance(found, dict) and found.get("quant_method") == "awq"
+    return _checkpoint.has_method(path, "awq")
 
 
 def read(path: Path) -> Model:
@@ -45,8 +42,7 @@ def read(path: Path) -> Model:
 
 def _group(config: Mapping[str, Any]) -> int | None:
     """The group's size, None for whole columns; raises Unsupported for forms that are not read."""
-    said = config.get("quantization_config")
-    said = said if isinstance(said, dict) else {}
+    said = _checkpoint.quantization(config)
     version, bits = str(said.get("version", "gemm")).lower(), said.get("bits", said.get("w_bit"))
     group = said.get("group_size", said.get("q_group_size", 128))
     if version != "gemm" or bits != 4:

@@ -8,7 +8,6 @@ transformers/integrations/bitnet.py (unpack_weights, BitLinear, AutoBitLinear).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import DTYPES
-from slmops.formats import _checkpoint, _files
+from slmops.formats import _checkpoint
 from slmops.quantize._affine import grid, packed
 
 TITLE = "BitNet"
@@ -24,16 +23,15 @@ TITLE = "BitNet"
 
 def detect(path: Path) -> bool:
     """A folder whose config.json says quant_method bitnet."""
-    if not path.is_dir() or not _files.there(path, "config.json"):
-        return False
-    found = _files.read_json(path, "config.json").get("quantization_config")
-    return isinstance(found, dict) and found.get("quant_method") == "bitnet"
+    return _checkpoint.has_method(path, "bitnet")
 
 
 def read(path: Path) -> Model:
     """The folder as a Model: ternary codes as `Packed`, the rest as plain numbers."""
     folder = _checkpoint.read(path)
-    said: dict[str, Any] = folder.config["quantization_config"]
+    said = _checkpoint.quantization(folder.config)
+    if not said:
+        raise CorruptInput("config.json does not say how the weights are packed: quantization_config is missing")
     if said.get("quantization_mode", "offline") != "offline" or said.get("use_rms_norm"):
         raise Unsupported("a BitNet that quantizes its weights while it runs, or norms before them, is not read")
     divides = said.get("linear_class", "bitlinear") == "bitlinear"

@@ -28,7 +28,7 @@ from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.spec import Spec
 from slmops.core.tensor import DTYPES, Array, Bytes, Tensor
-from slmops.formats import _checkpoint, _encode, _files, _forms, _lora, _plain_codes, _safetensors
+from slmops.formats import _checkpoint, _encode, _forms, _lora, _plain_codes, _safetensors
 from slmops.formats._safetensors import Place
 from slmops.quantize._affine import Affine, grid
 from slmops.quantize._cast import check_finite
@@ -43,10 +43,7 @@ WORD = 32
 
 def detect(path: Path) -> bool:
     """A folder whose config.json says quant_method compressed-tensors."""
-    if not path.is_dir() or not _files.there(path, "config.json"):
-        return False
-    found = _files.read_json(path, "config.json").get("quantization_config")
-    return isinstance(found, dict) and found.get("quant_method") == METHOD
+    return _checkpoint.has_method(path, METHOD)
 
 
 def support(spec: Spec) -> None:
@@ -205,7 +202,7 @@ def _unpacked_zeros(words: Array, bits: int, start: int, stop: int) -> Bytes:
 def read(path: Path) -> Model:
     """The folder as a Model: codes as `Packed`, code for code; what is not packed as plain numbers."""
     folder = _checkpoint.read(path)
-    known = _groups(folder.config.get("quantization_config"))
+    known = _groups(_checkpoint.quantization(folder.config))
     tensors = folder.tensors("weight_packed", lambda module, shape: _packed(folder, module, shape, known))
     if not isinstance(tensors["embedding"], Packed):
         tensors["embedding"] = _plain_codes.found(path, tensors["embedding"])
@@ -216,10 +213,10 @@ Known = set[tuple[int, int | None, bool]]
 """(bits, group or None where the whole row is one, symmetric) of the config groups."""
 
 
-def _groups(config: Any) -> Known:
+def _groups(config: Mapping[str, Any]) -> Known:
     """The kinds that config.json names; Unsupported for those that are not read."""
     result: Known = set()
-    groups = config.get("config_groups") if isinstance(config, dict) else {}
+    groups = config.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         said = group.get("weights") if isinstance(group, dict) else None
         said = said if isinstance(said, dict) else {}

@@ -19,7 +19,7 @@ from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import DTYPES, Bytes, Stored
-from slmops.formats import _checkpoint, _files
+from slmops.formats import _checkpoint
 from slmops.formats._columns import columns
 from slmops.quantize._affine import grid, unpacked
 from slmops.quantize._cast import check_finite
@@ -32,10 +32,7 @@ METHODS = ("gptq", "gptqmodel")
 
 def detect(path: Path) -> bool:
     """A folder whose config.json says quant_method gptq."""
-    if not path.is_dir() or not _files.there(path, "config.json"):
-        return False
-    found = _files.read_json(path, "config.json").get("quantization_config")
-    return isinstance(found, dict) and found.get("quant_method") in METHODS
+    return _checkpoint.has_method(path, *METHODS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +48,7 @@ class Settings:
 
 def settings(config: Mapping[str, Any]) -> Settings:
     """Raises Unsupported for forms that are not read."""
-    said = config.get("quantization_config")
-    said = said if isinstance(said, dict) else {}
+    said = _checkpoint.quantization(config)
     bits, group, form = said.get("bits"), said.get("group_size", 128), said.get("checkpoint_format", "gptq")
     if bits not in (2, 3, 4, 8) or said.get("pack_dtype", "int32") != "int32" or said.get("dynamic"):
         raise Unsupported(f"GPTQ of {bits} bits, packed in {said.get('pack_dtype', 'int32')}, is not read"[:200])
