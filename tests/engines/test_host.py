@@ -56,6 +56,14 @@ def test_the_same_greedy_tokens_twice_and_a_cancel_in_between(name: str, artifac
         assert worker.memory()["peak"] > 10_000_000
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_ids_outside_the_vocabulary_are_an_error_and_the_worker_goes_on(name: str, artifacts: Path) -> None:
+    with run.open_worker(run.Artifact.open(folder_of(name, artifacts)), name, context=256) as worker:
+        with pytest.raises(UsageError, match=r"vocabulary|token ids"):
+            list(worker.generate([5, 1 << 20], Sampling(max_tokens=4)))
+        assert list(worker.generate([5, 6], Sampling(max_tokens=4)))
+
+
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_killed_worker_is_an_error_not_a_hang(name: str, artifacts: Path) -> None:

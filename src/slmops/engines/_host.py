@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core import errors, plugins
-from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing
+from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError
 from slmops.core.tensor import Floats
 from slmops.engines import Sampling
 
@@ -234,7 +234,7 @@ class Worker:
                 # perf_counter is one clock for all processes where engines run; a negative difference means it is not.
                 seconds = event["at"] - began
                 yield Token(event["token"], event["text"], seconds if seconds >= 0 else time.perf_counter() - began)
-        except EngineFailed:
+        except SlmopsError:  # the worker's answer, whatever its kind: there is nothing to cancel
             finished = True
             raise
         finally:

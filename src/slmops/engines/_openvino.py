@@ -6,6 +6,7 @@ pipeline; each is compiled when first asked for, so that measuring one does not 
 
 from __future__ import annotations
 
+import json
 import queue
 import re
 import threading
@@ -17,7 +18,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling
+from slmops.engines import Sampling, _words
 
 XML = "openvino_model.xml"
 DEVICES = ("cpu", "gpu", "npu")
@@ -59,6 +60,7 @@ class Session:
             raise EngineMissing(f"OpenVINO GenAI cannot be loaded: {error}", 'pip install "slmops[openvino]"') from None
         if not (folder / XML).is_file():
             raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
+        self._vocab = _vocabulary(folder)
         self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, context
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
@@ -102,8 +104,7 @@ class Session:
         return result | ({"fallback": self._fallback} if self._fallback else {})
 
     def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
-        if sum(chunks) != len(ids) or min(chunks, default=0) < 1:
-            raise UsageError(f"chunks {list(chunks)} do not add up to {len(ids)} tokens")
+        _words.check(ids, chunks, self._vocab, None)
         if self._runner is None:
             self._runner = self._compile(self._core, self._folder / XML, self._device, self._properties)
         result: Floats | None = None
@@ -118,6 +119,7 @@ class Session:
         return result
 
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        _words.check(ids, None, self._vocab, None)
         if self._pipeline is None:
             properties = {**self._properties, "ATTENTION_BACKEND": self._backend}
             if self._backend == "PA":
@@ -157,6 +159,14 @@ class Session:
         config.dynamic_split_fuse = False
         config.max_num_batched_tokens = max(self._context or 0, 1 << 20)
         return config
+
+
+def _vocabulary(folder: Path) -> int:
+    """Rows of the embedding: OpenVINO reads past its end without a word. Very many where config.json does not say."""
+    try:
+        return int(json.loads((folder / "config.json").read_bytes())["vocab_size"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1 << 31
 
 
 class _Generation:
