@@ -51,9 +51,11 @@ def row(reader: str, scheme: str, scratch: Path) -> dict[str, str]:
         except SlmopsError as error:
             cells[form] = f"FAILED: {error}"
             continue
+        if made.failure is not None:
+            cells[form] = f"FAILED: {made.failure}"
+            continue
         found = json.loads((made.folder / receipt.NAME).read_text())["verification"]
-        engines = ", ".join(sorted(found["engines"])) or "read back"
-        cells[form] = engines if made.failure is None else f"FAILED: {made.failure}"
+        cells[form] = ", ".join(sorted(found["engines"])) or "read back"
     return cells
 
 
