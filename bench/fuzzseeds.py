@@ -116,13 +116,22 @@ def transposed(
             continue
         (rows, inputs), module = tensor.shape, names[role].removesuffix(".weight")
         words = (inputs * bits // 32, rows) if method == "gptq" else (inputs, rows * bits // 32)
-        arrays[f"{module}.qweight"] = rng.integers(-(2**31), 2**31, words).astype(np.int32)
-        arrays[f"{module}.qzeros"] = rng.integers(-(2**31), 2**31, (inputs // group, rows * bits // 32)).astype(np.int32)
+        arrays[f"{module}.qweight"] = _words(rng, words, bits)
+        arrays[f"{module}.qzeros"] = _words(rng, (inputs // group, rows * bits // 32), bits)
         arrays[f"{module}.scales"] = (rng.random((inputs // group, rows)) * 0.01 + 0.001).astype(np.float16)
         if method == "gptq":
             index = np.arange(inputs) // group
             arrays[f"{module}.g_idx"] = (rng.permutation(index) if order else index).astype(np.int32)
     return _copy(source, folder, config, arrays)
+
+
+def _words(rng: np.random.Generator, shape: tuple[int, int], bits: int) -> np.ndarray:
+    """Random codes in words of 32 bits. Of 8 bits they lie around the middle, as trained weights' do: all over the range,
+    they make a network whose own 8-bit activations put its logits past the bound."""
+    if bits != 8:
+        return rng.integers(-(2**31), 2**31, shape).astype(np.int32)
+    codes = rng.normal(128, 16, (shape[0], shape[1] * 4)).clip(0, 255).astype(np.uint8)
+    return codes.view(np.int32)
 
 
 def ternary(source: Path, folder: Path) -> Path:
