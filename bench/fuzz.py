@@ -90,9 +90,11 @@ def run(reader: str, mutants: int, seed: int, progress: bool) -> dict[str, Any]:
             signal.signal(alarm, _alarm)
         held = {original: _small_files(original) for original in originals}
         gc.freeze()  # what is loaded by now stays: no collection need look at it again
+        gc.set_threshold(50_000)
         began, slowest, peak = time.monotonic(), 0.0, 0
         for number in range(mutants):
-            original = rng.choice(originals)
+            # Of a pair of OpenVINO folders the short one three times in four: it is read in a third of the time.
+            original = rng.choices(originals, [3.0 if "stripped" in one.name else 1.0 for one in originals])[0]
             files, base = held[original], original if original.is_dir() else original.parent
             changed: dict[str, bytes] = {}
             for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
