@@ -65,8 +65,9 @@ def test_prediction_is_the_layout(toy: Callable[..., Path]) -> None:
     for one in found:
         assert one.weights == memory.weights(model, one.format, one.scheme)
         assert one.total == one.weights + one.kv_cache + one.overhead
+        assert one.low < one.total < one.high and one.engine in plugins.names("engines")
     short, long = (one for one in found if one.format == "gguf" and one.scheme == "q4")
-    assert long.kv_cache == 8 * short.kv_cache and long.overhead == short.overhead
+    assert long.kv_cache == 8 * short.kv_cache and long.overhead > short.overhead
 
 
 def test_impossible_pairs_are_left_out(toy: Callable[..., Path]) -> None:

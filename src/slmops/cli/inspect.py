@@ -75,8 +75,9 @@ def _of_model(model: Model, format_name: str, context: int | None) -> dict[str, 
     lengths = memory.contexts(model.spec, context)
     if packed:
         # Codes are never quantized again: what is predicted is this artifact in its own engine.
-        runtime = memory.RUNTIMES.get(format_name, memory.Runtime())
-        predicted = [_memory(model.spec, format_name, main, length, sum(sizes.values()), runtime) for length in lengths]
+        total = sum(sizes.values())
+        found = (memory.of(model.spec, format_name, main, length, total, model.parameters) for length in lengths)
+        predicted = [_as_dict(one) for one in found]
     else:
         predicted = [_as_dict(one) for one in memory.predict(model, SCHEMES, lengths)]
     return {
@@ -112,7 +113,7 @@ def _of_quantized(survey: Survey, quantization: Quantization, context: int | Non
         sizes[role] = sizes.get(role, 0) + size
         stored[tensor.dtype.name] = stored.get(tensor.dtype.name, 0) + size
     predicted = [
-        _memory(spec, quantization.method, quantization.method, length, sum(sizes.values()), memory.Runtime())
+        _as_dict(memory.of(spec, quantization.method, quantization.method, length, sum(sizes.values()), parameters))
         for length in memory.contexts(spec, context)
     ]
     return {
@@ -171,17 +172,10 @@ def _by_group(sizes: dict[str, int]) -> dict[str, int]:
     return {heading: size for heading, size in result.items() if size}
 
 
-def _memory(spec: Any, format_name: str, scheme: str, length: int, weights: int, runtime: Any) -> dict[str, Any]:
-    from slmops.plan import memory
-
-    cached, engine = memory.kv_cache(spec, length, runtime.kv), memory.overhead(spec, runtime, weights)
-    return _as_dict(memory.Memory(format_name, scheme, length, weights, cached, engine))
-
-
 def _as_dict(one: Any) -> dict[str, Any]:
     import dataclasses
 
-    return {**dataclasses.asdict(one), "total": one.total}
+    return {**dataclasses.asdict(one), "total": one.total, "low": one.low, "high": one.high}
 
 
 def text(found: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ PACKAGE                  the distribution whose version is quoted
 EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
 CAN                      frozenset of {"logits", "generate", "encode", "render"}: what a Session of it can do
 DEVICES                  device names it takes besides "auto"
+FOOTPRINT                what its process takes in memory (plan/memory.py adds it up), and how fast it reads weights
 open(folder, *, proof, device, threads, context) -> Session
 """
 
@@ -29,6 +30,33 @@ class Sampling:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end the generation and are not yielded."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an engine's process takes in memory, and how near decoding comes to the memory's own speed.
+
+    Measured on x86-64 Linux by bench/planner.py, which prints how far the sums are off.
+    """
+
+    base: int
+    """Bytes of the process with the engine loaded and no model."""
+    kv: float = 2.0
+    """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
+    copies: float = 1.0
+    """Bytes resident for each byte of weights: more than 1 where codes are repacked beside the file's mapped pages."""
+    dense: bool = False
+    """Whether codes are written out as numbers of 16 bits when they are loaded."""
+    reserved: bool = False
+    """Whether the KV cache of the whole context is taken at once, and not as it fills."""
+    chunk: int | None = None
+    """Tokens of a prompt that are computed at once; None: all of it."""
+    rows: int | None = 1
+    """Positions of a chunk whose logits are held; None: all of it."""
+    spread: tuple[float, float] = (0.85, 1.15)
+    """Least and greatest ratio of measured to predicted peak memory (bench/planner.py)."""
+    efficiency: float = 0.7
+    """Of the bandwidth that all cores read with, what decoding one sequence reaches (bench/planner.py)."""
 
 
 class Session(Protocol):

@@ -16,7 +16,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, _gguf, _llamacpp_library, _llamacpp_render, _words
+from slmops.engines import Footprint, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _words
 from slmops.engines._llamacpp_library import Library
 
 FORMATS = ("gguf",)
@@ -25,6 +25,7 @@ PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
 ROUGH = {"gelu_tanh": 5e-3}
 """Activations that ggml looks up in a table of f16, in f32 mode too (GGML_GELU_FP16): bound of the proof's error."""
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, _gguf, _words
+from slmops.engines import Footprint, Sampling, _gguf, _words
 
 FORMATS = ("gguf",)
 MODULES = ()
@@ -34,6 +34,7 @@ EXTRA = "llamacpp"
 INSTALL = "build or download llama.cpp and put llama-server on PATH"
 CAN = frozenset({"generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
 PREFERENCE = 1
 
 PROGRAM = "llama-server"

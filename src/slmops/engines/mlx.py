@@ -12,7 +12,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling
+from slmops.engines import Footprint, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._words import Words, check
 
@@ -22,6 +22,7 @@ PACKAGE = "mlx-lm"
 EXTRA = "mlx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+FOOTPRINT = Footprint(base=272_000_000, chunk=2048, efficiency=0.8)
 
 
 def open(

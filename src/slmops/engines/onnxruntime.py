@@ -16,7 +16,7 @@ import numpy as np
 
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling
+from slmops.engines import Footprint, Sampling
 
 FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
@@ -24,6 +24,7 @@ PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu", "npu")
+FOOTPRINT = Footprint(base=68_000_000, kv=4.0, copies=1.46, efficiency=0.88)
 PROVIDERS = {"gpu": ("cuda", "dml", "webgpu"), "npu": ("qnn", "OpenVINO")}
 """Device -> providers to try, in order. The processor needs none."""
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from slmops.core.tensor import Floats
+from slmops.engines import Footprint, _openvino
 from slmops.engines import Session as Session
-from slmops.engines import _openvino
 
 FORMATS = ("openvino",)
 MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
@@ -18,6 +18,7 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = _openvino.DEVICES
+FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, efficiency=0.69)
 
 
 def open(

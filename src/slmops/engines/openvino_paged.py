@@ -10,8 +10,8 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed
 from slmops.core.tensor import Floats
+from slmops.engines import Footprint, _openvino
 from slmops.engines import Session as Session
-from slmops.engines import _openvino
 
 FORMATS = ("openvino",)
 MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
@@ -19,6 +19,7 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, efficiency=0.71)
 
 
 def open(

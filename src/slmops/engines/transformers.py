@@ -18,7 +18,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling
+from slmops.engines import Footprint, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._words import Words, check
 
@@ -28,6 +28,7 @@ PACKAGE = "transformers"
 EXTRA = "train"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "cuda", "mps")
+FOOTPRINT = Footprint(base=380_000_000, dense=True, efficiency=0.5)
 PREFILL = 2048
 """Prompt tokens that pass through the model at once: bounds the memory of activations."""
 

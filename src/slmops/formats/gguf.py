@@ -31,6 +31,8 @@ from slmops.formats._gguf_container import Container, Kind, Value
 
 TITLE = "GGUF"
 DENSE = ("f16", "bf16", "f32")
+NATIVE = ("q2_k", "q3_k_m", "iq4_xs", "q4_k_m", "q5_k_m", "q6_k")
+"""Schemes of llama.cpp alone that are worth trying."""
 FILE = "model.gguf"
 
 FILE_TYPES = {

@@ -28,6 +28,8 @@ from slmops.quantize._cast import check_finite
 
 TITLE = "MLX"
 DENSE = ("f32", "f16", "bf16")
+NATIVE = ("int3-g64-bias-bf16", "int4-g64-bias-bf16", "int6-g64-bias-bf16")
+"""Schemes of MLX alone that are worth trying."""
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 GROUPS = (128, 64, 32)

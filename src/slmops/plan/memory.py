@@ -1,16 +1,17 @@
-"""How much memory a model will take at run time, by format, scheme and context length. Opens no weight.
+"""How much memory a model will take at run time, by format, scheme, engine and context length. Opens no weight.
 
     total    = weights + KV cache + overhead
     weights  = the bytes of the format's own layout: exact, because plan() gives every byte's place
     KV cache = 2 (key and value) x layers x key-value heads x head size x context x bytes of a number
     overhead = the engine's process before a model is opened
-             + the activations of one prompt chunk in f32: CHUNK x (vocabulary + 2 intermediate + 4 hidden) x 4 bytes
+             + the activations of a chunk of the prompt in f32: chunk x (2 intermediate + 4 hidden) x 4 bytes
+             + the logits that it holds: rows x vocabulary x 4 bytes
              + the tokenizer: TOKEN bytes for each of the vocabulary
-             + where the engine repacks them, the weights once more
+             + where the engine repacks or unpacks the weights, what that adds to the file's bytes
 
-The bytes of a cached number are the engine's default on a CPU. A sliding window is not counted: engines may keep the whole
-context. Codes are taken to stay codes, as in vLLM; transformers writes those of compressed-tensors out as dense numbers.
-These are predictions without an interval, of what ru_maxrss of the engine's process will be.
+What differs between engines stands in their files (FOOTPRINT). A sliding window is not counted: engines may keep the whole
+context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` are the total times the
+least and the greatest ratio of measured to predicted that bench/planner.py has found for the engine.
 """
 
 from __future__ import annotations
@@ -22,38 +23,13 @@ from slmops.core import plugins
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.spec import Spec
+from slmops.engines import Footprint, _host
 from slmops.passes.quantize import chooser, quantize
-
-MIB = 1 << 20
-CHUNK = 512
-"""Tokens of a prompt that pass through the model at once; llama.cpp's n_ubatch."""
-
 
 TOKEN = 512
 """Bytes of a token in an engine's tokenizer: its text, its place in two maps, its merge."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What a format's usual engine takes besides the weights."""
-
-    base: int = 300 * MIB
-    """Bytes of the process with the engine loaded and no model."""
-    kv: float = 2.0
-    """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
-    repacks: bool = False
-    """Whether the engine keeps weights in a layout of its own beside the file, whose mapped pages count too."""
-
-
-RUNTIMES = {
-    # ru_maxrss of the worker with a model of 5 M parameters, less the rest of the formula, on x86-64 Linux.
-    "gguf": Runtime(base=40 * MIB),
-    "onnx": Runtime(base=60 * MIB, kv=4.0),  # the CPU provider computes in f32, and the cache follows
-    "openvino": Runtime(base=130 * MIB, kv=1.0, repacks=True),  # u8
-    "mlx": Runtime(base=260 * MIB),
-    "compressed_tensors": Runtime(base=370 * MIB),
-}
-"""By format; one that is not named here is taken to be like Runtime()."""
+UNKNOWN = Footprint(base=300 << 20)
+"""Of a format that no engine of ours opens."""
 
 
 @dataclass(frozen=True)
@@ -62,14 +38,33 @@ class Memory:
 
     format: str
     scheme: str
+    engine: str
     context: int
     weights: int
     kv_cache: int
     overhead: int
+    spread: tuple[float, float]
+    """Least and greatest ratio of what was measured in this engine to what was predicted."""
 
     @property
     def total(self) -> int:
         return self.weights + self.kv_cache + self.overhead
+
+    @property
+    def low(self) -> int:
+        return round(self.total * self.spread[0])
+
+    @property
+    def high(self) -> int:
+        return round(self.total * self.spread[1])
+
+
+def footprint(form: str) -> tuple[str, Footprint]:
+    """The engine that is preferred for a format among those installed, or of all, and what it takes."""
+    names = _host.engines_for(form)
+    for name in [name for name in names if _host.installed(name)] or names:
+        return name, plugins.load("engines", name).FOOTPRINT
+    return "", UNKNOWN
 
 
 def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
@@ -77,10 +72,13 @@ def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
 
 
-def overhead(spec: Spec, runtime: Runtime, weights: int, chunk: int = CHUNK) -> int:
-    """Bytes of the engine, of the activations of a chunk of the prompt, of the tokenizer, and of repacked weights."""
-    activations = chunk * (spec.vocab + 2 * spec.intermediate + 4 * spec.hidden) * 4
-    return runtime.base + activations + TOKEN * spec.vocab + (weights if runtime.repacks else 0)
+def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int) -> int:
+    """Bytes beside weights and KV cache when a prompt of so many tokens is computed."""
+    chunk = min(prompt, engine.chunk or prompt)
+    rows = min(chunk, engine.rows or chunk)
+    activations = chunk * (2 * spec.intermediate + 4 * spec.hidden) * 4
+    held = 2 * parameters if engine.dense else round(engine.copies * weights)
+    return engine.base + activations + rows * spec.vocab * 4 + TOKEN * spec.vocab + max(0, held - weights)
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
@@ -102,21 +100,20 @@ def writers() -> tuple[str, ...]:
     return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "forms"))
 
 
+def of(spec: Spec, form: str, scheme: str, context: int, size: int, parameters: int) -> Memory:
+    """The prediction for weights of `size` bytes in the format's usual engine, the context filled by one prompt."""
+    name, engine = footprint(form)
+    more = overhead(spec, engine, size, context, parameters)
+    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, engine.spread)
+
+
 def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Iterator[Memory]:
     """For every format that can be written, every scheme and context length; impossible pairs are left out."""
     for name in writers():
-        runtime = RUNTIMES.get(name, Runtime())
         for wanted in schemes:
             try:
                 size = weights(model, name, wanted)
             except Unsupported:
                 continue
             for length in lengths:
-                yield Memory(
-                    format=name,
-                    scheme=wanted,
-                    context=length,
-                    weights=size,
-                    kv_cache=kv_cache(model.spec, length, runtime.kv),
-                    overhead=overhead(model.spec, runtime, size),
-                )
+                yield of(model.spec, name, wanted, length, size, model.parameters)

@@ -1,0 +1,145 @@
+"""Which format, scheme and engine could serve a model on a machine within limits, and why others cannot. Opens no weight.
+
+    speed = bandwidth x the engine's efficiency / bytes that one token reads
+    bytes = the weights, without an embedding that is only looked up, + the KV cache of half the context
+
+That is the roofline of decoding one sequence (every weight is read once a token). Its interval is +-SPEED_SPREAD: what was
+measured decides, this only says what is worth measuring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from slmops.core import plugins
+from slmops.core.errors import Unsupported
+from slmops.core.model import Model
+from slmops.core.tensor import elements
+from slmops.engines import _host
+from slmops.plan import memory
+from slmops.plan.hardware import Machine
+from slmops.plan.memory import Memory
+
+PORTABLE = ("q4", "q4a", "q8", "f16")
+"""Schemes that every format holds."""
+SPEED_SPREAD = 0.35
+"""Share of the predicted speed by which measured ones lie apart from it (bench/planner.py)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user asks for; None where nothing is."""
+
+    size: int | None = None
+    """Bytes of the artifact."""
+    memory: int | None = None
+    """Bytes of the engine's process at its peak."""
+    speed: float | None = None
+    """Tokens a second of decoding, one sequence."""
+    context: int = 4096
+    """Tokens that the KV cache must hold."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to serve the model, with what it will take."""
+
+    format: str
+    scheme: str
+    engine: str
+    size: int
+    bits: float
+    """Bits of the file for each parameter."""
+    memory: Memory | None
+    speed: tuple[float, float, float]
+    """Tokens a second: low, likely, high."""
+    dropped: str = ""
+    """Why it is out; empty where it is worth measuring."""
+
+
+def candidates(
+    model: Model,
+    machine: Machine,
+    limits: Limits,
+    formats: Sequence[str] | None = None,
+    schemes: Sequence[str] | None = None,
+    here: bool = True,
+) -> list[Candidate]:
+    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed."""
+    found = []
+    for form in formats or memory.writers():
+        for name in schemes or schemes_of(form):
+            found.append(_candidate(model, machine, limits, form, name, here))
+    return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
+
+
+def schemes_of(form: str) -> tuple[str, ...]:
+    """The schemes worth trying in a format: those that all hold, and its own (NATIVE in its file)."""
+    return (*PORTABLE, *getattr(plugins.load("formats", form), "NATIVE", ()))
+
+
+def _candidate(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Candidate:
+    name, engine = memory.footprint(form)
+    try:
+        size = memory.weights(model, form, scheme)
+    except Unsupported as refusal:
+        return Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
+    context = min(limits.context, model.spec.context)
+    taken = memory.of(model.spec, form, scheme, context, size, model.parameters)
+    bits = 8 * size / model.parameters
+    read = size * (1 - _looked_up(model)) + taken.kv_cache / 2
+    if engine.dense:
+        read = 2 * model.parameters
+    likely = machine.bandwidth * engine.efficiency / max(read, 1)
+    speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
+    dropped = "; ".join(_reasons(taken, size, speed, machine, limits, name, here))
+    return Candidate(form, scheme, name, size, bits, taken, speed, dropped)
+
+
+def _looked_up(model: Model) -> float:
+    """Share of the parameters that are an embedding with a head of its own beside it: one row of it is read a token."""
+    embedding = elements(model.tensors["embedding"].shape)
+    return 0.0 if model.spec.tied else embedding / model.parameters
+
+
+def _reasons(
+    taken: Memory, size: int, speed: tuple[float, float, float], machine: Machine, limits: Limits, engine: str, here: bool
+) -> Iterable[str]:
+    """Each limit that surely is not kept: by the better end of the interval."""
+    if here and not (engine and _host.installed(engine)):
+        yield f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
+    if limits.size is not None and size > limits.size:
+        yield f"{_mb(size)} on disk, {_mb(limits.size)} are allowed"
+    if machine.disk is not None and size > machine.disk:
+        yield f"{_mb(size)} on disk, {_mb(machine.disk)} are free"
+    if limits.memory is not None and taken.low > limits.memory:
+        yield f"at least {_mb(taken.low)} of memory, {_mb(limits.memory)} are allowed"
+    if taken.low > machine.usable:
+        yield f"at least {_mb(taken.low)} of memory, {_mb(machine.usable)} can be had"
+    if limits.speed is not None and speed[2] < limits.speed:
+        yield f"at most {speed[2]:.1f} tokens/s by the memory's bandwidth, {limits.speed:g} are asked"
+
+
+def relax(found: Sequence[Candidate], limits: Limits) -> list[str]:
+    """Where nothing is left: for each limit that nothing keeps, what comes nearest to it."""
+    able = [(one, one.memory) for one in found if one.memory is not None]
+    if not able:
+        return ["the model cannot be written in any of these formats"]
+    hints = []
+    least = min((one for one, _ in able), key=lambda one: one.size)
+    if limits.size is not None and least.size > limits.size:
+        hints.append(f"the smallest, {least.format} {least.scheme}, has {_mb(least.size)}; allowed are {_mb(limits.size)}")
+    lean, taken = min(able, key=lambda pair: pair[1].low)
+    if limits.memory is not None and taken.low > limits.memory:
+        between = f"{_mb(taken.low)} to {_mb(taken.high)}"
+        hints.append(f"the leanest, {lean.format} {lean.scheme}, takes {between}; allowed are {_mb(limits.memory)}")
+    fast = max((one for one, _ in able), key=lambda one: one.speed[2])
+    if limits.speed is not None and fast.speed[2] < limits.speed:
+        reached = f"{fast.speed[1]:.1f} tokens/s, {fast.speed[2]:.1f} at most"
+        hints.append(f"the fastest, {fast.format} {fast.scheme}, reaches about {reached}; {limits.speed:g} are asked")
+    return hints or ["each limit can be kept, but not all of them by one candidate: give up one"]
+
+
+def _mb(count: float) -> str:
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

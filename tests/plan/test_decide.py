@@ -1,0 +1,79 @@
+"""The decision table: what is predicted, what is dropped and why, what would have to give way."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from checkpoints import hollow
+from slmops.core.model import Model
+from slmops.formats import huggingface
+from slmops.plan import decide, memory, targets
+from slmops.plan.decide import Limits
+from slmops.plan.hardware import Machine
+
+CONFIGS = Path(__file__).parent.parent / "data" / "configs"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("qwen3")
+    return huggingface.read(hollow(folder, json.loads((CONFIGS / "Qwen3-0.6B.json").read_text())))
+
+
+@pytest.fixture
+def pi() -> Machine:
+    return targets.load("raspberry-pi").machine
+
+
+def found(model: Model, machine: Machine, limits: Limits, *formats: str) -> dict[tuple[str, str], decide.Candidate]:
+    listed = decide.candidates(model, machine, limits, formats or None, here=False)
+    return {(one.format, one.scheme): one for one in listed}
+
+
+def test_speed_is_bandwidth_over_bytes(model: Model, pi: Machine) -> None:
+    """Twice the bandwidth, twice the speed; a token of a tied 0.6 B model in Q4_0 reads 0.34 GB and half the cache."""
+    slow = found(model, pi, Limits(context=1024), "gguf")["gguf", "q4"]
+    fast = found(model, dataclasses.replace(pi, bandwidth=2 * pi.bandwidth), Limits(context=1024), "gguf")["gguf", "q4"]
+    assert fast.speed[1] == pytest.approx(2 * slow.speed[1])
+    assert slow.speed[1] == pytest.approx(9e9 / (slow.size + 1024 * 114_688 / 2))
+    assert 0.335e9 < slow.size < 0.345e9 and slow.bits == pytest.approx(8 * slow.size / 596_049_920)
+
+
+def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, pi: Machine) -> None:
+    config = json.loads((CONFIGS / "Qwen3-0.6B.json").read_text())
+    untied = huggingface.read(hollow(tmp_path, {**config, "tie_word_embeddings": False}))
+    one = found(untied, pi, Limits(context=1), "gguf")["gguf", "f16"]
+    rows = 2 * 151_936 * 1024
+    assert one.speed[1] == pytest.approx(9e9 / (one.size - rows), rel=0.01)
+
+
+def test_every_format_and_its_own_schemes(model: Model, pi: Machine) -> None:
+    listed = found(model, pi, Limits())
+    assert {form for form, _ in listed} == set(memory.writers())
+    assert ("gguf", "q4_k_m") in listed and ("onnx", "q4_k_m") not in listed and ("mlx", "int6-g64-bias-bf16") in listed
+    order = [bool(one.dropped) for one in listed.values()]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "hint"),
+    [
+        (Limits(size=10_000_000), "on disk", "the smallest, gguf q2_k"),
+        (Limits(memory=50_000_000), "of memory", "the leanest, gguf q2_k"),
+        (Limits(speed=1e6), "tokens/s", "the fastest, gguf q2_k"),
+    ],
+)
+def test_a_limit_that_nothing_keeps(model: Model, pi: Machine, limits: Limits, reason: str, hint: str) -> None:
+    listed = decide.candidates(model, pi, limits, ["gguf"], here=False)
+    assert all(reason in one.dropped for one in listed)
+    (said,) = decide.relax(listed, limits)
+    assert hint in said
+
+
+def test_a_machine_too_small(model: Model, pi: Machine) -> None:
+    listed = found(model, dataclasses.replace(pi, usable=1_000_000_000), Limits(context=4096), "gguf")
+    assert not listed["gguf", "q2_k"].dropped and "can be had" in listed["gguf", "f16"].dropped
