@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -149,12 +150,16 @@ def _measure(
                     proof=proof,
                     speed=speed.measure(worker, prompt),
                     exact=tasks.exact_match(worker, artifact, cases, seconds=SECONDS)["all"],
-                    quality=quality.against_reference(worker, sequences, reference) if "logits" in can else None,
+                    quality=_quality(worker, sequences, reference) if "logits" in can else None,
                     peak=worker.memory()["peak"],
                     folder=made.folder,
                 )
             )
     return rows
+
+
+def _quality(worker: _host.Worker, sequences: list[list[int]], reference: Path) -> quality.Quality:
+    return dataclasses.replace(quality.against_reference(worker, sequences, reference), losses=())
 
 
 def spread(cases: Sequence[tasks.Case], count: int) -> list[tasks.Case]:

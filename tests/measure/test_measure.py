@@ -52,15 +52,26 @@ def test_quality_of_f32_is_no_distance_and_q4_is_some(toy: Callable[..., Path], 
     model = load(toy("qwen3"))
     ids = model.tokenizer.encoder.encode("turn the light on and off again " * 12).ids
     sequences = quality.windows(ids, 48, 3)
+    sizes = [len(model.tokenizer.encoder.decode(window[1:]).encode()) for window in sequences]
     reference = tmp_path / "reference.npy"
     quality.reference_logits(model, sequences, reference)
     found = {}
     for scheme in ("f32", "q8", "q4"):
         made = compiler.convert(model, ["onnx"], scheme, tmp_path / scheme, verify=False)[0]
         with run.open_worker(run.Artifact.open(made.folder), context=256) as worker:
-            found[scheme] = quality.against_reference(worker, sequences, reference)
+            found[scheme] = quality.against_reference(worker, sequences, reference, sizes)
             if scheme == "q4":
                 timed = speed.measure(worker, ids[:32], new_tokens=16, runs=2)
-    assert found["f32"].kl < 1e-6 < found["q8"].kl < found["q4"].kl
-    assert found["f32"].positions == sum(map(len, sequences)) and found["f32"].top1 == 1
+    kl = {scheme: one.kl.value for scheme, one in found.items()}
+    assert kl["f32"] < 1e-6 < kl["q8"] < kl["q4"]
+    exact = found["f32"]
+    assert exact.positions == sum(map(len, sequences)) and exact.windows == 3 and exact.top1.value == 1
+    assert exact.retained.value == pytest.approx(1, abs=1e-4)
+    assert exact.perplexity.value == pytest.approx(exact.reference_perplexity, rel=1e-4)
+    four = found["q4"]
+    assert four.retained.low < four.retained.value < four.retained.high
+    assert four.kl_median <= four.kl_p999.value and four.kl.low < four.kl.value < four.kl.high
+    assert four.bits_per_byte is not None and len(four.losses) == four.positions - four.windows
+    nats = sum(four.losses)
+    assert four.bits_per_byte.value == pytest.approx(nats / np.log(2) / sum(sizes))
     assert timed.new_tokens == 16 and timed.decode > 0 and timed.first_token > 0

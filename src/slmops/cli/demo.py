@@ -64,7 +64,7 @@ def _cells(row: object) -> list[str]:
         *start,
         proof,
         f"{row.exact.right}/{row.exact.cases} ({low:.0%}-{high:.0%})",
-        f"{row.quality.kl:.4f} ±{row.quality.kl_error:.4f}" if row.quality else "-",
+        f"{row.quality.kl.value:.4f} ±{row.quality.kl.error:.4f}" if row.quality else "-",
         f"{row.speed.decode:,.0f}",
         f"{row.speed.first_token * 1000:.1f} ms",
         _text.size(row.peak),

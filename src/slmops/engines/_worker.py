@@ -55,19 +55,20 @@ class Server:
         return distance(actual, expected)
 
     def quality(self, sequences: list[list[int]], reference: str) -> dict[str, Any]:
-        """KL divergence and next-token loss against reference logits of several sequences, stacked in one .npy file."""
+        """Beside reference logits of several sequences, stacked in one .npy file, for each position: KL divergence from the
+        reference and whether both find the same token likeliest; for each but the last of a sequence, both losses."""
         expected = np.load(reference, mmap_mode="r", allow_pickle=False)
-        divergences: list[float] = []
-        losses: list[float] = []
-        agreed, row = 0, 0
+        found: dict[str, list[Any]] = {"kl": [], "agreed": [], "loss": [], "reference_loss": []}
+        row = 0
         for ids in sequences:
             q = log_softmax(self._session.logits(ids, [len(ids)])[:, : expected.shape[1]])
             p = log_softmax(np.asarray(expected[row : row + len(ids)], np.float32))
-            divergences += np.sum(np.exp(p) * (p - q), axis=-1).astype(float).tolist()
-            losses += (-q[np.arange(len(ids) - 1), ids[1:]]).astype(float).tolist()
-            agreed += int((p.argmax(-1) == q.argmax(-1)).sum())
+            found["kl"] += np.sum(np.exp(p) * (p - q), axis=-1).astype(float).tolist()
+            found["agreed"] += (p.argmax(-1) == q.argmax(-1)).tolist()
+            for key, logs in (("loss", q), ("reference_loss", p)):
+                found[key] += (-logs[np.arange(len(ids) - 1), ids[1:]]).astype(float).tolist()
             row += len(ids)
-        return {"kl": divergences, "loss": losses, "agreed": agreed}
+        return found
 
     def encode(self, texts: list[str]) -> dict[str, Any]:
         return {"ids": [list(self._session.encode(text)) for text in texts]}

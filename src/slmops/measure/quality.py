@@ -1,4 +1,4 @@
-"""Distance from the unquantized model: KL divergence and perplexity on a text, each with its standard error."""
+"""Distance from the unquantized model on a text: KL divergence, perplexity, bits per byte, each with its interval."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ import numpy as np
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
 from slmops.engines._host import Worker
+from slmops.measure import statistics
+from slmops.measure.statistics import Estimate
 from slmops.ops.numpy import Reference
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Over all positions of the text's windows; divergences and losses in nats a token."""
+    """Over all positions of the text's windows, each with its interval; a window is a cluster. Divergences are in nats."""
 
-    kl: float
-    kl_error: float
-    """Standard error of the mean, positions taken as independent."""
-    kl_p999: float
-    top1: float
+    kl: Estimate
+    """Mean KL divergence of the artifact from the reference, over positions."""
+    kl_median: float
+    kl_p999: Estimate
+    top1: Estimate
     """Share of positions where the likeliest token is the reference's."""
-    perplexity: float
+    perplexity: Estimate
+    reference_perplexity: float
+    retained: Estimate
+    """The reference's perplexity over the artifact's on the same tokens: 1 is all of its quality, above 1 is luck."""
+    bits_per_byte: Estimate | None
+    """Bits that the artifact needs for a byte of the text; None where the text of the tokens is not known."""
     positions: int
+    windows: int
+    losses: tuple[float, ...] = ()
+    """Of every predicted token, for tests against another artifact on the same windows."""
 
 
 def windows(ids: Sequence[int], length: int, most: int) -> list[list[int]]:
@@ -47,15 +57,33 @@ def reference_logits(model: Model, sequences: Sequence[Sequence[int]], path: Pat
     stacked.flush()  # type: ignore[attr-defined]
 
 
-def against_reference(worker: Worker, sequences: Sequence[Sequence[int]], reference: Path) -> Quality:
-    """Run the windows through the engine and compare with the reference's logits, inside the worker."""
+def against_reference(
+    worker: Worker, sequences: Sequence[Sequence[int]], reference: Path, sizes: Sequence[int] | None = None
+) -> Quality:
+    """Run the windows through the engine and compare with the reference's logits, inside the worker.
+
+    sizes: bytes of text that each window's predicted tokens (all but its first) stand for.
+    """
     found = worker.ask("quality", sequences=[list(ids) for ids in sequences], reference=str(reference))
-    kl = np.array(found["kl"], np.float64)
+    lengths = [len(ids) for ids in sequences]
+    predicted = [length - 1 for length in lengths]
+    kl, loss, known = found["kl"], found["loss"], found["reference_loss"]
+    retained = statistics.paired(known, loss, predicted).through(math.exp)
+    rate = None
+    if sizes is not None:
+        starts = np.concatenate([[0], np.cumsum(predicted)[:-1]])
+        bits = np.add.reduceat(np.asarray(loss, np.float64), starts) / math.log(2)
+        rate = statistics.ratio(bits, np.asarray(sizes, np.float64))
     return Quality(
-        kl=float(kl.mean()),
-        kl_error=float(kl.std(ddof=1) / math.sqrt(len(kl))) if len(kl) > 1 else math.inf,
-        kl_p999=float(np.quantile(kl, 0.999)),
-        top1=float(found["agreed"]) / len(kl),
-        perplexity=math.exp(float(np.mean(found["loss"]))),
+        kl=statistics.mean(kl, lengths),
+        kl_median=float(np.median(kl)),
+        kl_p999=statistics.quantile(kl, 0.999, lengths),
+        top1=statistics.mean(np.asarray(found["agreed"], np.float64), lengths),
+        perplexity=statistics.mean(loss, predicted).through(math.exp),
+        reference_perplexity=math.exp(float(np.mean(known))),
+        retained=retained,
+        bits_per_byte=rate,
         positions=len(kl),
+        windows=len(lengths),
+        losses=tuple(loss),
     )
