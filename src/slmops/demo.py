@@ -83,7 +83,7 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
         ids = model.tokenizer.encoder.encode(text, add_special_tokens=False).ids
         sequences = quality.windows(ids, WINDOW, WINDOWS)
         quality.reference_logits(model, sequences, reference)
-        cases = spread(tasks.read_cases(source / "eval" / "tools.jsonl"), CASES)
+        cases = tasks.spread(tasks.read_cases(source / "eval" / "tools.jsonl"), CASES)
         for scheme in SCHEMES:
             watch.say(f"{scheme}: quantizing once, writing {', '.join(writable)}")
             for made in compiler.convert(model, writable, scheme, out / scheme, device=device, watch=watch):
@@ -160,13 +160,6 @@ def _measure(
 
 def _quality(worker: _host.Worker, sequences: list[list[int]], reference: Path) -> quality.Quality:
     return dataclasses.replace(quality.against_reference(worker, sequences, reference), losses=())
-
-
-def spread(cases: Sequence[tasks.Case], count: int) -> list[tasks.Case]:
-    """`count` cases in an order of which every beginning is spread over the file, so that every split is in."""
-    # Multiples of the golden ratio, modulo 1, are evenly spread however many are taken (Weyl).
-    order = sorted(range(len(cases)), key=lambda index: index * 0.6180339887498949 % 1.0)
-    return [cases[index] for index in order[:count]]
 
 
 def choose(rows: Sequence[Row]) -> Row | None:

@@ -13,6 +13,7 @@ from typing import Any
 from slmops.core.errors import CorruptInput
 from slmops.engines import Sampling
 from slmops.engines._host import Worker
+from slmops.measure import statistics
 from slmops.run import Artifact, fit, tokens_of
 
 MOST_CASES = 100_000
@@ -40,12 +41,8 @@ class Score:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson 1927, z = 1.96."""
-        if not self.cases:
-            return (0.0, 1.0)
-        z2, n, p = 1.96**2, self.cases, self.rate
-        middle, half = (p + z2 / (2 * n)), 1.96 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-        return ((middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n))
+        found = statistics.proportion(self.right, self.cases)
+        return (found.low, found.high)
 
 
 def read_cases(path: Path) -> list[Case]:
@@ -63,23 +60,47 @@ def read_cases(path: Path) -> list[Case]:
     return cases
 
 
-def exact_match(
-    worker: Worker, artifact: Artifact, cases: Sequence[Case], *, seconds: float = math.inf, least: int = 24
-) -> dict[str, Score]:
-    """Greedy answers compared with the expected ones, stripped; by split, and "all".
+def spread(cases: Sequence[Case], count: int | None = None) -> list[Case]:
+    """The cases in an order of which every beginning is spread over the file, so that every split is in; `count` of them."""
+    # Multiples of the golden ratio, modulo 1, are evenly spread however many are taken (Weyl).
+    order = sorted(range(len(cases)), key=lambda index: index * 0.6180339887498949 % 1.0)
+    return [cases[index] for index in order[:count]]
 
-    Stops after `seconds`, but not before `least` cases: a Score says of how many it is.
+
+@dataclass(frozen=True)
+class Answers:
+    """Which cases were answered as expected, in the order of the file: the same cases can be compared between artifacts."""
+
+    right: tuple[bool, ...]
+    splits: tuple[str, ...]
+
+    def score(self, split: str = "all") -> Score:
+        kept = [right for right, own in zip(self.right, self.splits, strict=True) if split in ("all", own)]
+        return Score(sum(kept), len(kept))
+
+
+def answer(
+    worker: Worker, artifact: Artifact, cases: Sequence[Case], *, seconds: float = math.inf, least: int = 24
+) -> Answers:
+    """Greedy answers compared with the expected ones, stripped.
+
+    Stops after `seconds`, but not before `least` cases: the answers say how many there were.
     """
     began = time.perf_counter()
-    right: dict[str, int] = {}
-    total: dict[str, int] = {}
+    right: list[bool] = []
     for case in cases:
         ids = tokens_of(worker, artifact, artifact.prompt(case.messages))
         options = fit(Sampling(max_tokens=160), artifact, len(ids))
-        answer = "".join(token.text for token in worker.generate(ids, options))
-        for split in {case.split, "all"}:
-            total[split] = total.get(split, 0) + 1
-            right[split] = right.get(split, 0) + (answer.strip() == case.expected.strip())
-        if total["all"] >= least and time.perf_counter() - began > seconds:
+        text = "".join(token.text for token in worker.generate(ids, options))
+        right.append(text.strip() == case.expected.strip())
+        if len(right) >= least and time.perf_counter() - began > seconds:
             break
-    return {split: Score(right[split], total[split]) for split in total}
+    return Answers(tuple(right), tuple(case.split for case in cases[: len(right)]))
+
+
+def exact_match(
+    worker: Worker, artifact: Artifact, cases: Sequence[Case], *, seconds: float = math.inf, least: int = 24
+) -> dict[str, Score]:
+    """`answer`, counted by split, and "all"."""
+    found = answer(worker, artifact, cases, seconds=seconds, least=least)
+    return {split: found.score(split) for split in dict.fromkeys((*found.splits, "all"))}
