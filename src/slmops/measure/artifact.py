@@ -50,6 +50,8 @@ class Measured:
     """The same before the model did anything: the process with the model opened."""
     load: float
     """Seconds from the start of the process until the model could be asked."""
+    base: int = 0
+    """Bytes of the engine's process without a model (its FOOTPRINT)."""
     effective: dict[str, str] = field(default_factory=dict)
 
 
@@ -114,6 +116,7 @@ def measure(
             peak=worker.memory()["peak"],
             empty=empty,
             load=load,
+            base=plugins.load("engines", name).FOOTPRINT.base,
             effective=worker.effective,
         )
 

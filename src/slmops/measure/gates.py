@@ -1,0 +1,112 @@
+"""Whether an artifact is good enough: each gate's verdict with the figure, its interval and the number of samples.
+
+A gate passes when the whole interval clears the bound, fails when the whole interval misses it, and is otherwise undecided:
+then it says how many more samples would decide it. Undecided blocks like failed does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from slmops.measure import statistics
+from slmops.measure.artifact import Measured
+from slmops.measure.statistics import Estimate
+
+QUALITY, SPREAD, FASTER, LEANER = 0.95, 0.5, 2.0, 0.5
+"""Quality retained at least; spread of decoding speed at most; speed and memory against the unquantized baseline."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one gate says."""
+
+    gate: str
+    passed: bool | None
+    """None where it could not be decided, or does not apply."""
+    blocks: bool
+    """Whether the artifact is refused unless it passed; else the gate only advises."""
+    said: str
+    """The figure, its interval, the sample size, the bound, and what is missing, in a sentence."""
+
+    @property
+    def stops(self) -> bool:
+        return self.blocks and self.passed is not True
+
+
+def at_least(gate: str, found: Estimate, bound: float, unit: str = "samples", blocks: bool = True) -> Verdict:
+    """The figure must be `bound` or more. `unit` names what a cluster is."""
+    figure = f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g}, {found.clusters:,} {unit})"
+    if found.low >= bound:
+        return Verdict(gate, True, blocks, f"{figure}, at least {bound:g} is asked")
+    if found.high < bound:
+        return Verdict(gate, False, blocks, f"{figure}, at least {bound:g} is asked")
+    more = statistics.more_samples(found, bound)
+    cure = f"about {more:,} more {unit} would decide it" if more else "no number of samples is known that would decide it"
+    return Verdict(gate, None, blocks, f"{figure} holds the bound of {bound:g}: {cure}")
+
+
+def quality(one: Measured, bound: float = QUALITY, parent: Measured | None = None) -> Iterable[Verdict]:
+    """The share of the source's quality that is kept: by perplexity on the text, and by the tasks that the parent has run."""
+    if one.quality is None:
+        yield Verdict("quality", None, True, "no text was given, or the engine gives no logits: give --text")
+    else:
+        yield at_least("quality", one.quality.retained, bound, "windows")
+    if one.answers is None or parent is None or parent.answers is None:
+        return
+    count = min(len(one.answers.right), len(parent.answers.right))
+    pair = statistics.mcnemar(one.answers.right[:count], parent.answers.right[:count])
+    allowed = -(1 - bound) * parent.answers.score().rate
+    yield at_least("tasks against the parent", pair.difference, allowed, "cases")
+
+
+def steady(one: Measured, bound: float = SPREAD) -> Verdict:
+    """Repeated runs must agree on the speed."""
+    speed = one.speed
+    if speed is None or speed.runs < 2 or not math.isfinite(speed.spread):
+        return Verdict("latency spread", None, True, "one run has no spread: measure 3 or more")
+    said = f"{speed.spread:.0%} of the median over {speed.runs} runs, at most {bound:.0%} is allowed"
+    return Verdict("latency spread", speed.spread <= bound, True, said)
+
+
+def faster(one: Measured, baseline: Measured, bound: float = FASTER, blocks: bool = False) -> Verdict:
+    """Against the unquantized baseline, decoding; the interval by the slowest and fastest run of each."""
+    if one.speed is None or baseline.speed is None:
+        return Verdict("faster than unquantized", None, blocks, "one of the two was not timed")
+    ratio = one.speed.decode / baseline.speed.decode
+    away = (one.speed.spread + baseline.speed.spread) / 2
+    low, high = ratio * max(0.0, 1 - away), ratio * (1 + away)
+    said = f"{ratio:.2f} times ({low:.2f} to {high:.2f}, {one.speed.runs} runs), {bound:g} are asked"
+    return Verdict("faster than unquantized", True if low >= bound else False if high < bound else None, blocks, said)
+
+
+def leaner(
+    one: Measured, baseline: Measured, cache: int | None = None, bound: float = LEANER, blocks: bool = False
+) -> Verdict:
+    """Weights and KV cache (memory above the empty worker) against the unquantized baseline."""
+    if cache is not None and baseline.bytes <= cache:
+        said = f"not applicable: the unquantized weights ({baseline.bytes / 1e6:.1f} MB) fit in the last-level cache"
+        return Verdict("leaner than unquantized", None, False, said)
+    taken, before = one.peak - one.base, baseline.peak - baseline.base
+    if before <= 0:
+        return Verdict("leaner than unquantized", None, blocks, "the baseline took no memory that could be told")
+    share = taken / before
+    said = f"{share:.0%} of the baseline's memory above the empty worker, at most {bound:.0%} is asked (one run each)"
+    return Verdict("leaner than unquantized", share <= bound, blocks, said)
+
+
+def limits(one: Measured, size: int | None, memory: int | None, speed: float | None) -> Iterable[Verdict]:
+    """What the user asked for, as measured."""
+    if size is not None:
+        said = f"{one.bytes:,} bytes, at most {size:,} are allowed (exact)"
+        yield Verdict("size", one.bytes <= size, True, said)
+    if memory is not None:
+        said = f"{one.peak:,} bytes at the peak, at most {memory:,} are allowed (one run)"
+        yield Verdict("memory", one.peak <= memory, True, said)
+    if speed is not None and one.speed is not None:
+        found, away = one.speed.decode, one.speed.spread / 2
+        low, high = found * (1 - away), found * (1 + away)
+        passed = True if low >= speed else False if high < speed else None
+        said = f"{found:.1f} tokens/s ({low:.1f} to {high:.1f}, {one.speed.runs} runs), at least {speed:g} are asked"
+        yield Verdict("speed", passed, True, said)
