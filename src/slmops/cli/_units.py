@@ -33,3 +33,12 @@ def _split(text: str, what: str) -> tuple[float, str]:
     if match is None or float(match[1]) <= 0:
         raise UsageError(f"{text!r} is not {what}")
     return float(match[1]), match[2]
+
+
+def seconds(text: str) -> float:
+    """Seconds of 90, 90s, 10m or 2h."""
+    number, unit = _split(text, "a time such as 90s, 10m or 2h")
+    factors = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+    if unit not in factors:
+        raise UsageError(f"{text!r} is no time", "such as 90s, 10m or 2h")
+    return number * factors[unit]

@@ -48,7 +48,7 @@ def at_least(gate: str, found: Estimate, bound: float, unit: str = "samples", bl
 
 
 def quality(one: Measured, bound: float = QUALITY, parent: Measured | None = None) -> Iterable[Verdict]:
-    """The share of the source's quality that is kept: by perplexity on the text, and by the tasks that the parent has run."""
+    """The share of the source's quality that is kept: by perplexity on the text, and by tasks that the parent ran."""
     if one.quality is None:
         yield Verdict("quality", None, True, "no text was given, or the engine gives no logits: give --text")
     else:

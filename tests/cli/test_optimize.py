@@ -1,0 +1,67 @@
+"""slmops optimize, as it is typed, on the sample and real engines."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import slmops
+from slmops import cli
+from slmops.core.errors import SourceNotFound, UsageError
+
+SAMPLE = Path(slmops.__file__).resolve().parents[2] / "samples" / "home"
+Toy = Callable[..., Path]
+
+
+@pytest.mark.slow
+def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--max-size", "60%", "--objective", "size", "--json"]
+    words += ["--format", "gguf", "--budget", "1h"]
+    assert cli.main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    choice = found["choice"]
+    assert choice["passed"] and choice["measured"]["bytes"] < 0.6 * 2 * 1_971_584
+    assert choice["measured"]["quality"]["retained"]["low"] >= 0.95
+    assert {one["gate"] for one in choice["verdicts"]} >= {"quality", "latency spread", "size", "faster than unquantized"}
+    measured = [one["scheme"] for one in found["trials"]]
+    assert measured[0] == "f16" and "q8" not in measured  # dropped by its size before anything was made
+    assert all((tmp_path / "out" / one / "gguf" / "model.gguf").is_file() for one in measured)
+    smaller = [one for one in found["trials"] if one["measured"]["bytes"] < choice["measured"]["bytes"]]
+    assert all(not one["passed"] for one in smaller)
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert cli.main(words) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert [one["measured"] for one in again["trials"]] == [one["measured"] for one in found["trials"]]
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_an_impossible_demand_says_what_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--format", "gguf", "--budget", "1s"]
+    assert cli.main([*words, "--max-size", "1kB"]) == 10
+    shown = capsys.readouterr().out
+    assert "nothing passed its gates" in shown and "the smallest, gguf q2_k" in shown
+    assert re.search(r"lacks .*size", shown)
+
+
+def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = shutil.copytree(toy("llama"), tmp_path / "source")
+    start = ["optimize", str(source), "-o", str(tmp_path / "out")]
+    assert cli.main(start) == SourceNotFound.exit_code  # no text
+    assert "--text" in capsys.readouterr().err
+    for words in (["--min-quality", "1.5"], ["--budget", "soon"], ["--max-size", "small"]):
+        assert cli.main([*start, *words]) == UsageError.exit_code
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--dry-run", "--max-size", "60%"]) == 0
+    shown = capsys.readouterr().out
+    assert "gguf" in shown and "because" in shown and not (tmp_path / "out").exists()
