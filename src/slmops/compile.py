@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import tempfile
@@ -24,6 +25,8 @@ from slmops.core.model import Model
 from slmops.core.scheme import stored_as
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
+from slmops.passes import solve
+from slmops.passes._moments import Moments
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
 
@@ -35,6 +38,10 @@ KEEP = "keep"
 
 WRITERS_CODE = "2"
 """Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
+
+
+Refine = Callable[[Model, Model], Model]
+"""(quantized, source) -> the same schemes with other codes."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,23 @@ class Watch:
 
 
 def plan(
-    model: Model, formats: Sequence[str], scheme_name: str = KEEP, *, requantize: bool = False, provider: str = "cpu"
+    model: Model,
+    formats: Sequence[str],
+    scheme_name: str = KEEP,
+    *,
+    requantize: bool = False,
+    provider: str = "cpu",
+    refine: Refine | None = None,
 ) -> Plan:
-    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
+    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written.
+
+    refine: what makes better codes of the quantized model (passes/solve.py), its schemes unchanged.
+    """
     check_names(formats, scheme_name)
     keep = scheme_name == KEEP
     packed = model if keep else quantize(model, chooser(scheme_name), requantize)
+    if refine is not None and not keep:
+        packed = refine(packed, model)
     used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})
     layouts: dict[str, Layout] = {}
     for name in formats:
@@ -134,17 +152,19 @@ def convert(
     replace: bool = False,
     device: str = "auto",
     provider: str = "cpu",
+    calibration: Moments | None = None,
     watch: Watch | None = None,
 ) -> list[Converted]:
     """Write `model` in every format. One format: `out` is its folder; several: out/FORMAT.
 
     Each folder appears whole or not at all. A format that fails its proof is not published; its Converted carries the
     failure, the others stand. A folder that the same step made before is left as it is.
+    calibration: second moments on a text (passes/calibrate.py), by which codes are solved for, not rounded to.
     """
     check_names(formats, scheme_name)
     watch = watch or Watch()
     targets = {name: out if len(formats) == 1 else out / name for name in dict.fromkeys(formats)}
-    step = step_of(model, scheme_name, provider)
+    step = step_of(model, scheme_name, provider, calibration)
     made: dict[str, Converted] = {}
     if not replace:
         for name, final in targets.items():
@@ -154,15 +174,25 @@ def convert(
                 store.refuse_existing(final)
     todo = [name for name in targets if name not in made]
     if todo:
-        planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider)
-        for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
-            made[result.format] = result
+        with tempfile.TemporaryDirectory(prefix="slmops-solve-") as scratch:
+            refine = None if calibration is None else functools.partial(_refined, calibration, Path(scratch))
+            planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, refine=refine)
+            for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
+                made[result.format] = result
     return [made[name] for name in targets]
 
 
-def step_of(model: Model, scheme_name: str, provider: str) -> Step:
+def _refined(calibration: Moments, scratch: Path, quantized: Model, source: Model) -> Model:
+    return solve.solve(quantized, source, calibration, scratch)
+
+
+def step_of(model: Model, scheme_name: str, provider: str, calibration: Moments | None = None) -> Step:
     """The conversion as a step: what tells whether a folder is already what would be made."""
-    return Step("convert", {"source": fingerprint(model)}, {"scheme": scheme_name, "provider": provider}, WRITERS_CODE)
+    inputs, parameters = {"source": fingerprint(model)}, {"scheme": scheme_name, "provider": provider}
+    if calibration is not None:
+        inputs["calibration"] = calibration.text
+        parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, damping {solve.DAMPING}"
+    return Step("convert", inputs, parameters, WRITERS_CODE)
 
 
 def fingerprint(model: Model) -> str:

@@ -89,6 +89,14 @@ def special_names(tokenizer: TokenizerData) -> dict[str, str | None]:
     return names
 
 
+def conversation(model: Model, messages: Sequence[Mapping[str, Any]]) -> str:
+    """A finished conversation as the model was trained to see it; without a chat template, what was said, line by line."""
+    if model.chat_template is None:
+        return "\n".join(str(message["content"]) for message in messages)
+    special = special_names(model.tokenizer)
+    return chat.render(model.chat_template, messages, special=special, add_generation_prompt=False)
+
+
 def truth(model: Model) -> dict[str, Any]:
     """The source's own ids and texts for the corpus, as they go into a receipt.
 

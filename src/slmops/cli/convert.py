@@ -21,6 +21,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="SCHEME",
         help="q4, q4a, q8, f16, bf16 or f32; keep: as it was read (default: keep what is quantized already, else q4)",
     )
+    parser.add_argument(
+        "--calibrate", metavar="FILE", help="a text of the model's own domain, by which codes are solved for, not rounded to"
+    )
     parser.add_argument("--requantize", action="store_true", help="allow --quantize on a model that is quantized already")
     parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA (PEFT's folder) to merge into the weights first")
     parser.add_argument(
@@ -35,14 +38,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import functools
     import json
+    import tempfile
     from pathlib import Path
 
     from slmops import compile as compiler
-    from slmops import prove
+    from slmops import probes, prove
     from slmops.cli import _text
     from slmops.cli._progress import Progress
     from slmops.core.errors import UsageError
+    from slmops.passes import calibrate
     from slmops.passes.merge import beside, merge
     from slmops.passes.quantize import packed
     from slmops.quantize._cast import warm_up
@@ -68,18 +74,25 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(_text.table(["format", "size"], [[_label(name), _text.size(size)] for name, size in sizes.items()]))
         return 0
-    results = compiler.convert(
-        model,
-        formats,
-        scheme,
-        Path(arguments.out),
-        verify=not arguments.no_verify,
-        requantize=arguments.requantize,
-        replace=arguments.force,
-        device=arguments.device,
-        provider=arguments.provider,
-        watch=progress.watch(),
-    )
+    with tempfile.TemporaryDirectory(prefix="slmops-calibrate-") as scratch:
+        moments = None
+        if arguments.calibrate:
+            text = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
+            progress.say("calibrating")
+            moments = calibrate.calibrate(model, text, Path(scratch))
+        results = compiler.convert(
+            model,
+            formats,
+            scheme,
+            Path(arguments.out),
+            verify=not arguments.no_verify,
+            requantize=arguments.requantize,
+            replace=arguments.force,
+            device=arguments.device,
+            provider=arguments.provider,
+            calibration=moments,
+            watch=progress.watch(),
+        )
     failures = [result.failure for result in results if result.failure is not None]
     if arguments.json:
         print(json.dumps([_facts(result) for result in results], indent=1))

@@ -1,0 +1,118 @@
+"""What a model's layers see on a text: the second moments of every matrix's input, by the reference interpreter.
+
+Windows pass in batches, so that each weight is read once for many tokens; the head's logits are never computed. The matrices
+stand in files, for together they are larger than the model's own layers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmops.core import plugins, roles
+from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
+from slmops.core.model import Model, Weights
+from slmops.core.tensor import Floats
+from slmops.ops.numpy import NumpyOps
+from slmops.passes._moments import Moments as Moments
+
+WINDOW = 256
+BATCH = 8
+"""Windows that pass at once."""
+MOST_BYTES = 64 << 20
+TOKENS = 8192
+"""Enough for a solve; more brings little (docs/quantization.md)."""
+
+
+def read(path: Path, render: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
+    """A text file, or JSON lines with a "text" or "messages", which `render` writes as the model sees them."""
+    if not path.is_file():
+        raise SourceNotFound(f"there is no file {path}", "give a text of the model's own domain")
+    try:
+        content = path.read_bytes()[:MOST_BYTES].decode("utf-8", "ignore")
+        if path.suffix != ".jsonl":
+            return content
+        lines = content.splitlines()[: None if len(content) < MOST_BYTES else -1]
+        rows = [json.loads(line) for line in lines if line.strip()]
+        return "\n\n".join(str(row["text"]) if "text" in row else render(row["messages"]) for row in rows)
+    except (ValueError, TypeError, KeyError) as error:
+        raise CorruptInput(f"{path}: {error!r}"[:200], "each line is an object with a text, or messages") from None
+
+
+def calibrate(
+    model: Model,
+    content: str,
+    folder: Path,
+    *,
+    tokens: int = TOKENS,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Moments:
+    """Pass up to so many tokens of a text through the model; the files go to `folder`. Raises UsageError for a short text.
+
+    progress: called with the tokens of each batch.
+    """
+    length = min(WINDOW, model.spec.context)
+    ids = model.tokenizer.encoder.encode(content, add_special_tokens=False).ids[:tokens]
+    windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
+    if not len(windows):
+        raise UsageError(f"the calibration text has {len(ids)} tokens, and {length} are the least", "give a longer one")
+    folder.mkdir(parents=True, exist_ok=True)
+    watching = Watching(model, folder)
+    program = plugins.load("architectures", model.spec.family)
+    for start in range(0, len(windows), BATCH):
+        batch = windows[start : start + BATCH]
+        watching.reset()
+        program.forward(watching, model.spec, Weights(model.tensors), batch)
+        progress(batch.size)
+    watching.reset()
+    return watching.moments(windows)
+
+
+class Watching(NumpyOps):
+    """The reference interpreter that adds up x^T x of whatever is multiplied by a matrix."""
+
+    def __init__(self, model: Model, folder: Path) -> None:
+        super().__init__(model.tensors)
+        self._folder = folder
+        self._sums: dict[str, Floats] = {}
+        self._files: dict[str, Path] = {}
+        self._last: tuple[Floats | None, str] = (None, "")
+        """The input that was added last, and under which role: query, key and value have one input."""
+
+    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
+        self._add(x, weight)
+        return super().linear(x, weight, bias)
+
+    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
+        self._add(x, weight)
+        return np.zeros((*x.shape[:-1], 1), np.float32)
+
+    def _add(self, x: Floats, weight: str) -> None:
+        if not roles.facts(weight).quantize:
+            return
+        seen, owner = self._last
+        if seen is x:
+            self._files[weight] = self._files[owner]
+            return
+        self._last = (x, weight)
+        if weight not in self._sums:
+            path = self._folder / f"{weight}.npy"
+            columns = x.shape[-1]
+            self._sums[weight] = np.lib.format.open_memmap(path, "w+", np.float32, (columns, columns))
+            self._files[weight] = path
+        flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+        self._sums[weight] += flat.T @ flat
+
+    def moments(self, windows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Moments:
+        """Divide by the tokens and let go of the files."""
+        for sums in self._sums.values():
+            sums /= np.float32(windows.size)
+            sums.flush()  # type: ignore[attr-defined]
+        self._sums.clear()
+        self._last = (None, "")
+        return Moments(dict(self._files), int(windows.size), hashlib.sha256(windows.tobytes()).hexdigest())
