@@ -27,6 +27,7 @@ from slmops.measure.artifact import Measured, Text
 from slmops.measure.gates import Verdict
 from slmops.measure.ledger import Ledger
 from slmops.measure.tasks import Case
+from slmops.passes import calibrate
 from slmops.plan import decide
 from slmops.plan.decide import Candidate, Limits
 from slmops.plan.hardware import Machine
@@ -91,10 +92,12 @@ def optimize(
     text: str,
     machine: Machine,
     cases: Sequence[Case] = (),
+    calibration: str | None = None,
     watch: compiler.Watch | None = None,
 ) -> Found:
-    """Search; artifacts go to `out`/SCHEME/FORMAT and measurements beside them, so that another run goes on from there.
+    """Search. Artifacts go to `out`/SCHEME/FORMAT and measurements beside them, so that another run goes on from there.
 
+    calibration: a text by which codes are solved for, wherever the scheme allows.
     Raises UsageError where nothing can be made here at all.
     """
     watch = watch or compiler.Watch()
@@ -109,7 +112,11 @@ def optimize(
     with tempfile.TemporaryDirectory(prefix="slmops-optimize-") as scratch:
         watch.say("computing the source's logits")
         known = artifact.text(model, text, Path(scratch))
-        lab = _Lab(model, out, wanted, known, text, cases, machine, watch)
+        moments = None
+        if calibration is not None:
+            watch.say("calibrating")
+            moments = calibrate.calibrate(model, calibration, Path(scratch) / "moments")
+        lab = _Lab(model, out, wanted, known, text, cases, moments, machine, watch)
         baseline = lab.baseline(listed)
         if baseline is not None:
             trials.append(baseline)
@@ -152,11 +159,12 @@ class _Lab:
         text: Text,
         content: str,
         cases: Sequence[Case],
+        moments: calibrate.Moments | None,
         machine: Machine,
         watch: compiler.Watch,
     ) -> None:
         self._model, self._out, self._wanted, self._text = model, out, wanted, text
-        self._cases, self._machine, self._watch = cases, machine, watch
+        self._cases, self._moments, self._machine, self._watch = cases, moments, machine, watch
         self._ledger = Ledger(out / ".measurements")
         self._told = hashlib.sha256(content.encode() + repr(cases).encode()).hexdigest()
         self._baseline: Measured | None = None
@@ -181,7 +189,9 @@ class _Lab:
 
     def _measure(self, one: Candidate) -> Measured:
         folder = self._out / one.scheme / one.format
-        (made,) = compiler.convert(self._model, [one.format], one.scheme, folder, watch=self._watch)
+        (made,) = compiler.convert(
+            self._model, [one.format], one.scheme, folder, calibration=self._moments, watch=self._watch
+        )
         if made.failure is not None:
             raise made.failure
         version = _host.require(one.engine).version

@@ -17,6 +17,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for artifacts and measurements")
     parser.add_argument("--text", metavar="FILE", help="a text of the model's own domain; default: SRC/eval/text.txt")
     parser.add_argument("--tasks", metavar="FILE", help='JSON lines of {"messages": [...], "expected": "..."}')
+    parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
     parser.add_argument("--objective", choices=("speed", "size", "memory", "quality"), default="speed", help="what is best")
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
     parser.add_argument("--max-size", metavar="BYTES", help="of the artifact: 1GiB, 800MB, or 60%% of the source's weights")
@@ -29,10 +30,11 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import functools
     import json
     from pathlib import Path
 
-    from slmops import optimize
+    from slmops import optimize, probes
     from slmops import source as sources
     from slmops.cli import _units
     from slmops.cli import plan as planning
@@ -40,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.compile import Watch
     from slmops.core.errors import SourceNotFound, UsageError
     from slmops.measure import tasks
+    from slmops.passes import calibrate
     from slmops.plan import hardware
     from slmops.plan.decide import Limits
 
@@ -74,8 +77,11 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress(quiet=arguments.json)
     watch = Watch(progress.say, progress.begin, progress.advance, progress.end)
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
+    seen = None
+    if arguments.calibrate:
+        seen = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
     found = optimize.optimize(
-        model, Path(arguments.out), wanted, text.read_text(encoding="utf-8"), hardware.detect(), cases, watch
+        model, Path(arguments.out), wanted, text.read_text(encoding="utf-8"), hardware.detect(), cases, seen, watch
     )
     print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
     return 0 if found.choice else 10
