@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import functools
+import dataclasses
 import hashlib
 import importlib.metadata
 import tempfile
@@ -19,14 +19,14 @@ import numpy as np
 import slmops
 from slmops import probes, prove, stream
 from slmops.core import plugins, receipt, roles, scheme, store
-from slmops.core.errors import CorruptInput, OutputExists, UsageError, VerificationFailed
+from slmops.core.errors import CorruptInput, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
 from slmops.passes import solve
-from slmops.passes._moments import Moments
+from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
 
@@ -38,10 +38,6 @@ KEEP = "keep"
 
 WRITERS_CODE = "2"
 """Raised whenever the bytes that a writer or a scheme makes change: remembered steps of other codes are made anew."""
-
-
-Refine = Callable[[Model, Model], Model]
-"""(quantized, source) -> the same schemes with other codes."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +83,12 @@ class Watch:
 
 
 def plan(
-    model: Model,
-    formats: Sequence[str],
-    scheme_name: str = KEEP,
-    *,
-    requantize: bool = False,
-    provider: str = "cpu",
-    refine: Refine | None = None,
+    model: Model, formats: Sequence[str], scheme_name: str = KEEP, *, requantize: bool = False, provider: str = "cpu"
 ) -> Plan:
-    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written.
-
-    refine: what makes better codes of the quantized model (passes/solve.py), its schemes unchanged.
-    """
+    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
     check_names(formats, scheme_name)
     keep = scheme_name == KEEP
     packed = model if keep else quantize(model, chooser(scheme_name), requantize)
-    if refine is not None and not keep:
-        packed = refine(packed, model)
     used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})
     layouts: dict[str, Layout] = {}
     for name in formats:
@@ -152,14 +137,14 @@ def convert(
     replace: bool = False,
     device: str = "auto",
     provider: str = "cpu",
-    calibration: Moments | None = None,
+    calibration: Calibration | None = None,
     watch: Watch | None = None,
 ) -> list[Converted]:
     """Write `model` in every format. One format: `out` is its folder; several: out/FORMAT.
 
     Each folder appears whole or not at all. A format that fails its proof is not published; its Converted carries the
     failure, the others stand. A folder that the same step made before is left as it is.
-    calibration: second moments on a text (passes/calibrate.py), by which codes are solved for, not rounded to.
+    calibration: a text by which codes are solved for, not rounded to; the layouts, and so the bytes' places, stay the same.
     """
     check_names(formats, scheme_name)
     watch = watch or Watch()
@@ -174,23 +159,34 @@ def convert(
                 store.refuse_existing(final)
     todo = [name for name in targets if name not in made]
     if todo:
+        planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider)
         with tempfile.TemporaryDirectory(prefix="slmops-solve-") as scratch:
-            refine = None if calibration is None else functools.partial(_refined, calibration, Path(scratch))
-            planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, refine=refine)
+            if calibration is not None:
+                planned = _solved(planned, model, calibration, Path(scratch), watch)
             for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
                 made[result.format] = result
     return [made[name] for name in targets]
 
 
-def _refined(calibration: Moments, scratch: Path, quantized: Model, source: Model) -> Model:
-    return solve.solve(quantized, source, calibration, scratch)
+def _solved(planned: Plan, source: Model, calibration: Calibration, scratch: Path, watch: Watch) -> Plan:
+    """The same places for other codes. Raises Unsupported where none of the schemes can be solved for."""
+    roles_of = solve.able(planned.model, source)
+    if not roles_of:
+        raise Unsupported(
+            f"codes of {planned.scheme} cannot be solved for yet",
+            "q4, q4a, q8 and names like int4-g64-zero-f16 can; leave the calibration out to round to the nearest",
+        )
+    watch.say("calibrating")
+    model = solve.solve(planned.model, source, calibration.moments, scratch)
+    note = f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text"
+    return dataclasses.replace(planned, model=model, notes=(*planned.notes, note))
 
 
-def step_of(model: Model, scheme_name: str, provider: str, calibration: Moments | None = None) -> Step:
+def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibration | None = None) -> Step:
     """The conversion as a step: what tells whether a folder is already what would be made."""
     inputs, parameters = {"source": fingerprint(model)}, {"scheme": scheme_name, "provider": provider}
     if calibration is not None:
-        inputs["calibration"] = calibration.text
+        inputs["calibration"] = calibration.digest
         parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, damping {solve.DAMPING}"
     return Step("convert", inputs, parameters, WRITERS_CODE)
 

@@ -2,8 +2,8 @@
 
 The search is bounded, not a grid. Each candidate has an optimistic figure for the objective: its exact size, the lower end
 of its predicted memory, its roofline speed times what the engine has reached so far. The best unmeasured one is made and
-measured next, until no optimistic figure beats the best that passed, or the budget is spent. A scheme of fewer bits than one
-that has failed for quality is not tried.
+measured next, until no optimistic figure beats the best that passed, or the budget is spent. What has failed for quality is
+not tried in another format, nor is what has far fewer bits.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from slmops import compile as compiler
 from slmops import prove
-from slmops.core import receipt
-from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
+from slmops.core import plugins, receipt
+from slmops.core.errors import EngineCrashed, EngineFailed, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.model import Model
 from slmops.engines import _host
 from slmops.measure import artifact, gates
@@ -27,14 +27,22 @@ from slmops.measure.artifact import Measured, Text
 from slmops.measure.gates import Verdict
 from slmops.measure.ledger import Ledger
 from slmops.measure.tasks import Case
-from slmops.passes import calibrate
-from slmops.plan import decide
+from slmops.passes import solve
+from slmops.passes.calibrate import Calibration
+from slmops.passes.quantize import chooser, quantize
+from slmops.plan import decide, memory
 from slmops.plan.decide import Candidate, Limits
 from slmops.plan.hardware import Machine
 
 OBJECTIVES = ("speed", "size", "memory", "quality")
 HOPE = 1.25
 """How much faster than predicted by its engine's figures so far a candidate may turn out to be."""
+
+
+FEWER = 0.8
+"""Share of a failed candidate's bits below which no other scheme makes up for them."""
+RUNS = 5
+"""Of each speed measurement: three have intervals too wide to decide anything."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +118,9 @@ def optimize(
         raise UsageError("there is nothing to choose from", "give other --format or --scheme")
     trials: list[Trial] = []
     with tempfile.TemporaryDirectory(prefix="slmops-optimize-") as scratch:
-        watch.say("computing the source's logits")
-        known = artifact.text(model, text, Path(scratch))
-        moments = None
-        if calibration is not None:
-            watch.say("calibrating")
-            moments = calibrate.calibrate(model, calibration, Path(scratch) / "moments")
-        lab = _Lab(model, out, wanted, known, text, cases, moments, machine, watch)
+        known = Text(model, text, Path(scratch))
+        solver = Calibration(model, calibration, Path(scratch) / "moments") if calibration is not None else None
+        lab = _Lab(model, out, wanted, known, cases, solver, machine, watch)
         baseline = lab.baseline(listed)
         if baseline is not None:
             trials.append(baseline)
@@ -157,16 +161,15 @@ class _Lab:
         out: Path,
         wanted: Wanted,
         text: Text,
-        content: str,
         cases: Sequence[Case],
-        moments: calibrate.Moments | None,
+        calibration: Calibration | None,
         machine: Machine,
         watch: compiler.Watch,
     ) -> None:
         self._model, self._out, self._wanted, self._text = model, out, wanted, text
-        self._cases, self._moments, self._machine, self._watch = cases, moments, machine, watch
+        self._cases, self._calibration, self._machine, self._watch = cases, calibration, machine, watch
         self._ledger = Ledger(out / ".measurements")
-        self._told = hashlib.sha256(content.encode() + repr(cases).encode()).hexdigest()
+        self._told = hashlib.sha256(f"{text.digest}{cases!r}".encode()).hexdigest()
         self._baseline: Measured | None = None
 
     def baseline(self, listed: Sequence[Candidate]) -> Trial | None:
@@ -181,41 +184,56 @@ class _Lab:
         return found
 
     def trial(self, one: Candidate) -> Trial:
+        """Raises what concerns more than this candidate: a full disk, a folder that holds something else."""
         try:
             measured = self._measure(one)
-        except (EngineFailed, EngineCrashed, SlmopsError) as error:
+        except (VerificationFailed, EngineFailed, EngineCrashed, Unsupported) as error:
             return Trial(one, None, (), str(error))
-        return Trial(one, measured, tuple(self._judge(measured)))
+        return Trial(one, measured, tuple(self._judge(one, measured)))
 
     def _measure(self, one: Candidate) -> Measured:
-        folder = self._out / one.scheme / one.format
-        (made,) = compiler.convert(
-            self._model, [one.format], one.scheme, folder, calibration=self._moments, watch=self._watch
-        )
+        able = self._calibration is not None and solve.able(quantize(self._model, chooser(one.scheme)), self._model)
+        folder = self._out / (f"{one.scheme}-solved" if able else one.scheme) / one.format
+        calibration = self._calibration if able else None
+        try:
+            (made,) = compiler.convert(
+                self._model, [one.format], one.scheme, folder, calibration=calibration, watch=self._watch
+            )
+        except OutputExists as error:
+            raise OutputExists(str(error), "give another -o, or remove it") from error
         if made.failure is not None:
             raise made.failure
-        version = _host.require(one.engine).version
-        key = Ledger.key(
-            artifact=made.receipt["step"]["key"],
-            format=one.format,
-            engine=[one.engine, version],
-            text=self._told,
-            machine=[receipt.machine(), self._machine.name],
-        )
-        known = self._ledger.recall(key)
+        context = self._wanted.limits.context
+        facts = {
+            "artifact": made.receipt["step"]["key"],
+            "format": one.format,
+            "engine": [one.engine, _host.require(one.engine).version],
+            "text": self._told,
+            "context": context,
+            "machine": [receipt.machine(), self._machine.name],
+        }
+        known = self._ledger.recall(facts)
         if known is None:
-            known = artifact.measure(made.folder, one.engine, text=self._text, cases=self._cases, say=self._watch.say)
-            self._ledger.keep(key, known)
+            known = artifact.measure(
+                made.folder, one.engine, text=self._text, cases=self._cases, context=context, runs=RUNS, say=self._watch.say
+            )
+            self._ledger.keep(facts, known)
         return known
 
-    def _judge(self, measured: Measured) -> Iterator[Verdict]:
+    def _judge(self, one: Candidate, measured: Measured) -> Iterator[Verdict]:
         wanted, limits = self._wanted, self._wanted.limits
         yield from gates.quality(measured, wanted.quality, self._baseline)
         yield gates.steady(measured)
-        yield from gates.limits(measured, limits.size, limits.memory, limits.speed)
+        yield from gates.limits(measured, limits.size, limits.memory, limits.speed, self._unfilled(one, measured))
         if self._baseline is not None:
             yield gates.faster(measured, self._baseline)
             yield gates.leaner(measured, self._baseline, self._machine.cache)
+
+    def _unfilled(self, one: Candidate, measured: Measured) -> int:
+        """Bytes of KV cache between what the measurement filled and the context that is asked for."""
+        engine, spec = plugins.load("engines", one.engine).FOOTPRINT, self._model.spec
+        held = measured.reserved if engine.reserved else measured.filled
+        return memory.kv_cache(spec, max(0, min(self._wanted.limits.context, spec.context) - held), engine.kv)
 
 
 def choose(trials: Sequence[Trial], objective: str) -> Trial | None:
@@ -278,13 +296,13 @@ def _may_beat(one: Candidate, best: Trial | None, trials: Sequence[Trial], objec
 
 
 def _hopeless(one: Candidate, trials: Sequence[Trial]) -> bool:
-    """Whether a scheme of more bits, in any engine, has failed for quality with its whole interval."""
+    """Whether its very codes have failed for quality with the whole interval elsewhere, or codes of many more bits."""
     failed = [
-        trial.candidate.bits
+        trial.candidate
         for trial in trials
         if any(verdict.gate == "quality" and verdict.passed is False for verdict in trial.verdicts)
     ]
-    return bool(failed) and one.bits <= max(failed)
+    return any(one.scheme == other.scheme or one.bits < FEWER * other.bits for other in failed)
 
 
 def _same(one: Candidate, trial: Trial | None) -> bool:

@@ -51,13 +51,15 @@ def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (pair,) = found["compared"]
     loss = pair["loss"]
     assert loss["low"] <= loss["value"] <= loss["high"] and pair["cases"]["cases"] == 3
+    raced = pair["speed"]
+    assert 0 < raced["low"] <= raced["value"] <= raced["high"] and raced["samples"] == 2
 
 
 @pytest.mark.slow
 def test_for_people(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words(made)) == 0
     shown = capsys.readouterr().out
-    for wanted in ("llamacpp", "retained", "McNemar", "nats a token", "0/3 (0%-56%)"):
+    for wanted in ("llamacpp", "retained", "McNemar", "nats a token", "rounds taken in turn", "0/3 (0%-56%)"):
         assert wanted in shown
     assert all(len(line) < 160 for line in shown.splitlines() if " less " not in line)
 

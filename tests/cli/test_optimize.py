@@ -12,7 +12,7 @@ import pytest
 
 import slmops
 from slmops import cli
-from slmops.core.errors import SourceNotFound, UsageError
+from slmops.core.errors import GateFailed, SourceNotFound, UsageError
 
 SAMPLE = Path(slmops.__file__).resolve().parents[2] / "samples" / "home"
 Toy = Callable[..., Path]
@@ -45,9 +45,9 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
 @pytest.mark.slow
 def test_an_impossible_demand_says_what_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--format", "gguf", "--budget", "1s"]
-    assert cli.main([*words, "--max-size", "1kB"]) == 10
-    shown = capsys.readouterr().out
-    assert "nothing passed its gates" in shown and "the smallest, gguf q2_k" in shown
+    assert cli.main([*words, "--max-size", "1kB"]) == GateFailed.exit_code
+    shown, complained = capsys.readouterr()
+    assert "nothing passed its gates" in complained and "the smallest, gguf q2_k" in complained
     assert re.search(r"lacks .*size", shown)
 
 
@@ -56,6 +56,8 @@ def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFix
     start = ["optimize", str(source), "-o", str(tmp_path / "out")]
     assert cli.main(start) == SourceNotFound.exit_code  # no text
     assert "--text" in capsys.readouterr().err
+    same = ["--text", str(source / "config.json"), "--calibrate", str(source / "config.json")]
+    assert cli.main([*start, *same]) == UsageError.exit_code
     for words in (["--min-quality", "1.5"], ["--budget", "soon"], ["--max-size", "small"]):
         assert cli.main([*start, *words]) == UsageError.exit_code
     assert not (tmp_path / "out").exists()

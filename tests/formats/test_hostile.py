@@ -257,16 +257,22 @@ def test_tokenizers(reader: str, what: str, copy: Callable[[str], Path]) -> None
     refuses(folder, CorruptInput)
 
 
+def typed(file: Path, key: bytes, kind: int) -> tuple[bytearray, int]:
+    """The bytes of a GGUF, the entry's type made another; and where its type stands."""
+    data = bytearray(file.read_bytes())
+    at = data.index(key) + len(key)
+    array = struct.unpack_from("<I", data, at) == (9,)
+    assert struct.unpack_from("<I", data, at + 4 * array)[0] == (5 if array else 4)  # i32 types, u32 ids
+    struct.pack_into("<I", data, at + 4 * array, kind)
+    return data, at
+
+
 @pytest.mark.parametrize(("kind", "first"), [(6, b"\0\0\xc0\x7f"), (6, b"\0\0\x80\x7f"), (7, b"\x01\x01\x01\x01")])
 def test_token_types_that_are_no_whole_numbers(kind: int, first: bytes, copy: Callable[[str], Path]) -> None:
     """NaN, infinity, truth values: found by the fuzzer."""
     file = copy("gguf")
-    data = bytearray(file.read_bytes())
-    key = b"tokenizer.ggml.token_type"
-    at = data.index(key) + len(key)
-    assert struct.unpack_from("<II", data, at) == (9, 5)
+    data, at = typed(file, b"tokenizer.ggml.token_type", kind)
     (count,) = struct.unpack_from("<Q", data, at + 8)
-    struct.pack_into("<I", data, at + 4, kind)
     data[at + 16 : at + 20] = first
     if kind == 7:  # truth values have one byte each
         del data[at + 16 + count : at + 16 + 4 * count]
@@ -277,10 +283,7 @@ def test_token_types_that_are_no_whole_numbers(kind: int, first: bytes, copy: Ca
 @pytest.mark.parametrize(("kind", "value"), [(6, b"\0\0\xc0\x7f"), (6, b"\0\0\x80?"), (5, b"\xff\xff\xff\xff")])
 def test_special_ids_that_are_no_ids(kind: int, value: bytes, copy: Callable[[str], Path]) -> None:
     file = copy("gguf")
-    data = bytearray(file.read_bytes())
-    key = b"tokenizer.ggml.eos_token_id"
-    at = data.index(key) + len(key)
-    struct.pack_into("<I", data, at, kind)
+    data, at = typed(file, b"tokenizer.ggml.eos_token_id", kind)
     data[at + 4 : at + 8] = value
     file.write_bytes(data)
     refuses(file, CorruptInput, "eos_token_id" if kind == 6 else "eos id -1")

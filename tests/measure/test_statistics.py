@@ -102,3 +102,17 @@ def test_one_cluster_says_nothing() -> None:
     assert found.value == 2 and (found.low, found.high) == (-math.inf, math.inf) and found.error == math.inf
     with pytest.raises(ValueError, match="clusters"):
         statistics.mean([1.0, 2.0], [3])
+
+
+def test_the_quotient_of_two_samples() -> None:
+    """Welch's interval on logs, against his own formula worked by hand: means of ln 2 apart."""
+    a, b = [2 * np.e**x for x in (-0.1, 0.0, 0.1)], [np.e**x for x in (-0.2, 0.0, 0.2)]
+    found = statistics.quotient(a, b)
+    assert found.value == pytest.approx(2)
+    # Variances 0.01 and 0.04 of three each; (0.05/3)^2 / ((0.01/3)^2/2 + (0.04/3)^2/2) = 2.94, so two degrees of freedom.
+    half = TABLE[2] * math.sqrt(0.05 / 3)
+    assert math.log(found.high / 2) == pytest.approx(half, rel=1e-3) and math.log(2 / found.low) == pytest.approx(
+        half, rel=1e-3
+    )
+    assert statistics.quotient([3.0], [1.0]).high == math.inf
+    assert statistics.quotient([4.0, 4.0], [2.0, 2.0]).low == pytest.approx(2)

@@ -18,6 +18,7 @@ from slmops.core.scheme import Packed
 from slmops.core.tensor import to_numpy
 from slmops.ops.numpy import Reference
 from slmops.passes import calibrate, solve
+from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, quantize
 from slmops.source import load
 
@@ -29,34 +30,34 @@ SAMPLE = Path(slmops.__file__).resolve().parents[2] / "samples" / "home"
 def test_the_first_layers_moments_by_hand(toy: Toy, tmp_path: Path) -> None:
     """Its attention sees the normed embedding: E[x x^T] over the very ids, in f64."""
     model = load(toy("qwen3"))
-    found = calibrate.calibrate(model, TEXT, tmp_path / "moments", tokens=512)
+    found = Calibration(model, TEXT, tmp_path / "moments", tokens=512)
     ids = model.tokenizer.encoder.encode(TEXT, add_special_tokens=False).ids[:512]
     assert found.tokens == 512
     x = to_numpy(model.tensors["embedding"])[ids].astype(np.float64)
     x = x / np.sqrt((x * x).mean(-1, keepdims=True) + model.spec.norm_eps)
     x = x * to_numpy(model.tensors["layers.0.attention.norm"])
     expected = x.T @ x / len(x)
-    moments = found.of("layers.0.attention.query")
-    assert moments is not None and np.allclose(moments, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    moments = np.load(found.moments["layers.0.attention.query"])
+    assert np.allclose(moments, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_roles_that_share_an_input_share_a_file(toy: Toy, tmp_path: Path) -> None:
     model = load(toy("llama"))
-    found = calibrate.calibrate(model, TEXT, tmp_path, tokens=256)
-    layer = "layers.1."
-    assert found.files[layer + "attention.query"] == found.files[layer + "attention.value"]
-    assert found.files[layer + "mlp.gate"] == found.files[layer + "mlp.up"] != found.files[layer + "mlp.down"]
+    found = Calibration(model, TEXT, tmp_path, tokens=256)
+    layer, files = "layers.1.", found.moments
+    assert files[layer + "attention.query"] == files[layer + "attention.value"]
+    assert files[layer + "mlp.gate"] == files[layer + "mlp.up"] != files[layer + "mlp.down"]
     multiplied = {role for role in model.tensors if roles.facts(role).quantize}
-    assert set(found.files) == multiplied  # the tied embedding as the head
-    again = calibrate.calibrate(model, TEXT, tmp_path / "again", tokens=256)
-    assert again.text == found.text != calibrate.calibrate(model, TEXT[7:], tmp_path / "other", tokens=256).text
+    assert set(files) == multiplied  # the tied embedding as the head
+    again, other = (Calibration(model, text, tmp_path / "again", tokens=256) for text in (TEXT, TEXT[7:]))
+    assert again.digest == found.digest != other.digest and not (tmp_path / "again").exists()  # nothing was computed yet
 
 
 @pytest.mark.parametrize("scheme", ["q4", "q4a", "int4-g64-zero-f16"])
 def test_a_solved_model_is_nearer_and_its_blocks_are_one(toy: Toy, tmp_path: Path, scheme: str) -> None:
     """Than rounding, on the text that it was solved by (random weights carry nothing over; the sample's do, below)."""
     model = load(toy("qwen3"))
-    moments = calibrate.calibrate(model, TEXT, tmp_path / "moments", tokens=1024)
+    moments = Calibration(model, TEXT, tmp_path / "moments", tokens=1024).moments
     rounded = quantize(model, chooser(scheme))
     (tmp_path / "cache").mkdir()
     solved = solve.solve(rounded, model, moments, tmp_path / "cache")
@@ -72,7 +73,7 @@ def test_a_solved_model_is_nearer_and_its_blocks_are_one(toy: Toy, tmp_path: Pat
 
 def test_what_has_no_grid_to_stay_on_is_left(toy: Toy, tmp_path: Path) -> None:
     model = load(toy("qwen3"))
-    moments = calibrate.calibrate(model, TEXT, tmp_path / "moments", tokens=256)
+    moments = Calibration(model, TEXT, tmp_path / "moments", tokens=256).moments
     for scheme in ("f16", "int4-g64-bias-bf16"):
         plain = quantize(model, chooser(scheme))
         assert solve.solve(plain, model, moments, tmp_path).tensors == plain.tensors
@@ -98,7 +99,7 @@ def test_texts(tmp_path: Path, toy: Toy) -> None:
     with pytest.raises(SourceNotFound):
         read(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="256 are the least"):
-        calibrate.calibrate(model, "short", tmp_path)
+        Calibration(model, "short", tmp_path)
 
 
 @pytest.mark.slow

@@ -1,10 +1,15 @@
-"""What people type for bytes, rates and shares: 1GiB, 800MB, 20tok/s, 60%."""
+"""What people type for bytes, rates, shares and times (1GiB, 20tok/s, 60%, 10m), and the limits that several verbs take."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from slmops.plan.decide import Limits
 
 BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "k": 10**3, "m": 10**6, "g": 10**9}  # fmt: skip
@@ -42,3 +47,36 @@ def seconds(text: str) -> float:
     if unit not in factors:
         raise UsageError(f"{text!r} is no time", "such as 90s, 10m or 2h")
     return number * factors[unit]
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """The options of `limits`, and --format."""
+    parser.add_argument("--max-size", metavar="BYTES", help="of the artifact: 1GiB, 800MB, or 60%% of the source in 16 bits")
+    parser.add_argument("--max-memory", metavar="BYTES", help="of the engine's process at its peak")
+    parser.add_argument("--min-speed", metavar="TOK/S", help="of decoding one sequence: 20tok/s")
+    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens that must fit (4096)")
+    parser.add_argument("--format", action="append", metavar="NAME", help="only this format (may be repeated)")
+
+
+def limits(arguments: argparse.Namespace, parameters: int) -> Limits:
+    """What was typed, for a model of so many parameters. Raises UsageError."""
+    from slmops.plan.decide import Limits
+
+    if arguments.context < 1:
+        raise UsageError(f"a context of {arguments.context} tokens makes no sense", "give 1 or more")
+    return Limits(
+        size=size(arguments.max_size, 2 * parameters) if arguments.max_size else None,
+        memory=size(arguments.max_memory) if arguments.max_memory else None,
+        speed=rate(arguments.min_speed) if arguments.min_speed else None,
+        context=arguments.context,
+    )
+
+
+def formats(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    """The formats that were asked for; None for all. Raises UsageError for one that there is not."""
+    from slmops.core import plugins
+
+    names = tuple(name.replace("-", "_") for name in arguments.format or ())
+    for name in names:
+        plugins.load("formats", name)
+    return names or None

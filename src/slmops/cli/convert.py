@@ -75,11 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
             print(_text.table(["format", "size"], [[_label(name), _text.size(size)] for name, size in sizes.items()]))
         return 0
     with tempfile.TemporaryDirectory(prefix="slmops-calibrate-") as scratch:
-        moments = None
+        calibration = None
         if arguments.calibrate:
             text = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
-            progress.say("calibrating")
-            moments = calibrate.calibrate(model, text, Path(scratch))
+            calibration = calibrate.Calibration(model, text, Path(scratch))
         results = compiler.convert(
             model,
             formats,
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             replace=arguments.force,
             device=arguments.device,
             provider=arguments.provider,
-            calibration=moments,
+            calibration=calibration,
             watch=progress.watch(),
         )
     failures = [result.failure for result in results if result.failure is not None]

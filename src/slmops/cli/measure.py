@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slmops.measure.artifact import Measured
+    from slmops.measure.statistics import Estimate
 
 HELP = "take quality against the source, tasks, speed and memory of artifacts in their engines, each with its interval"
 EXAMPLE = "slmops measure out/gguf out/onnx --against samples/home --text samples/home/eval/text.txt"
@@ -38,16 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("--against and --text belong together", "give the unquantized model and a text, or neither")
     if arguments.runs < 1:
         raise UsageError(f"{arguments.runs} runs make no median", "give 1 or more")
-    for name in (arguments.text, arguments.tasks):
-        if name is not None and not Path(name).is_file():
-            raise SourceNotFound(f"there is no file {name}", "give the path of one")
+    if arguments.text is not None and not Path(arguments.text).is_file():
+        raise SourceNotFound(f"there is no file {arguments.text}", "give the path of one")
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
     with tempfile.TemporaryDirectory(prefix="slmops-measure-") as scratch:
         text = None
         if arguments.text is not None:
-            model = sources.load(arguments.against)
-            progress.say("computing the source's logits")
-            text = artifact.text(model, Path(arguments.text).read_text(encoding="utf-8"), Path(scratch))
+            content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
+            text = artifact.Text(sources.load(arguments.against), content, Path(scratch))
         found = [
             artifact.measure(
                 Path(folder),
@@ -61,7 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
             )
             for folder in arguments.artifact
         ]
-    compared = [_compared(found[0], other, text.windows if text else []) for other in found[1:]]
+    compared = []
+    for other in found[1:]:
+        progress.say(f"{other.folder} beside {found[0].folder}: speed, turn by turn")
+        raced = artifact.race(found[0], other, max(2, arguments.runs), device=arguments.device)
+        compared.append(_compared(found[0], other, text.windows if text else [], raced))
     if arguments.json:
         print(json.dumps({"measured": [artifact.facts(one) for one in found], "compared": compared}, indent=1))
     else:
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _compared(first: Measured, other: Measured, windows: list[list[int]]) -> dict[str, Any]:
+def _compared(first: Measured, other: Measured, windows: list[list[int]], raced: Estimate | None) -> dict[str, Any]:
     """Two artifacts on the same windows and cases: differences with their intervals, other less first."""
     import dataclasses
 
@@ -78,12 +81,14 @@ def _compared(first: Measured, other: Measured, windows: list[list[int]]) -> dic
     result: dict[str, Any] = {"artifact": other.folder, "with": first.folder}
     if first.quality and other.quality:
         predicted = [len(ids) - 1 for ids in windows]
-        loss = statistics.paired(other.quality.losses, first.quality.losses, predicted)
+        loss = statistics.bootstrap(other.quality.losses, first.quality.losses, predicted)
         result["loss"] = dataclasses.asdict(loss)
     if first.answers and other.answers:
         count = min(len(first.answers.right), len(other.answers.right))
         pair = statistics.mcnemar(other.answers.right[:count], first.answers.right[:count])
         result["cases"] = dataclasses.asdict(pair)
+    if raced is not None:
+        result["speed"] = dataclasses.asdict(raced)
     return result
 
 
@@ -115,6 +120,11 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]]) -> str:
             said.append(
                 f"{cases['only_a']} cases won, {cases['only_b']} lost of {cases['cases']}: {both['value']:+.1%} "
                 f"({both['low']:+.1%} to {both['high']:+.1%}), p = {cases['p']:.3f} (McNemar)"
+            )
+        if fast := pair.get("speed"):
+            said.append(
+                f"decode {fast['value']:.2f} times as fast ({fast['low']:.2f} to {fast['high']:.2f}), "
+                f"{fast['samples']} rounds taken in turn"
             )
         if said:
             lines.append(f"{pair['artifact']} less {pair['with']}:\n  " + "\n  ".join(said))

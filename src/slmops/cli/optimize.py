@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from slmops.cli import _units
+
 if TYPE_CHECKING:
     from slmops.optimize import Found, Trial
 
@@ -20,12 +22,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
     parser.add_argument("--objective", choices=("speed", "size", "memory", "quality"), default="speed", help="what is best")
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
-    parser.add_argument("--max-size", metavar="BYTES", help="of the artifact: 1GiB, 800MB, or 60%% of the source's weights")
-    parser.add_argument("--max-memory", metavar="BYTES", help="of the engine's process at its peak")
-    parser.add_argument("--min-speed", metavar="TOK/S", help="of decoding one sequence: 20tok/s")
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens that must fit (4096)")
+    _units.add_limits(parser)
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
-    parser.add_argument("--format", action="append", metavar="NAME", help="only this format (may be repeated)")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
 
 
@@ -36,55 +34,40 @@ def run(arguments: argparse.Namespace) -> int:
 
     from slmops import optimize, probes
     from slmops import source as sources
-    from slmops.cli import _units
-    from slmops.cli import plan as planning
+    from slmops.cli import plan
     from slmops.cli._progress import Progress
-    from slmops.compile import Watch
-    from slmops.core.errors import SourceNotFound, UsageError
+    from slmops.core.errors import GateFailed, SourceNotFound, UsageError
     from slmops.measure import tasks
     from slmops.passes import calibrate
     from slmops.plan import hardware
-    from slmops.plan.decide import Limits
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
-    if arguments.dry_run:
-        arguments.target = None
-        arguments.all = True
-        return planning.run(arguments)
     budget = _units.seconds(arguments.budget)
     model = sources.load(arguments.source)
-    wanted = optimize.Wanted(
-        limits=Limits(
-            size=_units.size(arguments.max_size, 2 * model.parameters) if arguments.max_size else None,
-            memory=_units.size(arguments.max_memory) if arguments.max_memory else None,
-            speed=_units.rate(arguments.min_speed) if arguments.min_speed else None,
-            context=arguments.context,
-        ),
-        quality=arguments.min_quality,
-        objective=arguments.objective,
-        budget=budget,
-        formats=tuple(name.replace("-", "_") for name in arguments.format) if arguments.format else None,
-    )
-    beside = Path(arguments.source) / "eval" / "text.txt"
-    text = Path(arguments.text) if arguments.text else beside
+    limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
+    if arguments.dry_run:
+        planned = plan.facts(model, hardware.detect(), limits, formats, here=True)
+        print(json.dumps(planned, indent=1) if arguments.json else plan.text(planned, everything=True))
+        return 0
+    text = Path(arguments.text) if arguments.text else Path(arguments.source) / "eval" / "text.txt"
     if not text.is_file():
         raise SourceNotFound(
             f"there is no text to measure quality on ({text})", "give one of the model's own domain: --text FILE"
         )
-    if arguments.tasks and not Path(arguments.tasks).is_file():
-        raise SourceNotFound(f"there is no file {arguments.tasks}", "give the path of one")
-    progress = Progress(quiet=arguments.json)
-    watch = Watch(progress.say, progress.begin, progress.advance, progress.end)
-    cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    seen = None
+    content, seen = text.read_text(encoding="utf-8", errors="replace"), None
     if arguments.calibrate:
         seen = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
-    found = optimize.optimize(
-        model, Path(arguments.out), wanted, text.read_text(encoding="utf-8"), hardware.detect(), cases, seen, watch
-    )
+        if seen == content:
+            raise UsageError("--calibrate and --text are one text: its figures would flatter", "give two of one domain")
+    cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
+    wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
+    progress = Progress(quiet=arguments.json)
+    found = optimize.optimize(model, Path(arguments.out), wanted, content, hardware.detect(), cases, seen, progress.watch())
     print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
-    return 0 if found.choice else 10
+    if found.choice is None:
+        raise GateFailed("nothing passed its gates", "; ".join(found.relax))
+    return 0
 
 
 def _facts(found: Found) -> dict[str, Any]:
@@ -141,8 +124,6 @@ def _shown(found: Found, objective: str) -> str:
         best, folder = found.choice.candidate, found.choice.measured.folder
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
-    else:
-        lines.append("nothing passed its gates\n" + "\n".join(f"- {hint}" for hint in found.relax))
     rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped by prediction"
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from slmops.cli import _units
+
 if TYPE_CHECKING:
-    from slmops.plan.decide import Candidate
+    from slmops.core.model import Model
+    from slmops.plan.decide import Candidate, Limits
+    from slmops.plan.hardware import Machine
 
 HELP = "list what could serve a model here or on a target, with predicted size, memory and speed; reads no weight"
 EXAMPLE = "slmops plan samples/home --max-memory 200MB"
@@ -15,49 +20,33 @@ EXAMPLE = "slmops plan samples/home --max-memory 200MB"
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a folder or file, or a Hugging Face name such as Qwen/Qwen3-0.6B (with @revision)")
     parser.add_argument("--target", metavar="NAME", help="a described machine instead of this one: a name, or a .toml file")
-    parser.add_argument("--max-size", metavar="BYTES", help="of the artifact: 1GiB, 800MB, or 60%% of the source's weights")
-    parser.add_argument("--max-memory", metavar="BYTES", help="of the engine's process at its peak")
-    parser.add_argument("--min-speed", metavar="TOK/S", help="of decoding one sequence: 20tok/s")
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens that must fit (4096)")
-    parser.add_argument("--format", action="append", metavar="NAME", help="only this format (may be repeated)")
+    _units.add_limits(parser)
     parser.add_argument("--all", action="store_true", help="show what was dropped too, each with the reason")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    found = facts(arguments)
+    from slmops import source as sources
+    from slmops.plan import hardware, targets
+
+    target = targets.load(arguments.target) if arguments.target else None
+    model = sources.load(arguments.source)
+    limits = _units.limits(arguments, model.parameters)
+    formats = _units.formats(arguments) or (target.formats if target else None)
+    machine = target.machine if target else hardware.detect()
+    found = facts(model, machine, limits, formats, here=target is None)
     print(json.dumps(found, indent=1) if arguments.json else text(found, arguments.all))
     return 0
 
 
-def facts(arguments: argparse.Namespace) -> dict[str, Any]:
+def facts(model: Model, machine: Machine, limits: Limits, formats: Sequence[str] | None, here: bool) -> dict[str, Any]:
     """The machine, the limits and every candidate, as data."""
     import dataclasses
 
-    from slmops import source as sources
-    from slmops.cli import _units
-    from slmops.core import plugins
-    from slmops.core.errors import UsageError
-    from slmops.plan import decide, hardware, targets
+    from slmops.plan import decide
 
-    if arguments.context < 1:
-        raise UsageError(f"a context of {arguments.context} tokens makes no sense", "give 1 or more")
-    target = targets.load(arguments.target) if arguments.target else None
-    machine = target.machine if target else hardware.detect()
-    model = sources.load(arguments.source)
-    wanted = [name.replace("-", "_") for name in arguments.format or ()]
-    for name in wanted:
-        plugins.load("formats", name)
-    whole = 2 * model.parameters
-    limits = decide.Limits(
-        size=_units.size(arguments.max_size, whole) if arguments.max_size else None,
-        memory=_units.size(arguments.max_memory) if arguments.max_memory else None,
-        speed=_units.rate(arguments.min_speed) if arguments.min_speed else None,
-        context=arguments.context,
-    )
-    formats = wanted or (list(target.formats) if target else None)
-    found = decide.candidates(model, machine, limits, formats, here=target is None)
+    found = decide.candidates(model, machine, limits, formats, here=here)
     return {
         "name": model.name,
         "parameters": model.parameters,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import psutil
 
 from slmops import run
 from slmops.core import plugins, receipt
@@ -15,6 +20,7 @@ from slmops.core.model import Model
 from slmops.measure import quality, speed, tasks
 from slmops.measure.quality import Quality
 from slmops.measure.speed import Speed
+from slmops.measure.statistics import Estimate
 from slmops.measure.tasks import Answers, Case
 
 WINDOW, WINDOWS = 256, 32
@@ -22,14 +28,37 @@ PROMPT = 128
 """Tokens of the prompt that speed is measured with."""
 
 
-@dataclass(frozen=True)
 class Text:
-    """A text as windows of the source's tokens, with the source's own logits."""
+    """A text as windows of the source's tokens, and the source's own logits of them once somebody asks.
 
-    windows: list[list[int]]
-    sizes: list[int]
-    """Bytes that the predicted tokens of each window stand for."""
-    reference: Path
+    Raises UsageError for a text of fewer than two tokens.
+    """
+
+    def __init__(self, model: Model, content: str, scratch: Path, window: int = WINDOW, most: int = WINDOWS) -> None:
+        encoding = model.tokenizer.encoder.encode(content, add_special_tokens=False)
+        self.windows = quality.windows(encoding.ids, min(window, model.spec.context), most)
+        if not self.windows or len(self.windows[0]) < 2:
+            raise UsageError("the text has fewer than two tokens", "give a longer one")
+        self._model, self._scratch = model, scratch
+        self.sizes: list[int] = []
+        """Bytes that the predicted tokens of each window stand for."""
+        start = 0
+        for ids in self.windows:
+            first, last = encoding.offsets[start + 1][0], encoding.offsets[start + len(ids) - 1][1]
+            self.sizes.append(max(1, len(content[first:last].encode())))
+            start += len(ids)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the windows."""
+        return hashlib.sha256(repr(self.windows).encode()).hexdigest()
+
+    @functools.cached_property
+    def reference(self) -> Path:
+        """A .npy file of the source's logits (the reference interpreter, all in f32)."""
+        path = self._scratch / "reference.npy"
+        quality.reference_logits(self._model, self.windows, path)
+        return path
 
 
 @dataclass(frozen=True)
@@ -52,24 +81,11 @@ class Measured:
     """Seconds from the start of the process until the model could be asked."""
     base: int = 0
     """Bytes of the engine's process without a model (its FOOTPRINT)."""
+    filled: int = 0
+    """Tokens that the KV cache held at most."""
+    reserved: int = 0
+    """Tokens that the engine was opened for."""
     effective: dict[str, str] = field(default_factory=dict)
-
-
-def text(model: Model, content: str, scratch: Path, window: int = WINDOW, most: int = WINDOWS) -> Text:
-    """Cut a text into windows and compute the source's logits of them (the reference interpreter, all in f32)."""
-    encoding = model.tokenizer.encoder.encode(content, add_special_tokens=False)
-    length = min(window, model.spec.context)
-    windows = quality.windows(encoding.ids, length, most)
-    if not windows or len(windows[0]) < 2:
-        raise UsageError("the text has fewer than two tokens", "give a longer one")
-    offsets, start, sizes = encoding.offsets, 0, []
-    for ids in windows:
-        first, last = offsets[start + 1][0], offsets[start + len(ids) - 1][1]
-        sizes.append(max(1, len(content[first:last].encode())))
-        start += len(ids)
-    reference = scratch / "reference.npy"
-    quality.reference_logits(model, windows, reference)
-    return Text(windows, sizes, reference)
 
 
 def measure(
@@ -81,16 +97,20 @@ def measure(
     seconds: float = 60.0,
     new_tokens: int = 64,
     runs: int = 3,
+    context: int = 1024,
     device: str = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> Measured:
-    """Open an artifact in an engine (the preferred one by default) and take all its figures."""
+    """Open an artifact in an engine (the preferred one by default) and take all its figures.
+
+    context: tokens that it is opened for; more where the text needs more, and no more than the model has.
+    """
     artifact = run.Artifact.open(folder)
     name = run.choose_engine(artifact.format, engine)
     can = plugins.load("engines", name).CAN
     facts = receipt.load(folder) if (folder / receipt.NAME).is_file() else {}
     longest = max((len(ids) for ids in text.windows), default=0) if text is not None else 0
-    context = min(artifact.context, max(1024, longest, PROMPT + new_tokens))
+    context = min(artifact.context, max(context, longest, PROMPT + new_tokens))
     began = time.perf_counter()
     with run.open_worker(artifact, name, device=device, context=context) as worker:
         load, empty = time.perf_counter() - began, worker.memory()["resident"]
@@ -103,7 +123,8 @@ def measure(
             answers = tasks.answer(worker, artifact, cases, seconds=seconds)
         say(f"{artifact.format} in {name}: speed")
         prompt = (text.windows[0] * (PROMPT // len(text.windows[0]) + 1))[:PROMPT] if text is not None else [5] * PROMPT
-        taken = speed.measure(worker, prompt[: max(1, context - new_tokens)], new_tokens, runs)
+        prompt = prompt[: max(1, context - new_tokens)]
+        taken = speed.measure(worker, prompt, new_tokens, runs)
         return Measured(
             folder=str(folder),
             format=artifact.format,
@@ -117,8 +138,23 @@ def measure(
             empty=empty,
             load=load,
             base=plugins.load("engines", name).FOOTPRINT.base,
+            filled=max(longest, len(prompt) + new_tokens),
+            reserved=context,
             effective=worker.effective,
         )
+
+
+def race(first: Measured, other: Measured, rounds: int = 5, new_tokens: int = 64, device: str = "auto") -> Estimate | None:
+    """The other's decoding speed over the first's, both open at once and timed turn by turn; None where both do not fit."""
+    if first.peak + other.peak > psutil.virtual_memory().available:
+        return None
+    with contextlib.ExitStack() as both:
+        workers = []
+        for one in (first, other):
+            opened = run.Artifact.open(Path(one.folder))
+            workers.append(both.enter_context(run.open_worker(opened, one.engine, device=device, context=one.reserved)))
+        prompt = [5] * min(PROMPT, min(first.reserved, other.reserved) - new_tokens)
+        return speed.ratio(*speed.together(workers, prompt, new_tokens, rounds))
 
 
 def facts(one: Measured) -> dict[str, object]:

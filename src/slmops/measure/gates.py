@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from slmops.core import units
 from slmops.measure import statistics
 from slmops.measure.artifact import Measured
 from slmops.measure.statistics import Estimate
@@ -71,14 +72,11 @@ def steady(one: Measured, bound: float = SPREAD) -> Verdict:
 
 
 def faster(one: Measured, baseline: Measured, bound: float = FASTER, blocks: bool = False) -> Verdict:
-    """Against the unquantized baseline, decoding; the interval by the slowest and fastest run of each."""
-    if one.speed is None or baseline.speed is None:
+    """Against the unquantized baseline, decoding."""
+    if one.speed is None or baseline.speed is None or not one.speed.decodes or not baseline.speed.decodes:
         return Verdict("faster than unquantized", None, blocks, "one of the two was not timed")
-    ratio = one.speed.decode / baseline.speed.decode
-    away = (one.speed.spread + baseline.speed.spread) / 2
-    low, high = ratio * max(0.0, 1 - away), ratio * (1 + away)
-    said = f"{ratio:.2f} times ({low:.2f} to {high:.2f}, {one.speed.runs} runs), {bound:g} are asked"
-    return Verdict("faster than unquantized", True if low >= bound else False if high < bound else None, blocks, said)
+    found = statistics.quotient(one.speed.decodes, baseline.speed.decodes)
+    return at_least("faster than unquantized", found, bound, "runs", blocks)
 
 
 def leaner(
@@ -86,7 +84,7 @@ def leaner(
 ) -> Verdict:
     """Weights and KV cache (memory above the empty worker) against the unquantized baseline."""
     if cache is not None and baseline.bytes <= cache:
-        said = f"not applicable: the unquantized weights ({baseline.bytes / 1e6:.1f} MB) fit in the last-level cache"
+        said = f"not applicable: the unquantized weights ({units.size(baseline.bytes)}) fit in the last-level cache"
         return Verdict("leaner than unquantized", None, False, said)
     taken, before = one.peak - one.base, baseline.peak - baseline.base
     if before <= 0:
@@ -96,17 +94,17 @@ def leaner(
     return Verdict("leaner than unquantized", share <= bound, blocks, said)
 
 
-def limits(one: Measured, size: int | None, memory: int | None, speed: float | None) -> Iterable[Verdict]:
-    """What the user asked for, as measured."""
+def limits(one: Measured, size: int | None, memory: int | None, speed: float | None, unfilled: int = 0) -> Iterable[Verdict]:
+    """What the user asked for, as measured. unfilled: bytes of the KV cache that the measurement did not fill."""
     if size is not None:
         said = f"{one.bytes:,} bytes, at most {size:,} are allowed (exact)"
         yield Verdict("size", one.bytes <= size, True, said)
     if memory is not None:
-        said = f"{one.peak:,} bytes at the peak, at most {memory:,} are allowed (one run)"
-        yield Verdict("memory", one.peak <= memory, True, said)
-    if speed is not None and one.speed is not None:
-        found, away = one.speed.decode, one.speed.spread / 2
-        low, high = found * (1 - away), found * (1 + away)
-        passed = True if low >= speed else False if high < speed else None
-        said = f"{found:.1f} tokens/s ({low:.1f} to {high:.1f}, {one.speed.runs} runs), at least {speed:g} are asked"
-        yield Verdict("speed", passed, True, said)
+        more = f" and {unfilled:,} for the rest of the context" if unfilled else ""
+        said = f"{one.peak:,} bytes at the peak{more}, at most {memory:,} are allowed (one run)"
+        yield Verdict("memory", one.peak + unfilled <= memory, True, said)
+    if speed is not None:
+        if one.speed is None or not one.speed.decodes:
+            yield Verdict("speed", None, True, "it was not timed")
+        else:
+            yield at_least("speed in tokens/s", statistics.mean(one.speed.decodes), speed, "runs")

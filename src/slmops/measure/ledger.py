@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from slmops.core.errors import CorruptInput
-from slmops.core.store import digest
+from slmops.core.store import digest, no_space
 from slmops.measure.artifact import Measured
 from slmops.measure.quality import Quality
 from slmops.measure.speed import Speed
 from slmops.measure.statistics import Estimate
 from slmops.measure.tasks import Answers
 
-CODE = "1"
+CODE = "2"
 """Raised whenever what a measurement means changes."""
 
 
@@ -25,13 +26,9 @@ class Ledger:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    @staticmethod
-    def key(**facts: Any) -> str:
-        return digest({**facts, "code": CODE})
-
-    def recall(self, key: str) -> Measured | None:
-        """What was measured, or None. Raises CorruptInput for a file that is none of ours."""
-        path = self._folder / f"{key}.json"
+    def recall(self, facts: Mapping[str, Any]) -> Measured | None:
+        """What was measured of these facts, or None. Raises CorruptInput for a file that is none of ours."""
+        path = self._path(facts)
         if not path.is_file():
             return None
         try:
@@ -39,12 +36,17 @@ class Ledger:
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptInput(f"{path} is no measurement: {error}", "remove it: it is taken again") from None
 
-    def keep(self, key: str, measured: Measured) -> None:
+    def keep(self, facts: Mapping[str, Any], measured: Measured) -> None:
         """Written whole or not at all."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._folder / f"{key}.partial"
-        temporary.write_text(json.dumps(dataclasses.asdict(measured)), encoding="utf-8")
-        temporary.replace(self._folder / f"{key}.json")
+        path = self._path(facts)
+        with no_space(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".partial")
+            temporary.write_text(json.dumps(dataclasses.asdict(measured)), encoding="utf-8")
+            temporary.replace(path)
+
+    def _path(self, facts: Mapping[str, Any]) -> Path:
+        return self._folder / f"{digest({**facts, 'code': CODE})}.json"
 
 
 def _from_facts(facts: dict[str, Any]) -> Measured:
@@ -55,5 +57,5 @@ def _from_facts(facts: dict[str, Any]) -> Measured:
     if answers is not None:
         answers = Answers(tuple(answers["right"]), tuple(answers["splits"]))
     if speed is not None:
-        speed = Speed(**{**speed, "itl": tuple(speed["itl"])})
+        speed = Speed(**{**speed, "itl": tuple(speed["itl"]), "decodes": tuple(speed["decodes"])})
     return Measured(**facts, quality=quality, answers=answers, speed=speed)

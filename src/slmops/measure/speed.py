@@ -9,7 +9,7 @@ prefill  prompt tokens / TTFT; llama-bench's pp, which leaves one sampled token 
 from __future__ import annotations
 
 import contextlib
-import statistics
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ import psutil
 
 from slmops.engines import Sampling
 from slmops.engines._host import Worker
+from slmops.measure import statistics
+from slmops.measure.statistics import Estimate
 
 RAPL = Path("/sys/class/powercap")
 
@@ -38,6 +40,8 @@ class Speed:
     prompt_tokens: int
     new_tokens: int
     runs: int
+    decodes: tuple[float, ...] = ()
+    """Decode of each run, in order."""
     itl: tuple[float, float, float] = (float("nan"),) * 3
     """50th, 95th and 99th percentile of all runs' ITLs."""
     cores: float = float("nan")
@@ -63,6 +67,11 @@ def together(workers: Sequence[Worker], ids: list[int], new_tokens: int = 64, ru
     return [_summary(taken, len(ids)) for taken in found]
 
 
+def ratio(first: Speed, other: Speed) -> Estimate:
+    """The other's decoding speed over the first's, of runs that `together` took in pairs."""
+    return statistics.paired(np.log(other.decodes), np.log(first.decodes)).through(math.exp)
+
+
 @dataclass(frozen=True)
 class _Run:
     stamps: list[float]
@@ -85,7 +94,7 @@ def _summary(taken: list[_Run], prompt: int) -> Speed:
         nan = float("nan")
         return Speed(nan, nan, nan, nan, prompt, 0, 0)
     decodes = [(len(one.stamps) - 1) / max(one.stamps[-1] - one.stamps[0], 1e-9) for one in taken]
-    first, decode = statistics.median(one.stamps[0] for one in taken), statistics.median(decodes)
+    first, decode = float(np.median([one.stamps[0] for one in taken])), float(np.median(decodes))
     between = np.concatenate([np.diff(one.stamps) for one in taken])
     made = sum(len(one.stamps) for one in taken)
     energies = [one.joules for one in taken if one.joules is not None]
@@ -97,6 +106,7 @@ def _summary(taken: list[_Run], prompt: int) -> Speed:
         prompt_tokens=prompt,
         new_tokens=round(made / len(taken)),
         runs=len(taken),
+        decodes=tuple(decodes),
         itl=tuple(float(value) for value in np.quantile(between, (0.5, 0.95, 0.99))),  # type: ignore[arg-type]
         cores=sum(one.processor for one in taken) / sum(one.seconds for one in taken),
         joules_per_token=sum(energies) / made if len(energies) == len(taken) else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,9 +34,8 @@ class Estimate:
         """Half of the interval as a standard error; infinite from one cluster."""
         return (self.high - self.low) / 2 / student(self.clusters - 1) if self.clusters > 1 else math.inf
 
-    def through(self, function: object) -> Estimate:
+    def through(self, function: Callable[[float], float]) -> Estimate:
         """The same of an increasing function of the figure, such as exp."""
-        assert callable(function)
         return Estimate(function(self.value), function(self.low), function(self.high), self.samples, self.clusters)
 
 
@@ -76,6 +75,19 @@ def ratio(above: Array, below: Array) -> Estimate:
     error = math.sqrt(float(np.square(above - middle * below).sum()) * count / (count - 1)) / float(below.sum())
     half = student(count - 1) * error
     return Estimate(middle, middle - half, middle + half, count, count)
+
+
+def quotient(a: Sequence[float], b: Sequence[float]) -> Estimate:
+    """The mean of a over the mean of b, two independent samples of positive figures (on a log scale, Welch 1947)."""
+    logs = [np.log(np.asarray(values, np.float64)) for values in (a, b)]
+    middle, count = float(logs[0].mean() - logs[1].mean()), min(len(a), len(b))
+    if count < 2:
+        return Estimate(math.exp(middle), 0.0, math.inf, len(a) + len(b), count)
+    shares = [float(values.var(ddof=1)) / len(values) for values in logs]
+    spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, logs, strict=True))
+    freedom = max(1, int(sum(shares) ** 2 / spread)) if spread else count - 1
+    half = student(freedom) * math.sqrt(sum(shares))
+    return Estimate(middle, middle - half, middle + half, len(a) + len(b), freedom + 1).through(math.exp)
 
 
 def quantile(

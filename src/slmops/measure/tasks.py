@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmops.core.errors import CorruptInput
+from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.engines import Sampling
 from slmops.engines._host import Worker
 from slmops.measure import statistics
@@ -46,7 +46,9 @@ class Score:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """JSON lines of {"messages": [...], "expected": "...", "split": "..."}; raises CorruptInput naming the line."""
+    """JSON lines of {"messages": [...], "expected": "...", "split": "..."}; CorruptInput names a bad line."""
+    if not path.is_file():
+        raise SourceNotFound(f"there is no file {path}", "give the path of one")
     cases = []
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):

@@ -6,6 +6,7 @@ stand in files, for together they are larger than the model's own layers.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +20,13 @@ from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
 from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
-from slmops.passes._moments import Moments as Moments
 
 WINDOW = 256
 BATCH = 8
 """Windows that pass at once."""
 MOST_BYTES = 64 << 20
 TOKENS = 8192
-"""Enough for a solve; more brings little (docs/quantization.md)."""
+"""Of a text that are used."""
 
 
 def read(path: Path, render: Callable[[Sequence[Mapping[str, Any]]], str]) -> str:
@@ -44,33 +44,43 @@ def read(path: Path, render: Callable[[Sequence[Mapping[str, Any]]], str]) -> st
         raise CorruptInput(f"{path}: {error!r}"[:200], "each line is an object with a text, or messages") from None
 
 
-def calibrate(
-    model: Model,
-    content: str,
-    folder: Path,
-    *,
-    tokens: int = TOKENS,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Moments:
-    """Pass up to so many tokens of a text through the model; the files go to `folder`. Raises UsageError for a short text.
+class Calibration:
+    """A text as windows of the model's tokens, and the second moments that they give once somebody asks.
 
-    progress: called with the tokens of each batch.
+    Raises UsageError for a text of less than a window.
     """
-    length = min(WINDOW, model.spec.context)
-    ids = model.tokenizer.encoder.encode(content, add_special_tokens=False).ids[:tokens]
-    windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
-    if not len(windows):
-        raise UsageError(f"the calibration text has {len(ids)} tokens, and {length} are the least", "give a longer one")
-    folder.mkdir(parents=True, exist_ok=True)
-    watching = Watching(model, folder)
-    program = plugins.load("architectures", model.spec.family)
-    for start in range(0, len(windows), BATCH):
-        batch = windows[start : start + BATCH]
+
+    def __init__(self, model: Model, content: str, folder: Path, tokens: int = TOKENS) -> None:
+        length = min(WINDOW, model.spec.context)
+        ids = model.tokenizer.encoder.encode(content, add_special_tokens=False).ids[:tokens]
+        self._model, self._folder = model, folder
+        self._windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
+        if not len(self._windows):
+            raise UsageError(f"the calibration text has {len(ids)} tokens, and {length} are the least", "give a longer one")
+
+    @property
+    def tokens(self) -> int:
+        return int(self._windows.size)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """sha256 of the ids: with it a step is told from another."""
+        return hashlib.sha256(self._windows.tobytes()).hexdigest()
+
+    @functools.cached_property
+    def moments(self) -> dict[str, Path]:
+        """Role -> a .npy file of E[x x^T] over its matrix's inputs, f32 [columns, columns]; one input, one file.
+
+        What is only looked up has none. Takes a pass through the model for every BATCH windows.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        watching, spec = Watching(self._model, self._folder), self._model.spec
+        program = plugins.load("architectures", spec.family)
+        for start in range(0, len(self._windows), BATCH):
+            watching.reset()
+            program.forward(watching, spec, Weights(self._model.tensors), self._windows[start : start + BATCH])
         watching.reset()
-        program.forward(watching, model.spec, Weights(model.tensors), batch)
-        progress(batch.size)
-    watching.reset()
-    return watching.moments(windows)
+        return watching.finish(self.tokens)
 
 
 class Watching(NumpyOps):
@@ -108,11 +118,11 @@ class Watching(NumpyOps):
         flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
         self._sums[weight] += flat.T @ flat
 
-    def moments(self, windows: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> Moments:
-        """Divide by the tokens and let go of the files."""
+    def finish(self, tokens: int) -> dict[str, Path]:
+        """Divide by the tokens, let go of the arrays; the files by role."""
         for sums in self._sums.values():
-            sums /= np.float32(windows.size)
+            sums /= np.float32(tokens)
             sums.flush()  # type: ignore[attr-defined]
         self._sums.clear()
         self._last = (None, "")
-        return Moments(dict(self._files), int(windows.size), hashlib.sha256(windows.tobytes()).hexdigest())
+        return dict(self._files)

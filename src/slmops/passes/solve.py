@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import numpy as np
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import Tensor, row_blocks
-from slmops.passes._moments import Moments
 from slmops.quantize import _solve
 from slmops.quantize._affine import Affine
 
@@ -23,18 +23,28 @@ AT_ONCE = 3
 """Matrices whose factors are kept: threads work on neighbours."""
 
 
-def solve(quantized: Model, source: Model, moments: Moments, cache: Path) -> Model:
-    """The same model with solved codes wherever its scheme is block-affine with zero points and moments are known.
+def able(quantized: Model, source: Model) -> list[str]:
+    """Roles whose codes can be solved for: of a block-affine scheme with zero points, from plain numbers."""
+    return [
+        role
+        for role, tensor in quantized.tensors.items()
+        if isinstance(tensor, Packed) and isinstance(tensor.scheme, Affine) and not tensor.scheme.biased
+        if not isinstance(source.tensors[role], Packed)
+    ]
 
-    quantized: what passes/quantize.py made of `source`. Nothing is computed here: a block is solved when it is pulled, and
-    kept in `cache`, for it is pulled once for the files and once for the proof.
+
+def solve(quantized: Model, source: Model, moments: Mapping[str, Path], cache: Path) -> Model:
+    """The same model with solved codes for the roles that are `able` and have moments.
+
+    quantized: what passes/quantize.py made of `source`. moments: files by role, of passes/calibrate.py. Nothing is
+    computed here: a block is solved when it is pulled, and kept in `cache`, for it is pulled once for the files and once
+    for the proof.
     """
     tensors: dict[str, Tensor] = dict(quantized.tensors)
     prepare = _Preparer(moments)
-    for role, tensor in quantized.tensors.items():
-        if role not in moments.files or not isinstance(tensor, Packed) or isinstance(source.tensors[role], Packed):
-            continue
-        if isinstance(tensor.scheme, Affine) and not tensor.scheme.biased:
+    for role in able(quantized, source):
+        tensor = quantized.tensors[role]
+        if role in moments and isinstance(tensor, Packed) and isinstance(tensor.scheme, Affine):
             tensors[role] = _solved(role, source.tensors[role], tensor.scheme, prepare, cache)
     return dataclasses.replace(quantized, tensors=tensors)
 
@@ -42,13 +52,13 @@ def solve(quantized: Model, source: Model, moments: Moments, cache: Path) -> Mod
 class _Preparer:
     """Moments damped and factored when a role's first block asks, by one thread, and kept for its neighbours."""
 
-    def __init__(self, moments: Moments) -> None:
+    def __init__(self, moments: Mapping[str, Path]) -> None:
         self._moments, self._lock = moments, threading.Lock()
         self._kept = functools.lru_cache(maxsize=AT_ONCE)(self._make)
 
     def __call__(self, role: str) -> _solve.Prepared:
         with self._lock:
-            return self._kept(self._moments.files[role])
+            return self._kept(self._moments[role])
 
     @staticmethod
     def _make(path: Path) -> _solve.Prepared:

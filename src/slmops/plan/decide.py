@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from slmops.core import plugins
+from slmops.core import plugins, units
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import elements
@@ -110,13 +110,13 @@ def _reasons(
     if here and not (engine and _host.installed(engine)):
         yield f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
     if limits.size is not None and size > limits.size:
-        yield f"{_mb(size)} on disk, {_mb(limits.size)} are allowed"
+        yield f"{units.size(size)} on disk, {units.size(limits.size)} are allowed"
     if machine.disk is not None and size > machine.disk:
-        yield f"{_mb(size)} on disk, {_mb(machine.disk)} are free"
+        yield f"{units.size(size)} on disk, {units.size(machine.disk)} are free"
     if limits.memory is not None and taken.low > limits.memory:
-        yield f"at least {_mb(taken.low)} of memory, {_mb(limits.memory)} are allowed"
+        yield f"at least {units.size(taken.low)} of memory, {units.size(limits.memory)} are allowed"
     if taken.low > machine.usable:
-        yield f"at least {_mb(taken.low)} of memory, {_mb(machine.usable)} can be had"
+        yield f"at least {units.size(taken.low)} of memory, {units.size(machine.usable)} can be had"
     if limits.speed is not None and speed[2] < limits.speed:
         yield f"at most {speed[2]:.1f} tokens/s by the memory's bandwidth, {limits.speed:g} are asked"
 
@@ -129,17 +129,14 @@ def relax(found: Sequence[Candidate], limits: Limits) -> list[str]:
     hints = []
     least = min((one for one, _ in able), key=lambda one: one.size)
     if limits.size is not None and least.size > limits.size:
-        hints.append(f"the smallest, {least.format} {least.scheme}, has {_mb(least.size)}; allowed are {_mb(limits.size)}")
+        both = f"{units.size(least.size)}; allowed are {units.size(limits.size)}"
+        hints.append(f"the smallest, {least.format} {least.scheme}, has {both}")
     lean, taken = min(able, key=lambda pair: pair[1].low)
     if limits.memory is not None and taken.low > limits.memory:
-        between = f"{_mb(taken.low)} to {_mb(taken.high)}"
-        hints.append(f"the leanest, {lean.format} {lean.scheme}, takes {between}; allowed are {_mb(limits.memory)}")
+        between = f"{units.size(taken.low)} to {units.size(taken.high)}"
+        hints.append(f"the leanest, {lean.format} {lean.scheme}, takes {between}; allowed are {units.size(limits.memory)}")
     fast = max((one for one, _ in able), key=lambda one: one.speed[2])
     if limits.speed is not None and fast.speed[2] < limits.speed:
         reached = f"{fast.speed[1]:.1f} tokens/s, {fast.speed[2]:.1f} at most"
         hints.append(f"the fastest, {fast.format} {fast.scheme}, reaches about {reached}; {limits.speed:g} are asked")
     return hints or ["each limit can be kept, but not all of them by one candidate: give up one"]
-
-
-def _mb(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
