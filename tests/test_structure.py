@@ -26,7 +26,7 @@ LEVELS = {
 SIBLINGS_APART = ("architectures", "formats", "engines", "passes", "deploy")
 # A heavy library is imported in the files that own it, and nowhere else.
 OWNERS = {
-    "torch": {"engines/transformers.py"},
+    "torch": {"engines/transformers.py", "ops/torch.py"},
     "transformers": {"engines/transformers.py"},
     "onnx": {"formats/onnx.py", "formats/_onnx_data.py", "formats/_onnx_graph.py", "formats/_onnx_read.py"},
     "onnxruntime": {"formats/_lora.py"},

@@ -19,13 +19,13 @@ import numpy as np
 import slmops
 from slmops import probes, prove, stream
 from slmops.core import plugins, receipt, roles, scheme, store
-from slmops.core.errors import CorruptInput, OutputExists, Unsupported, UsageError, VerificationFailed
+from slmops.core.errors import CorruptInput, EngineMissing, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.layout import Layout
 from slmops.core.model import Model
-from slmops.core.scheme import stored_as
+from slmops.core.scheme import Chooser, stored_as
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
-from slmops.passes import solve
+from slmops.passes import mix, solve
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
@@ -83,12 +83,23 @@ class Watch:
 
 
 def plan(
-    model: Model, formats: Sequence[str], scheme_name: str = KEEP, *, requantize: bool = False, provider: str = "cpu"
+    model: Model,
+    formats: Sequence[str],
+    scheme_name: str = KEEP,
+    *,
+    requantize: bool = False,
+    provider: str = "cpu",
+    choose: Chooser | None = None,
 ) -> Plan:
-    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written."""
+    """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written.
+
+    choose: the scheme of each matrix, where its name alone does not say it (a mix).
+    """
     check_names(formats, scheme_name)
     keep = scheme_name == KEEP
-    packed = model if keep else quantize(model, chooser(scheme_name), requantize)
+    if choose is None and not keep:
+        choose = chooser(scheme_name)
+    packed = model if choose is None else quantize(model, choose, requantize)
     used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})
     layouts: dict[str, Layout] = {}
     for name in formats:
@@ -97,7 +108,7 @@ def plan(
     notes = []
     if requantize and is_packed(model):
         notes.append(f"quantized a second time: from {', '.join(sorted(_schemes(model)))} to {scheme_name}")
-    if not keep and (dense := left_dense(model, chooser(scheme_name))):
+    if choose is not None and (dense := left_dense(model, choose)):
         kept = f"{len(dense)} matrices keep their dtype" if len(dense) > 1 else "one matrix keeps its dtype"
         notes.append(f"{kept}: groups of {scheme_name} do not divide the rows ({dense[0]})")
     # A model of several schemes goes by the one that most of its matrices have.
@@ -116,7 +127,7 @@ def check_names(formats: Sequence[str], scheme_name: str) -> None:
     for name in formats:
         if name not in writable():
             raise UsageError(f"{name!r} is not a format that can be written", f"one of: {', '.join(writable())}")
-    if scheme_name != KEEP:
+    if scheme_name != KEEP and mix.bits(scheme_name) is None:
         chooser(scheme_name)  # refuses what is not there, and what cannot be made
 
 
@@ -159,7 +170,8 @@ def convert(
                 store.refuse_existing(final)
     todo = [name for name in targets if name not in made]
     if todo:
-        planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider)
+        choose = _mixed(model, todo, scheme_name, calibration, watch)
+        planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, choose=choose)
         with tempfile.TemporaryDirectory(prefix="slmops-solve-") as scratch:
             if calibration is not None:
                 planned = _solved(planned, model, calibration, Path(scratch), watch)
@@ -168,17 +180,46 @@ def convert(
     return [made[name] for name in targets]
 
 
+def _mixed(
+    model: Model, formats: Sequence[str], scheme_name: str, calibration: Calibration | None, watch: Watch
+) -> Chooser | None:
+    """The scheme of each matrix of a mix; None for what is no mix. Raises UsageError where it cannot be told."""
+    per_weight = mix.bits(scheme_name)
+    if per_weight is None:
+        return None
+    if calibration is None:
+        raise UsageError(f"{scheme_name} needs a text that tells which matrices matter", "add --calibrate FILE")
+    if is_packed(model):
+        raise Unsupported("a mix is chosen by a model's own numbers, and these are codes", "give the checkpoint itself")
+    if not calibration.weighted:
+        raise EngineMissing(
+            f"{scheme_name} weighs matrices by gradients, which takes PyTorch", 'pip install "slmops[train]"'
+        )
+    names = mixable(formats)
+    if len(names) < 2:
+        raise UsageError(f"{' and '.join(formats)} have no schemes in common that mix", "convert to one at a time")
+    watch.say("calibrating")
+    return mix.mix(model, names, per_weight, calibration.moments)
+
+
+def mixable(formats: Sequence[str]) -> list[str]:
+    """Schemes that one artifact of each of these formats may hold side by side (MIXES in its file)."""
+    listed = [getattr(plugins.load("formats", name), "MIXES", ()) for name in formats]
+    return [name for name in listed[0] if all(name in other for other in listed)]
+
+
 def _solved(planned: Plan, source: Model, calibration: Calibration, scratch: Path, watch: Watch) -> Plan:
     """The same places for other codes. Raises Unsupported where none of the schemes can be solved for."""
     roles_of = solve.able(planned.model, source)
     if not roles_of:
         raise Unsupported(
             f"codes of {planned.scheme} cannot be solved for yet",
-            "q4, q4a, q8 and names like int4-g64-zero-f16 can; leave the calibration out to round to the nearest",
+            "leave the calibration out to round to the nearest",
         )
     watch.say("calibrating")
     model = solve.solve(planned.model, source, calibration.moments, scratch)
-    note = f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text"
+    how = ", weighted by gradients" if calibration.weighted else ""
+    note = f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text{how}"
     return dataclasses.replace(planned, model=model, notes=(*planned.notes, note))
 
 
@@ -187,7 +228,8 @@ def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibrat
     inputs, parameters = {"source": fingerprint(model)}, {"scheme": scheme_name, "provider": provider}
     if calibration is not None:
         inputs["calibration"] = calibration.digest
-        parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, damping {solve.DAMPING}"
+        how = "weighted" if calibration.weighted else "plain"
+        parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, {how}, damping {solve.DAMPING}"
     return Step("convert", inputs, parameters, WRITERS_CODE)
 
 

@@ -19,7 +19,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize",
         metavar="SCHEME",
-        help="q4, q4a, q8, f16, bf16 or f32; keep: as it was read (default: keep what is quantized already, else q4)",
+        help="q4, q4a, q8, f16, bf16, f32, a format's own (q4_k_m), or mixed:4.5bpw (a scheme for each matrix, with "
+        "--calibrate); keep: as it was read (default: keep what is quantized already, else q4)",
     )
     parser.add_argument(
         "--calibrate", metavar="FILE", help="a text of the model's own domain, by which codes are solved for, not rounded to"

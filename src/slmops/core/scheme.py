@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from slmops.core import plugins
+from slmops.core.spec import Spec
 from slmops.core.tensor import Array, Bytes, Floats, Tensor
 
 
@@ -85,6 +86,10 @@ class Scheme(Protocol):
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes of codes, scales and zeros of a tensor of this shape."""
         ...
+
+
+Chooser = Callable[[str, Spec, tuple[int, ...]], Scheme]
+"""(role, spec, shape) -> the scheme of that matrix."""
 
 
 def load(name: str) -> Scheme:

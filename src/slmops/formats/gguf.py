@@ -33,6 +33,7 @@ TITLE = "GGUF"
 DENSE = ("f16", "bf16", "f32")
 NATIVE = ("q2_k", "q3_k_m", "iq4_xs", "q4_k_m", "q5_k_m", "q6_k")
 """Schemes of llama.cpp alone that are worth trying."""
+MIXES = ("q2_k", "q3_k", "iq4_xs", "iq4_nl", "q4_k", "q5_k", "q5_1", "q6_k", "q8", "bf16")
 FILE = "model.gguf"
 
 FILE_TYPES = {

@@ -30,6 +30,7 @@ TITLE = "MLX"
 DENSE = ("f32", "f16", "bf16")
 NATIVE = ("int3-g64-bias-bf16", "int4-g64-bias-bf16", "int6-g64-bias-bf16")
 """Schemes of MLX alone that are worth trying."""
+MIXES = tuple(f"int{bits}-g64-bias-bf16" for bits in (2, 3, 4, 5, 6, 8))
 
 WIDTHS = (2, 3, 4, 5, 6, 8)
 GROUPS = (128, 64, 32)

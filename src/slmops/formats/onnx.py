@@ -28,6 +28,7 @@ from slmops.quantize._affine import Affine, grid
 TITLE = "ONNX Runtime GenAI"
 DENSE = ("f32", "f16")
 FLOATS = ("f32", "f16", "bf16")
+MIXES = ("q4", "q4a", "q8")
 MODEL, LOGITS = "model.onnx", "logits.onnx"
 
 

@@ -22,6 +22,7 @@ from slmops.quantize._affine import Affine, grid
 
 TITLE = "OpenVINO"
 DENSE = ("f32", "f16", "bf16")
+MIXES = ("q4", "q4a", "q8")
 XML = "openvino_model.xml"
 
 

@@ -1,4 +1,5 @@
-"""What a model's layers see on a text: the second moments of every matrix's input, by the reference interpreter.
+"""What a model's layers see on a text: the second moments of every matrix's input, by the reference interpreter; weighted
+by gradients where PyTorch is installed (passes/_fisher.py).
 
 Windows pass in batches, so that each weight is read once for many tokens; the head's logits are never computed. The matrices
 stand in files, for together they are larger than the model's own layers.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
 from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
+from slmops.passes._moments import Moments
 
 WINDOW = 256
 BATCH = 8
@@ -47,10 +50,11 @@ def read(path: Path, render: Callable[[Sequence[Mapping[str, Any]]], str]) -> st
 class Calibration:
     """A text as windows of the model's tokens, and the second moments that they give once somebody asks.
 
-    Raises UsageError for a text of less than a window.
+    weighted: by gradients; None: where PyTorch is installed. Raises UsageError for a text of less than a window.
     """
 
-    def __init__(self, model: Model, content: str, folder: Path, tokens: int = TOKENS) -> None:
+    def __init__(self, model: Model, content: str, folder: Path, tokens: int = TOKENS, weighted: bool | None = None) -> None:
+        self.weighted = importlib.util.find_spec("torch") is not None if weighted is None else weighted
         length = min(WINDOW, model.spec.context)
         ids = model.tokenizer.encoder.encode(content, add_special_tokens=False).ids[:tokens]
         self._model, self._folder = model, folder
@@ -68,19 +72,23 @@ class Calibration:
         return hashlib.sha256(self._windows.tobytes()).hexdigest()
 
     @functools.cached_property
-    def moments(self) -> dict[str, Path]:
-        """Role -> a .npy file of E[x x^T] over its matrix's inputs, f32 [columns, columns]; one input, one file.
+    def moments(self) -> dict[str, Moments]:
+        """Role -> E[x x^T] over its matrix's inputs, for one kind of rows, or weighted for several.
 
-        What is only looked up has none. Takes a pass through the model for every BATCH windows.
+        Without weights, what is only looked up has none. Takes a pass through the model, with weights there and back.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
+        if self.weighted:
+            from slmops.passes import _fisher
+
+            return _fisher.moments(self._model, self._windows, self._folder)
         watching, spec = Watching(self._model, self._folder), self._model.spec
         program = plugins.load("architectures", spec.family)
         for start in range(0, len(self._windows), BATCH):
             watching.reset()
             program.forward(watching, spec, Weights(self._model.tensors), self._windows[start : start + BATCH])
         watching.reset()
-        return watching.finish(self.tokens)
+        return watching.finish(self._model, self.tokens)
 
 
 class Watching(NumpyOps):
@@ -113,16 +121,16 @@ class Watching(NumpyOps):
         if weight not in self._sums:
             path = self._folder / f"{weight}.npy"
             columns = x.shape[-1]
-            self._sums[weight] = np.lib.format.open_memmap(path, "w+", np.float32, (columns, columns))
+            self._sums[weight] = np.lib.format.open_memmap(path, "w+", np.float32, (1, columns, columns))
             self._files[weight] = path
         flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
         self._sums[weight] += flat.T @ flat
 
-    def finish(self, tokens: int) -> dict[str, Path]:
+    def finish(self, model: Model, tokens: int) -> dict[str, Moments]:
         """Divide by the tokens, let go of the arrays; the files by role."""
         for sums in self._sums.values():
             sums /= np.float32(tokens)
             sums.flush()  # type: ignore[attr-defined]
         self._sums.clear()
         self._last = (None, "")
-        return dict(self._files)
+        return {role: Moments(path, np.zeros(model.tensors[role].shape[0], np.uint16)) for role, path in self._files.items()}

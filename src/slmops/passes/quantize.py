@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 from slmops.core import plugins, roles
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
-from slmops.core.scheme import Codes, Packed, Scheme
-from slmops.core.spec import Spec
+from slmops.core.scheme import Chooser, Codes, Packed, Scheme
 from slmops.core.tensor import Array, Lazy, Tensor
 from slmops.quantize import _affine
 from slmops.quantize._cast import cast
-
-Chooser = Callable[[str, Spec, tuple[int, ...]], Scheme]
-"""(role, spec, shape) -> the scheme of that matrix."""
 
 
 def chooser(name: str) -> Chooser:

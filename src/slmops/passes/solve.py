@@ -5,91 +5,104 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
-from slmops.core.tensor import Tensor, row_blocks
+from slmops.core.tensor import Array, Tensor, row_blocks
+from slmops.passes._moments import Moments, load
 from slmops.quantize import _solve
-from slmops.quantize._affine import Affine
 
-CODE = "1"
+CODE = "2"
 """Raised whenever the solver's codes change."""
 DAMPING = 0.05
 AT_ONCE = 3
-"""Matrices whose factors are kept: threads work on neighbours."""
+"""Moments whose factors are kept: threads work on neighbours."""
 
 
 def able(quantized: Model, source: Model) -> list[str]:
-    """Roles whose codes can be solved for: of a block-affine scheme with zero points, from plain numbers."""
+    """Roles whose codes can be solved for: of a scheme that can be taken apart, from plain numbers."""
     return [
         role
         for role, tensor in quantized.tensors.items()
-        if isinstance(tensor, Packed) and isinstance(tensor.scheme, Affine) and not tensor.scheme.biased
+        if isinstance(tensor, Packed) and _solve.solvable(tensor.scheme)
         if not isinstance(source.tensors[role], Packed)
     ]
 
 
-def solve(quantized: Model, source: Model, moments: Mapping[str, Path], cache: Path) -> Model:
+def solve(quantized: Model, source: Model, moments: Mapping[str, Moments], cache: Path) -> Model:
     """The same model with solved codes for the roles that are `able` and have moments.
 
-    quantized: what passes/quantize.py made of `source`. moments: files by role, of passes/calibrate.py. Nothing is
-    computed here: a block is solved when it is pulled, and kept in `cache`, for it is pulled once for the files and once
-    for the proof.
+    quantized: what passes/quantize.py made of `source`. Nothing is computed here: a block is solved when it is pulled, and
+    kept in `cache`, for it is pulled once for the files and once for the proof.
     """
     tensors: dict[str, Tensor] = dict(quantized.tensors)
-    prepare = _Preparer(moments)
+    prepare = _Preparer()
     for role in able(quantized, source):
         tensor = quantized.tensors[role]
-        if role in moments and isinstance(tensor, Packed) and isinstance(tensor.scheme, Affine):
-            tensors[role] = _solved(role, source.tensors[role], tensor.scheme, prepare, cache)
+        if role in moments and isinstance(tensor, Packed) and (scheme := _solve.solvable(tensor.scheme)):
+            tensors[role] = _solved(role, source.tensors[role], scheme, moments[role], prepare, cache)
     return dataclasses.replace(quantized, tensors=tensors)
 
 
 class _Preparer:
-    """Moments damped and factored when a role's first block asks, by one thread, and kept for its neighbours."""
+    """Moments damped and factored when their first block asks, by one thread, and kept for its neighbours."""
 
-    def __init__(self, moments: Mapping[str, Path]) -> None:
-        self._moments, self._lock = moments, threading.Lock()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._kept = functools.lru_cache(maxsize=AT_ONCE)(self._make)
 
-    def __call__(self, role: str) -> _solve.Prepared:
+    def __call__(self, held: Moments, kind: int) -> _solve.Prepared:
         with self._lock:
-            return self._kept(self._moments[role])
+            return self._kept(held.path, kind)
 
     @staticmethod
-    def _make(path: Path) -> _solve.Prepared:
-        return _solve.prepare(np.load(path, allow_pickle=False), DAMPING)
+    def _make(path: Path, kind: int) -> _solve.Prepared:
+        return _solve.prepare(load(path, kind), DAMPING)
 
 
-def _solved(role: str, source: Tensor, scheme: Affine, prepare: _Preparer, cache: Path) -> Packed:
+def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, prepare: _Preparer, cache: Path) -> Packed:
     grid = list(row_blocks(source.shape))
+
+    def make(start: int, stop: int) -> Codes:
+        values, kinds = source.rows(start, stop), held.kinds[start:stop]
+        parts, places = [], []
+        for kind in np.unique(kinds).tolist():
+            rows = np.flatnonzero(kinds == kind)
+            parts.append(_solve.solve(scheme, values[rows], prepare(held, kind)))
+            places.append(rows)
+        back = np.argsort(np.concatenate(places))
+        return _rows(_joined(parts), back)
 
     def part(start: int, stop: int) -> Codes:
         path = cache / f"{role}-{start}.npz"
         if not path.is_file():
-            made = _solve.solve(scheme, source.rows(start, stop), prepare(role))
+            made = make(start, stop)
             temporary = cache / f"{role}-{start}.{threading.get_ident()}.npz"
-            none = np.empty((0, 0), np.uint8)
-            np.savez(temporary, codes=made.codes, scales=made.scales, zeros=none if made.zeros is None else made.zeros)
+            np.savez(temporary, **{name: array for name, array in vars(made).items() if array is not None})
             temporary.replace(path)
             return made
-        with np.load(path, allow_pickle=False) as held:
-            return Codes(held["codes"], held["scales"], held["zeros"] if held["zeros"].size else None)
+        with np.load(path, allow_pickle=False) as kept:
+            return Codes(**{name: kept[name] for name in kept.files})
 
     def block(start: int, stop: int) -> Codes:
         parts = []
         for first, last in grid:
             if first < stop and start < last:
-                whole, low, high = part(first, last), max(start, first) - first, min(stop, last) - first
-                zeros = None if whole.zeros is None else whole.zeros[low:high]
-                parts.append(Codes(whole.codes[low:high], whole.scales[low:high], zeros))
-        if len(parts) == 1:
-            return parts[0]
-        zeros = None if parts[0].zeros is None else np.concatenate([one.zeros for one in parts if one.zeros is not None])
-        return Codes(np.concatenate([one.codes for one in parts]), np.concatenate([one.scales for one in parts]), zeros)
+                low, high = max(start, first) - first, min(stop, last) - first
+                parts.append(_rows(part(first, last), slice(low, high)))
+        return _joined(parts)
 
     return Packed(source.shape, scheme, block)
+
+
+def _rows(codes: Codes, which: Array | slice) -> Codes:
+    return Codes(**{name: array[which] for name, array in vars(codes).items() if array is not None})
+
+
+def _joined(parts: Sequence[Codes]) -> Codes:
+    names = [name for name, array in vars(parts[0]).items() if array is not None]
+    return Codes(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})

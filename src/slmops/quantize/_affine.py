@@ -12,6 +12,7 @@ from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.scheme import Codes
 from slmops.core.tensor import DTYPES, Array, Bytes, Floats
 from slmops.quantize._cast import cast
+from slmops.quantize._grid import HALF, Freedom, Grid, Numbers
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,7 @@ class Affine:
         for numbers in (scales, biases):
             if numbers is not None and numbers.size and not self.wide and np.abs(numbers).max() > 65504:
                 raise Unsupported("weights are too large for a 16-bit scale", "use --quantize bf16 or f32 for this model")
-        if not nibbles and self.bits != 8:
-            codes = packed(codes, self.bits)
-        return Codes(codes, scales, zeros, biases)
+        return Codes(codes if nibbles else packed(codes, self.bits), scales, zeros, biases)
 
     def dequantize(self, codes: Codes) -> Floats:
         """f32 [rows, columns]: scale * (code - zero) or scale * code + bias, each operation rounded to f32."""
@@ -91,6 +90,30 @@ class Affine:
         packed = np.ascontiguousarray(codes.codes)
         kernel(packed, codes.scales, zeros, np.float32(self.zero or 0), np.ascontiguousarray(biases), values)
         return values
+
+    @property
+    def solves(self) -> bool:
+        return self.makes
+
+    def grid(self, codes: Codes) -> Grid:
+        """Rows' codes, scales, and zeros or biases, as what a solver moves."""
+        columns, whole = codes.scales.shape[1] * self.group, Freedom(0, (1 << self.bits) - 1)
+        real = Freedom(2.0**-126, float(np.finfo(np.float32).max), self.significand) if self.wide else HALF
+        real = Freedom(real.low, real.high, self.significand)
+        leasts = () if codes.biases is None else (Numbers(-codes.biases, self.group, real),)
+        if codes.zeros is not None:
+            zeros = Numbers(codes.zeros.astype(np.float32), self.group, whole)
+        else:
+            zeros = Numbers(np.full(codes.scales.shape, np.float32(self.zero or 0)), self.group, None)
+        ones = unpacked(codes.codes, self.bits, columns)
+        levels = np.arange(1 << self.bits, dtype=np.float32)
+        return Grid(ones, levels, self.group, (Numbers(codes.scales.copy(), self.group, real),), leasts, zeros)
+
+    def ungrid(self, grid: Grid) -> Codes:
+        """The way back."""
+        zeros = None if self.zero is not None or self.biased else grid.zeros.values.astype(np.uint8)
+        biases = -grid.leasts[0].values if self.biased else None
+        return Codes(packed(grid.codes, self.bits), grid.steps[0].values, zeros, biases)
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Codes, scales, and zero points as wide as codes or biases as wide as scales."""
@@ -140,6 +163,8 @@ def packed(values: Bytes, bits: int) -> Bytes:
     """One code a byte [rows, columns] -> dense [rows, columns * bits / 8]."""
     from slmops.quantize import _kernels
 
+    if bits == 8:
+        return values
     codes = np.zeros((values.shape[0], values.shape[1] * bits // 8), np.uint8)
     _kernels.pack(bits)(np.ascontiguousarray(values), codes)
     return codes

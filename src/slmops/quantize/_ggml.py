@@ -16,6 +16,43 @@ from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.scheme import Codes
 from slmops.core.tensor import Array, Bytes, Floats
 from slmops.quantize._cast import check_finite
+from slmops.quantize._grid import HALF, Freedom, Grid, Numbers
+
+
+@dataclass(frozen=True)
+class Leveled:
+    """What blocks hold, apart from where: value = d * scale * (code - zero) - dmin * min, one scale (and min) a group."""
+
+    codes: Bytes
+    """[blocks, elements], from 0."""
+    scales: Array
+    """Whole numbers [blocks, groups]."""
+    mins: Array | None
+    d: Floats
+    """[blocks, 1], exact in f16; dmin likewise."""
+    dmin: Floats | None
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a type's blocks come apart and together, and what its numbers may be."""
+
+    parse: Callable[[Bytes], Leveled]
+    join: Callable[[Leveled], Bytes]
+    zero: int = 0
+    """The code that stands for 0."""
+    scales: Freedom | None = None
+    """None: always 1."""
+    mins: Freedom | None = None
+    values: Array | None = None
+    """What codes stand for, where not for themselves."""
+
+    def expand(self, blocks: Bytes) -> Floats:
+        """[blocks, bytes of a block] -> f32 [blocks, elements]."""
+        found = self.parse(blocks)
+        codes = self.values[found.codes] if self.values is not None else found.codes.view(np.int8) - np.int8(self.zero)
+        mins = None if found.mins is None or found.dmin is None else found.dmin * found.mins
+        return with_scales(codes, found.d * found.scales, mins)
 
 
 @dataclass(frozen=True)
@@ -36,6 +73,8 @@ class Blocks:
     """[rows, columns] of f32, f16 or bf16 -> [blocks, bytes of a block]; None where the type is not made here."""
     halves: tuple[int, ...] = ()
     """Where in a block its f16 scales stand."""
+    form: Form | None = None
+    """Of types whose numbers can be moved apart from their places."""
 
     @property
     def dense(self) -> np.dtype[Any] | None:
@@ -48,6 +87,46 @@ class Blocks:
     @property
     def makes(self) -> bool:
         return self.make is not None
+
+    @property
+    def solves(self) -> bool:
+        return self.makes and self.form is not None
+
+    def grid(self, codes: Codes) -> Grid:
+        """Rows' codes and scales as what a solver moves. Of types that have a `form`."""
+        form, rows = self._form(), len(codes.codes)
+        found = form.parse(np.ascontiguousarray(codes.codes).reshape(-1, self.block))
+
+        def numbers(values: Array, width: int, freedom: Freedom | None) -> Numbers:
+            return Numbers(np.ascontiguousarray(values, np.float32).reshape(rows, -1), width, freedom)
+
+        group = self.group // found.scales.shape[1]
+        steps = (numbers(found.d, self.group, HALF), numbers(found.scales, group, form.scales))
+        leasts: tuple[Numbers, ...] = ()
+        if found.mins is not None and found.dmin is not None:
+            leasts = numbers(found.dmin, self.group, HALF), numbers(found.mins, group, form.mins)
+        zeros = numbers(np.full(found.scales.shape, form.zero), group, None)
+        levels = np.arange(1 << self.bits) if form.values is None else form.values
+        return Grid(found.codes.reshape(rows, -1), levels.astype(np.float32), group, steps, leasts, zeros)
+
+    def ungrid(self, grid: Grid) -> Codes:
+        """The way back: bytes of the rows."""
+
+        def numbers(held: Numbers, dtype: type) -> Array:
+            return held.values.astype(dtype).reshape(-1, self.group // held.width)
+
+        rows, (d, scales) = len(grid.codes), grid.steps
+        mins = dmin = None
+        if grid.leasts:
+            dmin, mins = numbers(grid.leasts[0], np.float32), numbers(grid.leasts[1], np.uint8)
+        codes = grid.codes.reshape(-1, self.group)
+        found = Leveled(codes, numbers(scales, np.int16), mins, numbers(d, np.float32), dmin)
+        return Codes(self._form().join(found).reshape(rows, -1), np.empty((rows, 0), np.float32))
+
+    def _form(self) -> Form:
+        if self.form is None:
+            raise Unsupported(f"{self.kind} can be read and passed on, but its codes cannot be moved one by one")
+        return self.form
 
     def quantize(self, values: Array) -> Codes:
         """[rows, columns] of f32, f16 or bf16 -> codes; columns must divide by the block. Raises CorruptInput on NaN."""
@@ -95,36 +174,20 @@ def scales_and_mins(packed: Bytes) -> tuple[Bytes, Bytes]:
 
 def with_scales(codes: Array, scales: Array, mins: Array | None = None) -> Floats:
     """Codes [n, 256], scales and mins [n, groups] -> f32 [n, 256]: scale * code - min."""
-    groups = scales.shape[1]
-    values = codes.reshape(len(codes), groups, -1).astype(np.float32) * scales[:, :, None].astype(np.float32)
+    blocks, groups = scales.shape
+    apart = codes.reshape(blocks, groups, codes.shape[1] // groups)
+    values = apart.astype(np.float32) * scales[:, :, None].astype(np.float32)
     if mins is not None:
         values -= mins[:, :, None]
-    return values.reshape(len(codes), -1).astype(np.float32)
+    return values.reshape(codes.shape).astype(np.float32)
 
 
 CODEBOOK = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
 """kvalues_iq4nl: the sixteen values of IQ4_NL and IQ4_XS."""
 
 
-_MIDDLES = (CODEBOOK[:-1].astype(np.float32) + CODEBOOK[1:].astype(np.float32)) / 2
-
-
-def by_codebook(x: Floats, groups: int) -> tuple[Floats, Bytes]:
-    """Scales f32 [blocks, groups] (rounded to f16 where there is but one) and codes of the nearest values."""
-    from slmops.quantize import _ggml_kernels as kernels
-    from slmops.quantize._ggml_make import checked, rounded
-
-    scales = np.empty((len(x), groups), np.float32)
-    checked(kernels.codebook(7)(x, CODEBOOK.astype(np.float32), _MIDDLES, scales))
-    if groups == 1:
-        scales = rounded(scales)
-    return scales, nearest(x, scales)
-
-
-def nearest(x: Floats, scales: Floats) -> Bytes:
-    """Codes of the codebook's nearest values under these scales, one a byte."""
-    from slmops.quantize import _ggml_kernels as kernels
-
-    codes = np.empty(x.shape, np.uint8)
-    kernels.nearest(x, np.ascontiguousarray(scales), _MIDDLES, codes)
-    return codes
+def leveled(
+    name: str, bits: int, group: int, block: int, halves: tuple[int, ...], form: Form, make: Callable[[Array], Bytes]
+) -> Blocks:
+    """The type of this name whose blocks of `group` elements have this form."""
+    return Blocks(name, name.upper(), bits, group, block, form.expand, make, halves, form)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.tensor import Array, Bytes, Floats
+from slmops.quantize._ggml import CODEBOOK, Leveled
 
 SUPER = 256
-
-
-@dataclass(frozen=True)
-class Leveled:
-    """Codes [blocks, 256] and the small scales (and minima) [blocks, groups] that are codes under one f16 each."""
-
-    codes: Bytes
-    scales: Bytes
-    mins: Bytes
-    d: Bytes
-    """f16 as two bytes [blocks, 2]; dmin likewise."""
-    dmin: Bytes
+_MIDDLES = (CODEBOOK[:-1].astype(np.float32) + CODEBOOK[1:].astype(np.float32)) / 2
 
 
 def cut(values: Array, size: int = SUPER) -> Floats:
@@ -47,7 +35,7 @@ def with_minima(x: Floats, group: int, top: int, levels: int, search: tuple[floa
     dmin, least = _level(mins, levels)
     codes = np.empty(x.shape, np.uint8)
     kernels.round_to(group, 0, top)(x, d * small.astype(np.float32), dmin * least.astype(np.float32), codes)
-    return Leveled(codes, small, least, half(d), half(dmin))
+    return Leveled(codes, small, least, d, dmin)
 
 
 def _level(values: Floats, levels: int) -> tuple[Floats, Bytes]:
@@ -73,7 +61,7 @@ def half(values: Floats) -> Bytes:
 
 
 def with_signs(x: Floats, group: int, reach: int, levels: int, *, power: int, tries: int) -> Leveled:
-    """value = d * scale * code with codes -reach .. reach - 1 and scales -levels .. levels - 1, both stored unsigned.
+    """value = d * scale * code with codes -reach .. reach - 1 and scales -levels .. levels - 1, codes stored from 0.
 
     power, tries: of the search, see _ggml_kernels.signed.
     """
@@ -84,7 +72,7 @@ def with_signs(x: Floats, group: int, reach: int, levels: int, *, power: int, tr
     d, small = signed_level(scales, levels)
     codes = np.empty(x.shape, np.uint8)
     kernels.round_to(group, -reach, reach - 1)(x, d * small.astype(np.float32), np.zeros_like(scales), codes)
-    return Leveled(codes, (small + levels).astype(np.uint8), np.empty(0, np.uint8), half(d), half(d))
+    return Leveled(codes, small, None, d, None)
 
 
 def signed_level(values: Floats, levels: int) -> tuple[Floats, Array]:
@@ -106,8 +94,34 @@ def planes(codes: Array, width: int, count: int, run: int) -> Bytes:
     return result.reshape(len(codes), -1)
 
 
-def scales_and_mins(scales: Bytes, mins: Bytes) -> Bytes:
+def halves(found: Leveled) -> list[Bytes]:
+    """The bytes of d, and of dmin where there is one: [blocks, 2] each."""
+    return [half(one) for one in (found.d, found.dmin) if one is not None]
+
+
+def scales_and_mins(found: Leveled) -> Bytes:
     """Eight 6-bit scales and minima as the 12 bytes of Q4_K and Q5_K."""
+    scales, mins = found.scales.astype(np.uint8), np.asarray(found.mins, np.uint8)
     first = scales[:, :4] | scales[:, 4:] >> 4 << 6
     second = mins[:, :4] | mins[:, 4:] >> 4 << 6
     return np.concatenate([first, second, scales[:, 4:] & 15 | (mins[:, 4:] & 15) << 4], axis=1)
+
+
+def by_codebook(x: Floats, groups: int) -> tuple[Floats, Bytes]:
+    """Scales f32 [blocks, groups] (rounded to f16 where there is but one) and codes of the nearest values."""
+    from slmops.quantize import _ggml_kernels as kernels
+
+    scales = np.empty((len(x), groups), np.float32)
+    checked(kernels.codebook(7)(x, CODEBOOK.astype(np.float32), _MIDDLES, scales))
+    if groups == 1:
+        scales = rounded(scales)
+    return scales, nearest(x, scales)
+
+
+def nearest(x: Floats, scales: Floats) -> Bytes:
+    """Codes of the codebook's nearest values under these scales, one a byte."""
+    from slmops.quantize import _ggml_kernels as kernels
+
+    codes = np.empty(x.shape, np.uint8)
+    kernels.nearest(x, np.ascontiguousarray(scales), _MIDDLES, codes)
+    return codes

@@ -8,19 +8,27 @@ scheme, so what is solved is written wherever the scheme is.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
-from slmops.core.scheme import Codes
-from slmops.core.tensor import Array, Bytes, Floats
-from slmops.quantize._affine import Affine, packed, unpacked
+from slmops.core.scheme import Codes, Scheme
+from slmops.core.tensor import Array, Floats
+from slmops.quantize._affine import Affine
+from slmops.quantize._ggml import Blocks
+from slmops.quantize._grid import Grid
 
 BLOCK = 64
 """Columns whose feedback is applied at once; the rest follows by one matrix product."""
 DAMPING = 0.01
 """Of the mean diagonal, added to it: activations are of low rank, and the inverse must exist."""
+Solvable = Affine | Blocks
+"""The schemes that a solver can take apart."""
+
+
+def solvable(scheme: Scheme) -> Solvable | None:
+    """The scheme, if its codes can be solved for."""
+    return scheme if isinstance(scheme, Affine | Blocks) and scheme.solves else None
 
 
 @dataclass(frozen=True)
@@ -45,73 +53,61 @@ def prepare(moments: Floats, damping: float = DAMPING) -> Prepared:
     return Prepared(damped.astype(np.float32), order, np.ascontiguousarray(factor.astype(np.float32)))
 
 
-def solve(scheme: Affine, values: Array, prepared: Prepared, rounds: int = 3) -> Codes:
+def solve(scheme: Solvable, values: Array, prepared: Prepared, rounds: int = 3) -> Codes:
     """[rows, columns] -> codes of the scheme, starting from its own scales."""
-    first = scheme.quantize(values)
-    columns = values.shape[1]
+    grid = scheme.grid(scheme.quantize(values))
     weights = np.ascontiguousarray(values, np.float32)
-    codes = unpacked(first.codes, scheme.bits, columns)
-    steps, zeros = first.scales.copy(), _zeros(scheme, first)
-    feed_back(weights, steps, zeros, prepared, scheme.group, scheme.bits, codes)
-    return improve(scheme, first, weights, codes, steps, zeros, prepared, rounds)
+    feed_back(grid, weights, prepared)
+    improve(grid, weights, prepared, rounds)
+    return scheme.ungrid(grid)
 
 
-def feed_back(
-    weights: Floats, steps: Floats, zeros: Floats, prepared: Prepared, group: int, bits: int, codes: Bytes
-) -> None:
-    """GPTQ on fixed steps and zeros: fills `codes`."""
+def feed_back(grid: Grid, weights: Floats, prepared: Prepared) -> None:
+    """GPTQ under fixed steps: makes the grid's codes."""
     from slmops.quantize import _solve_kernels as kernels
 
     columns, order = weights.shape[1], prepared.order
+    steps, zeros, leasts = grid.product(grid.steps), grid.zeros.values, grid.product(grid.leasts)
+    middles = _middles(grid)
     left = np.ascontiguousarray(weights[:, order])
     found = np.empty(left.shape, np.uint8)
-    groups, most = (order // group).astype(np.int64), np.float32((1 << bits) - 1)
+    groups = (order // grid.group).astype(np.int64)
     for start in range(0, columns, BLOCK):
         stop = min(columns, start + BLOCK)
         part = np.ascontiguousarray(left[:, start:stop])
         errors, made = np.empty_like(part), np.empty(part.shape, np.uint8)
         factor = np.ascontiguousarray(prepared.factor[start:stop, start:stop])
-        kernels.feedback(part, steps, zeros, groups[start:stop], factor, most, made, errors)
+        kernels.feedback(part, steps, zeros, leasts, groups[start:stop], factor, grid.levels, middles, made, errors)
         found[:, start:stop] = made
         left[:, stop:] -= errors @ prepared.factor[start:stop, stop:]
-    codes[:, order] = found
+    grid.codes[:, order] = found
 
 
-def improve(
-    scheme: Affine,
-    first: Codes,
-    weights: Floats,
-    codes: Bytes,
-    steps: Floats,
-    zeros: Floats,
-    prepared: Prepared,
-    rounds: int,
-) -> Codes:
-    """Coordinate descent on codes, then on steps and codes in turn."""
+def improve(grid: Grid, weights: Floats, prepared: Prepared, rounds: int) -> None:
+    """Coordinate descent on codes, then on the other numbers and codes in turn."""
     from slmops.quantize import _solve_kernels as kernels
 
-    group, most = scheme.group, np.float32((1 << scheme.bits) - 1)
-    least = np.float32(2.0**-24 if not scheme.wide else 2.0**-126)
+    middles = _middles(grid)
+    gradient = (grid.values() - weights) @ prepared.moments
     for number in range(rounds + 1):
-        gradient = (_values(codes, steps, zeros, group) - weights) @ prepared.moments
-        kernels.descend(codes, steps, zeros, prepared.moments, gradient, group, most, 8)
+        steps, zeros = grid.product(grid.steps), grid.zeros.values
+        kernels.descend(grid.codes, steps, zeros, prepared.moments, gradient, grid.group, grid.levels, middles, 8)
         if number < rounds:
-            kernels.rescale(codes, steps, zeros, prepared.moments, gradient, group, scheme.significand, least, 2)
-    return dataclasses.replace(first, codes=packed(codes, scheme.bits) if scheme.bits != 8 else codes, scales=steps)
+            for numbers, slopes in grid.slopes():
+                free, size = numbers.freedom, numbers.width
+                assert free is not None
+                bounds = np.float32(free.low), np.float32(free.high)
+                kernels.refit(numbers.values, slopes, prepared.moments, gradient, size, *bounds, free.significand, 2)
 
 
-def loss(scheme: Affine, codes: Codes, values: Array, moments: Floats) -> float:
+def loss(scheme: Scheme, codes: Codes, values: Array, moments: Floats) -> float:
     """Sum over rows of d H d': what solving lowers."""
     errors = scheme.dequantize(codes) - np.asarray(values, np.float32)
     return float(np.einsum("ij,ij->", errors @ moments, errors, dtype=np.float64))
 
 
-def _zeros(scheme: Affine, codes: Codes) -> Floats:
-    if codes.zeros is not None:
-        return codes.zeros.astype(np.float32)
-    return np.full(codes.scales.shape, np.float32(scheme.zero or 0))
-
-
-def _values(codes: Bytes, steps: Floats, zeros: Floats, group: int) -> Floats:
-    parts = codes.reshape(*steps.shape, group).astype(np.float32) - zeros[:, :, None]
-    return np.asarray((parts * steps[:, :, None]).reshape(codes.shape), np.float32)
+def _middles(grid: Grid) -> Floats:
+    """Between neighbouring levels; none where levels are the whole numbers, and rounding finds the nearest."""
+    if np.array_equal(grid.levels, np.arange(len(grid.levels), dtype=np.float32)):
+        return np.empty(0, np.float32)
+    return np.asarray((grid.levels[1:] + grid.levels[:-1]) / 2, np.float32)

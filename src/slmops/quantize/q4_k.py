@@ -2,23 +2,28 @@
 
 import numpy as np
 
-from slmops.core.tensor import Array, Bytes, Floats
+from slmops.core.tensor import Array, Bytes
 from slmops.quantize import _ggml
 from slmops.quantize import _ggml_make as making
+from slmops.quantize._grid import Freedom
 
 
-def expand(blocks: Bytes) -> Floats:
-    """value = d * scale * code - dmin * min; 32 bytes hold 32 low nibbles, then 32 high ones."""
-    scales, mins = _ggml.scales_and_mins(blocks[:, 4:16])
+def parse(blocks: Bytes) -> _ggml.Leveled:
+    """32 bytes hold 32 low nibbles, then 32 high ones."""
     runs = [_ggml.fields(blocks[:, at : at + 32], 4, 2).reshape(-1, 64) for at in range(16, 144, 32)]
-    return _ggml.with_scales(np.concatenate(runs, axis=1), _ggml.f16(blocks, 0) * scales, _ggml.f16(blocks, 2) * mins)
+    scales, mins = _ggml.scales_and_mins(blocks[:, 4:16])
+    return _ggml.Leveled(np.concatenate(runs, axis=1), scales, mins, _ggml.f16(blocks, 0), _ggml.f16(blocks, 2))
+
+
+def join(found: _ggml.Leveled) -> Bytes:
+    small = making.scales_and_mins(found)
+    return np.concatenate([*making.halves(found), small, making.planes(found.codes, 4, 2, 32)], axis=1)
 
 
 def make(values: Array) -> Bytes:
-    """The way back: codes 0 .. 15 for 32 elements."""
-    found = making.with_minima(making.cut(values), 32, 15, 63, (-1.0, 0.1, 21), absolute=False)
-    small = making.scales_and_mins(found.scales, found.mins)
-    return np.concatenate([found.d, found.dmin, small, making.planes(found.codes, 4, 2, 32)], axis=1)
+    """Codes 0 .. 15 for 32 elements."""
+    return join(making.with_minima(making.cut(values), 32, 15, 63, (-1.0, 0.1, 21), absolute=False))
 
 
-SCHEME = _ggml.Blocks("q4_k", "Q4_K", 4, 256, 144, expand, make, (0, 2))
+FORM = _ggml.Form(parse, join, scales=Freedom(0, 63), mins=Freedom(0, 63))
+SCHEME = _ggml.leveled("q4_k", 4, 256, 144, (0, 2), FORM, make)
