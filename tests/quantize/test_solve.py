@@ -14,7 +14,7 @@ from gguf import quants
 from slmops.core import scheme
 from slmops.core.scheme import Codes
 from slmops.core.tensor import Floats
-from slmops.quantize import _solve, _solve_kernels
+from slmops.quantize import _solve
 from slmops.quantize._affine import Affine, parse, unpacked
 from slmops.quantize._grid import Freedom, Grid, Numbers
 
@@ -157,7 +157,7 @@ def test_a_number_moves_to_the_least_squares_fit() -> None:
     grid = dataclasses.replace(grid, steps=(free,))
     ((numbers, slopes),) = grid.slopes()
     gradient = (grid.values() - weights) @ moments
-    _solve_kernels.refit(numbers.values, slopes, moments, gradient, 8, np.float32(2.0**-14), np.float32(65504), 11, 1)
+    _solve.refit(numbers, slopes, moments, gradient)
     expected = np.linalg.lstsq(inputs @ slopes.T, inputs @ weights.T, rcond=None)[0]
     assert numbers.values[0, 0] == np.float16(expected[0, 0])
     assert np.allclose(gradient, (grid.values() - weights) @ moments, atol=1e-4)
@@ -166,7 +166,7 @@ def test_a_number_moves_to_the_least_squares_fit() -> None:
 @pytest.mark.parametrize(("bits", "dtype"), [(8, ml_dtypes.bfloat16), (11, np.float16), (24, np.float32)])
 def test_rounding_to_significant_bits(bits: int, dtype: type) -> None:
     values = (np.random.default_rng(0).standard_normal(2000) * 0.01).astype(np.float32)
-    found = np.array([_solve_kernels.to_significand(value, bits) for value in values])
+    found = Freedom(0, 1e9, bits).nearest(values, values)
     normal = np.abs(values) > 2.0**-14
     assert np.array_equal(found[normal], values[normal].astype(dtype).astype(np.float32))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +75,7 @@ def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, p
             parts.append(_solve.solve(scheme, values[rows], prepare(held, kind)))
             places.append(rows)
         back = np.argsort(np.concatenate(places))
-        return _rows(_joined(parts), back)
+        return _rows(_solve.joined(parts), back)
 
     def part(start: int, stop: int) -> Codes:
         path = cache / f"{role}-{start}.npz"
@@ -94,15 +94,10 @@ def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, p
             if first < stop and start < last:
                 low, high = max(start, first) - first, min(stop, last) - first
                 parts.append(_rows(part(first, last), slice(low, high)))
-        return _joined(parts)
+        return _solve.joined(parts)
 
     return Packed(source.shape, scheme, block)
 
 
 def _rows(codes: Codes, which: Array | slice) -> Codes:
     return Codes(**{name: array[which] for name, array in vars(codes).items() if array is not None})
-
-
-def _joined(parts: Sequence[Codes]) -> Codes:
-    names = [name for name, array in vars(parts[0]).items() if array is not None]
-    return Codes(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})

@@ -146,7 +146,7 @@ class Blocks:
         values = self.expand(np.ascontiguousarray(codes.codes).reshape(-1, self.block))
         if not np.isfinite(values).all():
             raise CorruptInput(f"a {self.kind} block has a scale that is no number", "download the file again")
-        return values.reshape(rows, -1)
+        return values.reshape(rows, codes.codes.shape[1] // self.block * self.group)
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         return int(np.prod(shape)) // self.group * self.block

@@ -19,6 +19,16 @@ class Freedom:
     high: float
     significand: int = 0
 
+    def nearest(self, values: Floats, old: Floats) -> Floats:
+        """Where `values` may move to; `old` where that is out of bounds. Ties to even."""
+        if not self.significand:
+            return np.clip(np.rint(values), self.low, self.high)
+        mantissas, exponents = np.frexp(values.astype(np.float64))
+        whole = 2.0**self.significand
+        found = np.ldexp(np.rint(mantissas * whole) / whole, exponents).astype(np.float32)
+        sizes = np.abs(found)
+        return np.where((sizes >= self.low) & (sizes <= self.high), found, old)
+
 
 HALF = Freedom(2.0**-14, 65504.0, 11)
 """f16's normal numbers."""

@@ -8,6 +8,7 @@ scheme, so what is solved is written wherever the scheme is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,12 @@ from slmops.core.scheme import Codes, Scheme
 from slmops.core.tensor import Array, Floats
 from slmops.quantize._affine import Affine
 from slmops.quantize._ggml import Blocks
-from slmops.quantize._grid import Grid
+from slmops.quantize._grid import Grid, Numbers
 
 BLOCK = 64
 """Columns whose feedback is applied at once; the rest follows by one matrix product."""
+ROWS = 256
+"""Solved at once: what changes with every move stays near the core."""
 DAMPING = 0.01
 """Of the mean diagonal, added to it: activations are of low rank, and the inverse must exist."""
 Solvable = Affine | Blocks
@@ -55,11 +58,20 @@ def prepare(moments: Floats, damping: float = DAMPING) -> Prepared:
 
 def solve(scheme: Solvable, values: Array, prepared: Prepared, rounds: int = 3) -> Codes:
     """[rows, columns] -> codes of the scheme, starting from its own scales."""
-    grid = scheme.grid(scheme.quantize(values))
-    weights = np.ascontiguousarray(values, np.float32)
-    feed_back(grid, weights, prepared)
-    improve(grid, weights, prepared, rounds)
-    return scheme.ungrid(grid)
+    parts = []
+    for start in range(0, max(len(values), 1), ROWS):
+        weights = np.ascontiguousarray(values[start : start + ROWS], np.float32)
+        grid = scheme.grid(scheme.quantize(weights))
+        feed_back(grid, weights, prepared)
+        improve(grid, weights, prepared, rounds)
+        parts.append(scheme.ungrid(grid))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Blocks of rows, one below the other."""
+    names = [name for name, array in vars(parts[0]).items() if array is not None]
+    return Codes(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
 
 def feed_back(grid: Grid, weights: Floats, prepared: Prepared) -> None:
@@ -88,16 +100,34 @@ def improve(grid: Grid, weights: Floats, prepared: Prepared, rounds: int) -> Non
     from slmops.quantize import _solve_kernels as kernels
 
     middles = _middles(grid)
-    gradient = (grid.values() - weights) @ prepared.moments
+    gradient = np.asarray((grid.values() - weights) @ prepared.moments, np.float32)
     for number in range(rounds + 1):
         steps, zeros = grid.product(grid.steps), grid.zeros.values
         kernels.descend(grid.codes, steps, zeros, prepared.moments, gradient, grid.group, grid.levels, middles, 8)
         if number < rounds:
             for numbers, slopes in grid.slopes():
-                free, size = numbers.freedom, numbers.width
-                assert free is not None
-                bounds = np.float32(free.low), np.float32(free.high)
-                kernels.refit(numbers.values, slopes, prepared.moments, gradient, size, *bounds, free.significand, 2)
+                refit(numbers, slopes, prepared.moments, gradient)
+
+
+def refit(numbers: Numbers, slopes: Floats, moments: Floats, gradient: Floats) -> None:
+    """Move each number to where it lowers the loss most, the codes and the other numbers being as they are.
+
+    slopes: what a column's value changes by with its number, [rows, columns]. gradient: kept up to date.
+    """
+    width, free = numbers.width, numbers.freedom
+    assert free is not None
+    for place in range(numbers.values.shape[1]):
+        at = slice(place * width, place * width + width)
+        part = slopes[:, at]
+        curve = np.einsum("ij,ij->i", part @ moments[at, at], part)
+        pull = np.einsum("ij,ij->i", part, gradient[:, at])
+        old = numbers.values[:, place]
+        best = old - np.divide(pull, curve, out=np.zeros_like(pull), where=curve > 0)
+        move = free.nearest(best, old) - old
+        move[pull * move + curve * move * move / 2 >= 0] = 0
+        if move.any():
+            numbers.values[:, place] += move
+            gradient += (move[:, None] * part) @ moments[at]
 
 
 def loss(scheme: Scheme, codes: Codes, values: Array, moments: Floats) -> float:

@@ -5,7 +5,6 @@ The error of a row is what its values miss of the weights; `gradient` is error x
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -65,70 +64,6 @@ def descend(
                         moved += 1
                         for j in range(columns):
                             gradient[r, j] += x * moments[k, j]
-            total += moved
-            if moved == 0:
-                break
-    return total
-
-
-@numba.njit(nogil=True, cache=True)
-def to_significand(value: Any, bits: Any) -> Any:  # pragma: no cover - compiled
-    """f32 rounded to nearest, ties to even, to so many significant bits."""
-    if bits >= 24 or value == 0:
-        return np.float32(value)
-    mantissa, exponent = math.frexp(np.float64(value))
-    scale = np.float64(2.0**bits)
-    return np.float32(math.ldexp(np.rint(mantissa * scale) / scale, int(exponent)))
-
-
-@numba.njit(nogil=True, cache=True, fastmath=True)
-def refit(
-    numbers: Any, slopes: Any, moments: Any, gradient: Any, width: Any, low: Any, high: Any, significand: Any, passes: Any
-) -> Any:  # pragma: no cover - compiled
-    """Move single numbers to where they lower the loss most, rounded to what may be stored; how many moved.
-
-    numbers [rows, columns / width]: one changes the values of `width` columns by its own change times `slopes`
-    [rows, columns]. Whole numbers within low..high; with a significand, magnitudes between them.
-    """
-    rows, count = numbers.shape
-    columns = slopes.shape[1]
-    total = 0
-    curves = np.empty(count, np.float32)
-    for r in range(rows):
-        for n in range(count):
-            at, curve = n * width, np.float32(0)
-            for i in range(at, at + width):
-                if slopes[r, i] != 0:
-                    inner = np.float32(0)
-                    for j in range(at, at + width):
-                        inner += moments[i, j] * slopes[r, j]
-                    curve += slopes[r, i] * inner
-            curves[n] = curve
-        for _ in range(passes):
-            moved = 0
-            for n in range(count):
-                at, curve, old = n * width, curves[n], numbers[r, n]
-                if curve <= 0:
-                    continue
-                pull = np.float32(0)
-                for i in range(at, at + width):
-                    pull += slopes[r, i] * gradient[r, i]
-                new = old - pull / curve
-                if significand == 0:
-                    new = min(max(np.rint(new), low), high)
-                else:
-                    new = to_significand(new, significand)
-                    if not low <= abs(new) <= high:
-                        continue
-                x = new - old
-                if x != 0 and pull * x + np.float32(0.5) * curve * x * x < 0:
-                    numbers[r, n] = new
-                    moved += 1
-                    for i in range(at, at + width):
-                        y = x * slopes[r, i]
-                        if y != 0:
-                            for j in range(columns):
-                                gradient[r, j] += y * moments[i, j]
             total += moved
             if moved == 0:
                 break
