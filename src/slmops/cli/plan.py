@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.plan import hardware, targets
 
     target = targets.load(arguments.target) if arguments.target else None
-    model = sources.load(arguments.source)
+    model = sources.outline(arguments.source)
     limits = _units.limits(arguments, model.parameters)
     formats = _units.formats(arguments) or (target.formats if target else None)
     machine = target.machine if target else hardware.detect()

@@ -16,7 +16,7 @@ from slmops.core import plugins, units
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import elements
-from slmops.engines import _host
+from slmops.engines import Footprint, _host
 from slmops.plan import memory
 from slmops.plan.hardware import Machine
 from slmops.plan.memory import Memory
@@ -49,8 +49,9 @@ class Candidate:
     scheme: str
     engine: str
     size: int
+    """Bytes of the artifact: the weights as they will be laid out, and about as much as the tokenizer takes."""
     bits: float
-    """Bits of the file for each parameter."""
+    """Bits of the weights, scales and all, for each parameter."""
     memory: Memory | None
     speed: tuple[float, float, float]
     """Tokens a second: low, likely, high."""
@@ -69,8 +70,10 @@ def candidates(
     """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed."""
     found = []
     for form in formats or memory.writers():
-        for name in schemes or schemes_of(form):
-            found.append(_candidate(model, machine, limits, form, name, here))
+        name, engine = memory.footprint(form)
+        lack = _lacking(name) if here else ""
+        for scheme in schemes or schemes_of(form):
+            found.append(_candidate(model, machine, limits, form, scheme, name, engine, lack))
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
@@ -79,21 +82,30 @@ def schemes_of(form: str) -> tuple[str, ...]:
     return (*PORTABLE, *getattr(plugins.load("formats", form), "NATIVE", ()))
 
 
-def _candidate(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Candidate:
-    name, engine = memory.footprint(form)
+def _lacking(engine: str) -> str:
+    """Why nothing can be measured in it here; empty where it can."""
+    if engine and _host.installed(engine):
+        return ""
+    return f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
+
+
+def _candidate(
+    model: Model, machine: Machine, limits: Limits, form: str, scheme: str, name: str, engine: Footprint, lack: str
+) -> Candidate:
     try:
-        size = memory.weights(model, form, scheme)
+        weights = memory.weights(model, form, scheme)
     except Unsupported as refusal:
         return Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
     context = min(limits.context, model.spec.context)
-    taken = memory.of(model.spec, form, scheme, context, size, model.parameters)
-    bits = 8 * size / model.parameters
-    read = size * (1 - _looked_up(model)) + taken.kv_cache / 2
+    taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
+    size = weights + memory.tokenizer(model, form)
+    bits = 8 * weights / model.parameters
+    read = weights * (1 - _looked_up(model)) + taken.kv_cache / 2
     if engine.dense:
         read = 2 * model.parameters
     likely = machine.bandwidth * engine.efficiency / max(read, 1)
     speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
-    dropped = "; ".join(_reasons(taken, size, speed, machine, limits, name, here))
+    dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
     return Candidate(form, scheme, name, size, bits, taken, speed, dropped)
 
 
@@ -103,12 +115,8 @@ def _looked_up(model: Model) -> float:
     return 0.0 if model.spec.tied else embedding / model.parameters
 
 
-def _reasons(
-    taken: Memory, size: int, speed: tuple[float, float, float], machine: Machine, limits: Limits, engine: str, here: bool
-) -> Iterable[str]:
+def _reasons(taken: Memory, size: int, speed: tuple[float, float, float], machine: Machine, limits: Limits) -> Iterable[str]:
     """Each limit that surely is not kept: by the better end of the interval."""
-    if here and not (engine and _host.installed(engine)):
-        yield f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
     if limits.size is not None and size > limits.size:
         yield f"{units.size(size)} on disk, {units.size(limits.size)} are allowed"
     if machine.disk is not None and size > machine.disk:

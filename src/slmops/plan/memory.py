@@ -16,18 +16,25 @@ least and the greatest ratio of measured to predicted that bench/planner.py has 
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from slmops.core import plugins
+from slmops.core import plugins, roles
 from slmops.core.errors import Unsupported
-from slmops.core.model import Model
+from slmops.core.model import Model, Tokenizer
+from slmops.core.scheme import stored_as
 from slmops.core.spec import Spec
 from slmops.engines import Footprint, _host
 from slmops.passes.quantize import chooser, quantize
 
 TOKEN = 512
 """Bytes of a token in an engine's tokenizer: its text, its place in two maps, its merge."""
+TOKEN_TEXT = 75
+"""Bytes of a token in a tokenizer.json, merges and all: between 43 (SmolLM2) and 134 (Llama 3)."""
+BLANK = Tokenizer(json.dumps({"added_tokens": [], "normalizer": None, "model": {"type": "BPE"}}).encode())
+"""In place of the tokenizer when only weights are laid out."""
 UNKNOWN = Footprint(base=300 << 20)
 """Of a format that no engine of ours opens."""
 
@@ -82,10 +89,49 @@ def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameter
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
-    """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be."""
+    """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be.
+
+    Where all layers are alike, two and three of them are laid out and the rest counted on: the same but for the padding
+    between tensors (under a thousandth), and a graph of 30 layers is not built for each candidate.
+    """
+    packed = quantize(dataclasses.replace(model, tokenizer=BLANK, chat_template=None, adapter=None), chooser(scheme_name))
+    layers = model.spec.layers
+    if layers <= 3 or not _alike(packed):
+        return _laid_out(packed, format_name)
+    two, three = (_laid_out(_cut(packed, count), format_name) for count in (2, 3))
+    return two + (layers - 2) * (three - two)
+
+
+def _laid_out(packed: Model, format_name: str) -> int:
     module = plugins.load("formats", format_name)
-    sizes: dict[str, int] = module.plan(quantize(model, chooser(scheme_name))).sizes
+    if hasattr(module, "weights"):  # a format that keeps the tokenizer in the same file
+        return int(module.weights(packed))
+    sizes: dict[str, int] = module.plan(packed).sizes
     return sum(sizes.values())
+
+
+def _alike(model: Model) -> bool:
+    """Whether every layer has the same tensors, stored alike, and computes alike."""
+    if len(set(model.spec.windows)) > 1 or len(set(model.spec.ropes)) > 1:
+        return False
+    kinds: dict[str, set[tuple[str, tuple[int, ...]]]] = {}
+    for role, tensor in model.tensors.items():
+        kinds.setdefault(roles.kind(role), set()).add((stored_as(tensor), tensor.shape))
+    return all(len(found) == 1 for found in kinds.values())
+
+
+def _cut(model: Model, layers: int) -> Model:
+    """The model with its first layers only."""
+    spec = model.spec
+    less = dataclasses.replace(spec, layers=layers, windows=spec.windows[:layers], ropes=spec.ropes[:layers])
+    kept = {role: tensor for role, tensor in model.tensors.items() if (roles.layer(role) or 0) < layers}
+    return dataclasses.replace(model, spec=less, tensors=kept)
+
+
+def tokenizer(model: Model, format_name: str) -> int:
+    """Bytes that the tokenizer will take in an artifact: about its tokenizer.json's, and in a GGUF two thirds of that."""
+    text = len(model.tokenizer.json) or TOKEN_TEXT * model.spec.vocab
+    return round(text * getattr(plugins.load("formats", format_name), "TOKENIZER_SHARE", 1.0))
 
 
 def contexts(spec: Spec, asked: int | None = None) -> tuple[int, ...]:
@@ -100,9 +146,18 @@ def writers() -> tuple[str, ...]:
     return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "forms"))
 
 
-def of(spec: Spec, form: str, scheme: str, context: int, size: int, parameters: int) -> Memory:
-    """The prediction for weights of `size` bytes in the format's usual engine, the context filled by one prompt."""
-    name, engine = footprint(form)
+def of(
+    spec: Spec,
+    form: str,
+    scheme: str,
+    context: int,
+    size: int,
+    parameters: int,
+    where: tuple[str, Footprint] | None = None,
+) -> Memory:
+    """The prediction for weights of `size` bytes, the context filled by one prompt, in the engine `where` (its name and what
+    it takes), or else in the format's usual one."""
+    name, engine = where or footprint(form)
     more = overhead(spec, engine, size, context, parameters)
     return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, engine.spread)
 
