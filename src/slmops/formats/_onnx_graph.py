@@ -37,7 +37,7 @@ class Wire:
     terms: tuple[Wire, Wire] | None = None
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def rotations(rope: Rope, context: int, far: bool) -> tuple[Array, Array]:
     """Cosines and sines [context, dim/2]: a tenth of a second for long contexts, and each scheme's graph asks again."""
     angles = np.arange(context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]

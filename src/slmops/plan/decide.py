@@ -71,7 +71,7 @@ def candidates(
     found = []
     for form in formats or memory.writers():
         name, engine = memory.footprint(form)
-        lack = _lacking(name) if here else ""
+        lack = lacking(name) if here else ""
         for scheme in schemes or schemes_of(form):
             found.append(_candidate(model, machine, limits, form, scheme, name, engine, lack))
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
@@ -82,7 +82,7 @@ def schemes_of(form: str) -> tuple[str, ...]:
     return (*PORTABLE, *getattr(plugins.load("formats", form), "NATIVE", ()))
 
 
-def _lacking(engine: str) -> str:
+def lacking(engine: str) -> str:
     """Why nothing can be measured in it here; empty where it can."""
     if engine and _host.installed(engine):
         return ""

@@ -104,7 +104,7 @@ def weights(model: Model, format_name: str, scheme_name: str) -> int:
 
 def _laid_out(packed: Model, format_name: str) -> int:
     module = plugins.load("formats", format_name)
-    if hasattr(module, "weights"):  # a format that keeps the tokenizer in the same file
+    if hasattr(module, "weights"):  # a format whose plan() holds more, or computes more, than weights
         return int(module.weights(packed))
     sizes: dict[str, int] = module.plan(packed).sizes
     return sum(sizes.values())
