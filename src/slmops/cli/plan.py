@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slmops.plan.targets import Target
 
 HELP = "list what could serve a model here or on a target, or which model could; with size, memory, speed; reads no weight"
-EXAMPLE = "slmops plan samples/home --max-memory 200MB\n  slmops plan --target android --task chat"
+EXAMPLE = "slmops plan samples/home --max-memory 200MB"
 SHOWN = 5
 """Models that are shown of a ranking, unless all are asked for."""
 
