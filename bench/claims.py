@@ -4,9 +4,10 @@
     python bench/claims.py [--readings READINGS] [--races RACES] [--race FOLDER]
 
 Sizes come from exact layouts of the catalogue's shapes (no weights are needed). Memory comes from what
-`bench/planner.py read` measured (READINGS), speed from RACES: --race FOLDER measures it on the artifacts that planner.py left for a checkpoint
-(FOLDER/gguf-f16, FOLDER/gguf-q4 ...), both of a pair open at once and timed turn by turn, and adds it to RACES. Without them
-those rows say so. A claim holds where our figure is within a tenth of it, or on the promised side of a bound.
+`bench/planner.py read` measured (READINGS), speed from RACES: --race FOLDER measures it on the artifacts that planner.py
+left for a checkpoint (FOLDER/gguf-f16, FOLDER/gguf-q4 ...), both of a pair open at once and timed turn by turn, and adds it
+to RACES. Without them those rows say so. A claim holds where our figure is within a tenth of it, or on the promised side of
+a bound.
 """
 
 from __future__ import annotations

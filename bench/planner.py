@@ -10,8 +10,9 @@ time: wall and processor seconds of `slmops plan CHECKPOINT`, a fresh process ea
 another version, run in turn with this one (A B A B), of which the ratio is taken.
 
 read: writes each checkpoint in each format and scheme (kept in --out), opens it in every engine here, fills a context with
-one prompt but for the tokens that it generates, and notes the peak of the engine's process (ru_maxrss) beside the prediction.
-READINGS grows: what it holds already is not measured again. Takes minutes; a busy machine disturbs speeds, not memory.
+one prompt but for the tokens that it generates, and notes the peak of the engine's process (ru_maxrss) beside what was
+predicted. READINGS grows: what it holds already is not measured again. Takes minutes; a busy machine disturbs speeds, not
+memory.
 
 show: measured over predicted memory, engine by engine. --write puts the spread of each engine where the planner reads it
 (src/slmops/plan/spread.json): that is how its intervals are learned.
@@ -66,8 +67,7 @@ def read(a: argparse.Namespace) -> None:
     from slmops import run, source
     from slmops.core import plugins
     from slmops.core.errors import SlmopsError
-    from slmops.engines import _host
-    from slmops.measure import speed
+    from slmops.engines import Sampling, _host
     from slmops.plan import memory
 
     found = json.loads(a.json.read_text()) if a.json.is_file() else []
@@ -96,8 +96,9 @@ def read(a: argparse.Namespace) -> None:
                     engine = plugins.load("engines", name).FOOTPRINT
                     taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
                     try:
-                        with run.open_worker(run.Artifact.open(out), name, context=context) as worker:
-                            rates = speed.measure(worker, [5] * (context - NEW), NEW, 1)
+                        with run.open_worker(run.Artifact.open(out), name, threads=a.threads, context=context) as worker:
+                            tokens = worker.generate([5] * (context - NEW), Sampling(max_tokens=NEW))
+                            stamps = [token.seconds for token in tokens if token.id is not None]
                             peak = worker.memory()["peak"]
                     except SlmopsError as error:
                         print(f"{folder.name} {form} {scheme} in {name}: {error}", file=sys.stderr)
@@ -105,8 +106,8 @@ def read(a: argparse.Namespace) -> None:
                     found.append(
                         {"checkpoint": folder.name, "format": form, "scheme": scheme, "engine": name, "context": context,
                          "weights": weights, "file": harness.size(out), "peak": peak, "predicted": taken.total,
-                         "kv_cache": taken.kv_cache, "overhead": taken.overhead, "prefill": rates.prefill,
-                         "decode": rates.decode, "load_average": os.getloadavg()[0]}
+                         "kv_cache": taken.kv_cache, "overhead": taken.overhead, "first_token": stamps[0],
+                         "decode": (len(stamps) - 1) / (stamps[-1] - stamps[0]), "load_average": os.getloadavg()[0]}
                     )  # fmt: skip
                     harness.write_json(a.json, found)
                     print(f"{folder.name} {form} {scheme} {name} {context}: {peak / taken.total:.3f}", flush=True)
@@ -155,6 +156,9 @@ def main() -> None:
     one.add_argument("--scheme", default="q4,q8,f16")
     one.add_argument("--context", default="512")
     one.add_argument("--engine")
+    one.add_argument(
+        "--threads", type=int, help="of each engine; 1 on a machine that is busy, where speeds say nothing anyway"
+    )
     one.set_defaults(do=read)
     one = verbs.add_parser("show")
     one.add_argument("readings", type=Path, nargs="+")

@@ -53,8 +53,6 @@ class Footprint:
     """Tokens of a prompt that are computed at once; None: all of it."""
     rows: int | None = 1
     """Positions of a chunk whose logits are held; None: all of it."""
-    spread: tuple[float, float] = (0.85, 1.15)
-    """Least and greatest ratio of measured to predicted peak memory (bench/planner.py)."""
     efficiency: float = 0.7
     """Of the bandwidth that all cores read with, what decoding one sequence reaches (bench/planner.py)."""
 

@@ -10,16 +10,19 @@
              + where the engine repacks or unpacks the weights, what that adds to the file's bytes
 
 What differs between engines stands in their files (FOOTPRINT). A sliding window is not counted: engines may keep the whole
-context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` are the total times the
-least and the greatest ratio of measured to predicted that bench/planner.py has found for the engine.
+context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` come from how far off they
+have been: spread.json holds, for each engine, the least and the greatest ratio of measured to predicted and of how many
+readings, and is written by bench/planner.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from slmops.core import plugins, roles
 from slmops.core.errors import Unsupported
@@ -35,6 +38,9 @@ TOKEN_TEXT = 75
 """Bytes of a token in a tokenizer.json, merges and all: between 43 (SmolLM2) and 134 (Llama 3)."""
 BLANK = Tokenizer(json.dumps({"added_tokens": [], "normalizer": None, "model": {"type": "BPE"}}).encode())
 """In place of the tokenizer when only weights are laid out."""
+SPREAD = Path(__file__).with_name("spread.json")
+FEW, GUESSED, LEAST = 3, 0.15, 0.05
+"""With fewer readings than FEW an interval is guessed; none is narrower than LEAST, for machines differ."""
 UNKNOWN = Footprint(base=300 << 20)
 """Of a format that no engine of ours opens."""
 
@@ -51,7 +57,7 @@ class Memory:
     kv_cache: int
     overhead: int
     spread: tuple[float, float]
-    """Least and greatest ratio of what was measured in this engine to what was predicted."""
+    """Between which shares of the prediction a measurement is expected."""
 
     @property
     def total(self) -> int:
@@ -64,6 +70,20 @@ class Memory:
     @property
     def high(self) -> int:
         return round(self.total * self.spread[1])
+
+
+@functools.cache
+def spread(engine: str) -> tuple[float, float]:
+    """Between which shares of the prediction the next measurement in this engine is expected.
+
+    n readings of a kind leave the next outside their range with a chance of 2 / (n + 1), and then mostly not by far: the
+    range is widened on either side by the mean gap between neighbours.
+    """
+    one = json.loads(SPREAD.read_text(encoding="utf-8")).get(engine)
+    if one is None or one["readings"] < FEW:
+        return 1 - GUESSED, 1 + GUESSED
+    gap = (one["greatest"] - one["least"]) / (one["readings"] - 1)
+    return min(one["least"] - gap, 1 - LEAST), max(one["greatest"] + gap, 1 + LEAST)
 
 
 def footprint(form: str) -> tuple[str, Footprint]:
@@ -159,7 +179,7 @@ def of(
     it takes), or else in the format's usual one."""
     name, engine = where or footprint(form)
     more = overhead(spec, engine, size, context, parameters)
-    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, engine.spread)
+    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, spread(name))
 
 
 def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Iterator[Memory]:
