@@ -105,8 +105,9 @@ def read(a: argparse.Namespace) -> None:
                         continue
                     found.append(
                         {"checkpoint": folder.name, "format": form, "scheme": scheme, "engine": name, "context": context,
-                         "weights": weights, "file": harness.size(out), "peak": peak, "predicted": taken.total,
-                         "kv_cache": taken.kv_cache, "overhead": taken.overhead, "first_token": stamps[0],
+                         "weights": weights, "parameters": model.parameters, "spec": dict(model.config),
+                         "file": harness.size(out), "peak": peak, "predicted": taken.total, "kv_cache": taken.kv_cache,
+                         "overhead": taken.overhead, "first_token": stamps[0],
                          "decode": (len(stamps) - 1) / (stamps[-1] - stamps[0]), "load_average": os.getloadavg()[0]}
                     )  # fmt: skip
                     harness.write_json(a.json, found)
@@ -114,7 +115,17 @@ def read(a: argparse.Namespace) -> None:
 
 
 def show(a: argparse.Namespace) -> None:
+    """Against what the planner says now: a reading holds its own prediction only as a record."""
+    sys.path.insert(0, str(HERE))
+    from slmops.core import plugins
+    from slmops.plan import memory
+
     found = [one for path in a.readings for one in json.loads(path.read_text())]
+    for one in found:
+        spec = plugins.load("architectures", one["spec"]["model_type"]).spec(one["spec"])
+        where = (one["engine"], plugins.load("engines", one["engine"]).FOOTPRINT)
+        taken = memory.of(spec, one["format"], one["scheme"], one["context"], one["weights"], one["parameters"], where)
+        one["predicted"] = taken.total
     rows, spreads = [], {}
     for engine in sorted({one["engine"] for one in found}):
         own = [one for one in found if one["engine"] == engine]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from checkpoints import hollow
+from slmops import compile as compiler
 from slmops import source
 from slmops.core.model import Model
 from slmops.formats import huggingface
@@ -88,3 +90,16 @@ def test_no_weight_and_no_tokenizer_is_read(tmp_path: Path, pi: Machine) -> None
     whole = found(huggingface.read(folder), pi, Limits())
     (folder / "tokenizer.json").write_bytes(b"x" * size)
     assert found(source.outline(folder), pi, Limits()) == whole
+
+
+def test_what_is_quantized_already_keeps_its_codes(toy: Callable[..., Path], tmp_path: Path, pi: Machine) -> None:
+    """Of a Q4_0 file: its codes in every format that holds them, as large as the files that are then written."""
+    (made,) = compiler.convert(huggingface.read(toy("qwen3")), ["gguf"], "q4", tmp_path / "q4", verify=False)
+    packed = source.load(made.folder)
+    listed = found(packed, pi, Limits(context=64))
+    assert {scheme for _, scheme in listed} == {"keep"}
+    able = [form for (form, _), one in listed.items() if one.memory is not None]
+    assert {"gguf", "onnx", "openvino", "mlx"} <= set(able)
+    for result in compiler.convert(packed, able, "keep", tmp_path / "kept", verify=False):
+        sizes = {name: size for name, size in result.receipt["files"].items() if "token" not in name}
+        assert memory.weights(packed, result.format, "keep") <= sum(sizes.values())

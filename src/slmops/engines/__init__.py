@@ -45,6 +45,8 @@ class Footprint:
     """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
     copies: float = 1.0
     """Bytes resident for each byte of weights: more than 1 where codes are repacked beside the file's mapped pages."""
+    plain: float | None = None
+    """The same for plain numbers of 16 bits, where it differs: some engines compute with them as f32 ones."""
     dense: bool = False
     """Whether codes are written out as numbers of 16 bits when they are loaded."""
     reserved: bool = False

@@ -17,6 +17,7 @@ from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import elements
 from slmops.engines import Footprint, _host
+from slmops.passes.quantize import packed
 from slmops.plan import memory
 from slmops.plan.hardware import Machine
 from slmops.plan.memory import Memory
@@ -67,12 +68,13 @@ def candidates(
     schemes: Sequence[str] | None = None,
     here: bool = True,
 ) -> list[Candidate]:
-    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed."""
+    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed. Of a model that
+    is quantized already: its codes as they are, in every format that holds them."""
     found = []
     for form in formats or memory.writers():
         name, engine = memory.footprint(form)
         lack = lacking(name) if here else ""
-        for scheme in schemes or schemes_of(form):
+        for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form)):
             found.append(_candidate(model, machine, limits, form, scheme, name, engine, lack))
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 

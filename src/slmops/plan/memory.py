@@ -32,6 +32,8 @@ from slmops.core.spec import Spec
 from slmops.engines import Footprint, _host
 from slmops.passes.quantize import chooser, quantize
 
+KEEP = "keep"
+"""In place of a scheme's name: what the model is stored as."""
 TOKEN = 512
 """Bytes of a token in an engine's tokenizer: its text, its place in two maps, its merge."""
 TOKEN_TEXT = 75
@@ -99,24 +101,27 @@ def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
 
 
-def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int) -> int:
+def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int, scheme: str = "") -> int:
     """Bytes beside weights and KV cache when a prompt of so many tokens is computed."""
     chunk = min(prompt, engine.chunk or prompt)
     rows = min(chunk, engine.rows or chunk)
     activations = chunk * (2 * spec.intermediate + 4 * spec.hidden) * 4
-    held = 2 * parameters if engine.dense else round(engine.copies * weights)
+    copies = engine.plain if engine.plain is not None and scheme in ("f16", "bf16") else engine.copies
+    held = 2 * parameters if engine.dense else round(copies * weights)
     return engine.base + activations + rows * spec.vocab * 4 + TOKEN * spec.vocab + max(0, held - weights)
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
     """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be.
 
+    KEEP as scheme: everything as it was read; scales are scanned then where it depends on them whether the format holds it.
     Where all layers are alike, two and three of them are laid out and the rest counted on: the same but for the padding
     between tensors (under a thousandth), and a graph of 30 layers is not built for each candidate.
     """
-    packed = quantize(dataclasses.replace(model, tokenizer=BLANK, chat_template=None, adapter=None), chooser(scheme_name))
+    bare = dataclasses.replace(model, tokenizer=BLANK, chat_template=None, adapter=None)
+    packed = bare if scheme_name == KEEP else quantize(bare, chooser(scheme_name))
     layers = model.spec.layers
-    if layers <= 3 or not _alike(packed):
+    if layers <= 3 or scheme_name == KEEP or not _alike(packed):
         return _laid_out(packed, format_name)
     two, three = (_laid_out(_cut(packed, count), format_name) for count in (2, 3))
     return two + (layers - 2) * (three - two)
@@ -178,7 +183,7 @@ def of(
     """The prediction for weights of `size` bytes, the context filled by one prompt, in the engine `where` (its name and what
     it takes), or else in the format's usual one."""
     name, engine = where or footprint(form)
-    more = overhead(spec, engine, size, context, parameters)
+    more = overhead(spec, engine, size, context, parameters, scheme)
     return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, spread(name))
 
 
