@@ -20,7 +20,7 @@ LEVELS = {
     "prove": 4, "compile": 5, "run": 5,
     "measure": 6, "registry": 6,
     "demo": 7, "optimize": 7, "train": 7,
-    "serve": 8, "operate": 8, "deploy": 8,
+    "serve": 8, "operate": 8, "deploy": 8, "compat": 8,
     "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
 SIBLINGS_APART = ("architectures", "formats", "engines", "passes", "deploy")

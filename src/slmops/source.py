@@ -44,16 +44,32 @@ def adapter(folder: str | Path, model: Model) -> Adapter:
     return _peft.read(Path(folder).expanduser(), model.spec)
 
 
-def survey(source: str | Path, revision: str | None = None) -> huggingface.Survey:
-    """What a Hugging Face folder or Hub name says about itself; of a Hub name only headers are fetched, no weights."""
+def outline(source: str | Path) -> Model:
+    """The model as far as predictions need it: shapes and names, the tokenizer unread, no weight fetched from the Hub.
+
+    Nothing can be made of it. What is quantized already is loaded whole. Raises what load() raises.
+    """
+    path = local(source)
+    if path is not None and format_of(path) != "huggingface":
+        return load(source)
+    found = survey(source, tokenizer=False)
+    return load(source) if path is None and found.config.get("quantization_config") else huggingface.assemble(found)
+
+
+def survey(source: str | Path, revision: str | None = None, *, tokenizer: bool = True) -> huggingface.Survey:
+    """What a Hugging Face folder or Hub name says about itself; of a Hub name only headers are fetched, no weights.
+
+    tokenizer: whether it is read, or left as text.
+    """
     path = local(source, revision)
     if path is not None:
-        return huggingface.survey(path)
+        return huggingface.survey(path, tokenizer=tokenizer)
     name = hub_name(source, revision)
     folder = _hub.small_files(name)
     shards = huggingface.wanted_weights(folder)
     here = all((folder / shard).exists() for shard in shards)
-    return _of_hub(huggingface.survey(folder, None if here else _hub.headers(name, folder)), name, folder)
+    headers = None if here else _hub.headers(name, folder)
+    return _of_hub(huggingface.survey(folder, headers, tokenizer=tokenizer), name, folder)
 
 
 def _of_hub(survey: huggingface.Survey, name: _hub.Name, folder: Path) -> huggingface.Survey:

@@ -1,4 +1,4 @@
-"""slmops plan and slmops doctor, as they are typed."""
+"""slmops plan, as it is typed."""
 
 from __future__ import annotations
 
@@ -66,18 +66,6 @@ def test_plan_with_nothing_left(toy: Toy, capsys: pytest.CaptureFixture[str]) ->
 def test_what_makes_no_sense(toy: Toy, words: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", str(toy("qwen3")), *words]) == UsageError.exit_code
     assert "slmops: " in capsys.readouterr().err
-
-
-def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, "doctor")
-    for words in ("processor", "bandwidth", "llamacpp", "onnxruntime", "openvino", "raspberry-pi"):
-        assert words in shown
-    found = json.loads(said(capsys, "doctor", "--json"))
-    assert {one["name"] for one in found["engines"]} >= {"llamacpp", "mlx", "transformers"}
-    for one in found["engines"]:
-        assert (one["version"] is None) == (one["install"] is not None)
-    described = json.loads(said(capsys, "doctor", "--json", "--target", "ios"))
-    assert described["machine"]["system"] == "ios" and described["engines"] == []
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,12 @@ try:
 except SlmopsError as error:
     print(json.dumps({"fault": str(error), "cure": error.cure, "code": error.exit_code}))
 """
+OUTLINE = """
+import json, sys
+from slmops.source import outline
+model = outline(sys.argv[1])
+print(json.dumps({"name": model.name, "parameters": model.parameters}))
+"""
 INSPECT = """
 import json, sys
 from slmops.cli import inspect
@@ -157,6 +163,18 @@ def test_what_is_said(source: str, code: int, fault: str, cure: str, hub: Hub, t
     found = ask(LOAD, hub, tmp_path / "home", source)
     assert found["code"] == code and fault in found["fault"] and cure in found["cure"]
     assert hub.sent(".safetensors") == 0 and hub.sent(".bin") == 0
+
+
+@pytest.mark.slow
+def test_a_plan_fetches_no_weight(hub: Hub, tmp_path: Path) -> None:
+    folder = hub.repos["org/tiny"]
+    big = {**config(), "vocab_size": 20_000}
+    (folder / "config.json").write_text(json.dumps(big))
+    safetensors(folder / "model.safetensors", tensors(big))
+    found = ask(OUTLINE, hub, tmp_path / "home", "org/tiny")
+    assert found["parameters"] > 20_000 and found["name"] == "tiny"
+    assert hub.sent(".safetensors") <= 100_001 < (folder / "model.safetensors").stat().st_size
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
 
 
 @pytest.mark.slow

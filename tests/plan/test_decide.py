@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from checkpoints import hollow
+from slmops import compile as compiler
+from slmops import source
 from slmops.core.model import Model
 from slmops.formats import huggingface
 from slmops.plan import decide, memory, targets
@@ -39,8 +42,9 @@ def test_speed_is_bandwidth_over_bytes(model: Model, pi: Machine) -> None:
     slow = found(model, pi, Limits(context=1024), "gguf")["gguf", "q4"]
     fast = found(model, dataclasses.replace(pi, bandwidth=2 * pi.bandwidth), Limits(context=1024), "gguf")["gguf", "q4"]
     assert fast.speed[1] == pytest.approx(2 * slow.speed[1])
-    assert slow.speed[1] == pytest.approx(9e9 / (slow.size + 1024 * 114_688 / 2))
-    assert 0.335e9 < slow.size < 0.345e9 and slow.bits == pytest.approx(8 * slow.size / 596_049_920)
+    weights = slow.bits * 596_049_920 / 8
+    assert slow.speed[1] == pytest.approx(9e9 / (weights + 1024 * 114_688 / 2))
+    assert 0.335e9 < weights < slow.size < 0.345e9 and 4.5 < slow.bits < 4.51
 
 
 def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, pi: Machine) -> None:
@@ -48,7 +52,7 @@ def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, pi: Mac
     untied = huggingface.read(hollow(tmp_path, {**config, "tie_word_embeddings": False}))
     one = found(untied, pi, Limits(context=1), "gguf")["gguf", "f16"]
     rows = 2 * 151_936 * 1024
-    assert one.speed[1] == pytest.approx(9e9 / (one.size - rows), rel=0.01)
+    assert one.speed[1] == pytest.approx(9e9 / (one.bits * untied.parameters / 8 - rows), rel=0.001)
 
 
 def test_every_format_and_its_own_schemes(model: Model, pi: Machine) -> None:
@@ -77,3 +81,25 @@ def test_a_limit_that_nothing_keeps(model: Model, pi: Machine, limits: Limits, r
 def test_a_machine_too_small(model: Model, pi: Machine) -> None:
     listed = found(model, dataclasses.replace(pi, usable=1_000_000_000), Limits(context=4096), "gguf")
     assert not listed["gguf", "q2_k"].dropped and "can be had" in listed["gguf", "f16"].dropped
+
+
+def test_no_weight_and_no_tokenizer_is_read(tmp_path: Path, pi: Machine) -> None:
+    """What a prediction needs is in the headers: a tokenizer that is no tokenizer changes nothing but its own bytes."""
+    folder = hollow(tmp_path, json.loads((CONFIGS / "Qwen3-0.6B.json").read_text()))
+    size = len((folder / "tokenizer.json").read_bytes())
+    whole = found(huggingface.read(folder), pi, Limits())
+    (folder / "tokenizer.json").write_bytes(b"x" * size)
+    assert found(source.outline(folder), pi, Limits()) == whole
+
+
+def test_what_is_quantized_already_keeps_its_codes(toy: Callable[..., Path], tmp_path: Path, pi: Machine) -> None:
+    """Of a Q4_0 file: its codes in every format that holds them, as large as the files that are then written."""
+    (made,) = compiler.convert(huggingface.read(toy("qwen3")), ["gguf"], "q4", tmp_path / "q4", verify=False)
+    packed = source.load(made.folder)
+    listed = found(packed, pi, Limits(context=64))
+    assert {scheme for _, scheme in listed} == {"keep"}
+    able = [form for (form, _), one in listed.items() if one.memory is not None]
+    assert {"gguf", "onnx", "openvino", "mlx"} <= set(able)
+    for result in compiler.convert(packed, able, "keep", tmp_path / "kept", verify=False):
+        sizes = {name: size for name, size in result.receipt["files"].items() if "token" not in name}
+        assert memory.weights(packed, result.format, "keep") <= sum(sizes.values())

@@ -25,7 +25,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate", metavar="FILE", help="a text of the model's own domain, by which codes are solved for, not rounded to"
     )
-    parser.add_argument("--calibrate-tokens", type=int, default=8192, metavar="N", help="of that text, from its start (8192)")
+    parser.add_argument(
+        "--calibrate-tokens", type=int, default=8192, metavar="N", help="of that text, from its start (8192)"
+    )
     parser.add_argument("--requantize", action="store_true", help="allow --quantize on a model that is quantized already")
     parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA (PEFT's folder) to merge into the weights first")
     parser.add_argument(

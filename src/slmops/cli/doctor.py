@@ -41,12 +41,28 @@ def facts(target: str | None = None) -> dict[str, Any]:
         "machine": dataclasses.asdict(machine),
         "formats": sorted(opened),
         "engines": engines,
+        "openvino": {} if described is not None else _openvino(),
         "advice": [] if described is not None else _advice(machine, engines),
         "targets": list(targets.names()),
     }
 
 
+def _openvino() -> dict[str, Any]:
+    """The devices that OpenVINO names, or what keeps it from it; nothing where it is not installed."""
+    from slmops.core.errors import EngineMissing, SlmopsError
+    from slmops.engines import _openvino as openvino
+
+    try:
+        return {"devices": openvino.devices()}
+    except EngineMissing:
+        return {}
+    except SlmopsError as error:
+        return {"devices": {}, "fault": str(error), "cure": error.cure}
+
+
 def _engines() -> list[dict[str, Any]]:
+    import importlib.util
+
     from slmops.core import plugins
     from slmops.engines import _host
 
@@ -58,6 +74,7 @@ def _engines() -> list[dict[str, Any]]:
                 "name": name,
                 "formats": list(module.FORMATS),
                 "version": found.version if found is not None else None,
+                "missing": [one for one in getattr(module, "MODULES", ()) if importlib.util.find_spec(one) is None],
                 "install": None if found is not None else _host.install_command(name),
             }
         )
@@ -99,16 +116,28 @@ def text(found: dict[str, Any]) -> str:
         ("cache", _text.size(machine["cache"]) if machine["cache"] else ""),
         ("disk", f"{_text.size(machine['disk'])} free" if machine["disk"] else ""),
         ("accelerators", beside or "none found"),
+        ("OpenVINO", _devices(found["openvino"])),
         ("slmops", f"{found['slmops']}, Python {found['python']}"),
         ("formats", ", ".join(form.replace("_", "-") for form in found["formats"])),
     ]
     parts = [_text.pairs(lines)]
     if found["engines"]:
         rows = [
-            [one["name"], ", ".join(one["formats"]).replace("_", "-"), one["version"] or "-", one["install"] or ""]
+            [one["name"], ", ".join(one["formats"]).replace("_", "-"), one["version"] or "-", _cure(one)]
             for one in found["engines"]
         ]
         parts.append(_text.table(["engine", "opens", "version", "to install"], rows, "llll"))
     parts += [f"! {sentence}" for sentence in found["advice"]]
     parts.append(f"targets for slmops plan --target: {', '.join(found['targets'])}")
     return "\n\n".join(parts)
+
+
+def _devices(found: dict[str, Any]) -> str:
+    if "fault" in found:
+        return f"{found['fault']}{'; ' if found['cure'] else ''}{found['cure']}"
+    return ", ".join(f"{name} ({full})" for name, full in found.get("devices", {}).items())
+
+
+def _cure(engine: dict[str, Any]) -> str:
+    missing = f"  (missing: {', '.join(engine['missing'])})" if engine["missing"] else ""
+    return f"{engine['install']}{missing}" if engine["install"] else ""

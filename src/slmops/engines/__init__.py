@@ -45,6 +45,8 @@ class Footprint:
     """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
     copies: float = 1.0
     """Bytes resident for each byte of weights: more than 1 where codes are repacked beside the file's mapped pages."""
+    plain: float | None = None
+    """The same for plain numbers of 16 bits, where it differs: some engines compute with them as f32 ones."""
     dense: bool = False
     """Whether codes are written out as numbers of 16 bits when they are loaded."""
     reserved: bool = False
@@ -53,8 +55,6 @@ class Footprint:
     """Tokens of a prompt that are computed at once; None: all of it."""
     rows: int | None = 1
     """Positions of a chunk whose logits are held; None: all of it."""
-    spread: tuple[float, float] = (0.85, 1.15)
-    """Least and greatest ratio of measured to predicted peak memory (bench/planner.py)."""
     efficiency: float = 0.7
     """Of the bandwidth that all cores read with, what decoding one sequence reaches (bench/planner.py)."""
 

@@ -6,9 +6,12 @@ pipeline; each is compiled when first asked for, so that measuring one does not 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import queue
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +29,36 @@ EXACT = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0
 """Proof mode: nothing is rounded but the arithmetic itself."""
 
 _CONSTANT = re.compile(rb'element_type="(\w+)"[^>]*? size="(\d+)"')
+
+
+_ASK = """
+import json, sys
+sys.modules["openvino_telemetry"] = None  # it forks, and reports use to its maker
+import openvino
+core = openvino.Core()
+print(json.dumps({name: str(core.get_property(name, "FULL_DEVICE_NAME")) for name in core.available_devices}))
+"""
+
+
+def devices(seconds: float = 20.0) -> dict[str, str]:
+    """Name -> full name of the devices that OpenVINO can compute on here. Asked in a child process, for a driver may hang or
+    crash. Raises EngineFailed where that happens, EngineMissing without OpenVINO."""
+    if importlib.util.find_spec("openvino") is None:
+        raise EngineMissing("OpenVINO is not installed", 'pip install "slmops[openvino]"')
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _ASK], capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EngineFailed(
+            f"OpenVINO did not name its devices within {seconds:g} s", "look at its GPU or NPU driver"
+        ) from None
+    try:
+        found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        last = (done.stderr.strip().splitlines() or ["no word"])[-1][:200]
+        raise EngineFailed(f"OpenVINO failed to name its devices (code {done.returncode}): {last}") from None
+    return found
 
 
 class Runner(Protocol):

@@ -24,7 +24,7 @@ PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu", "npu")
-FOOTPRINT = Footprint(base=68_000_000, kv=4.0, copies=1.46, efficiency=0.88)
+FOOTPRINT = Footprint(base=68_000_000, kv=4.0, copies=1.46, plain=2.4, efficiency=0.88)
 PROVIDERS = {"gpu": ("cuda", "dml", "webgpu"), "npu": ("qnn", "OpenVINO")}
 """Device -> providers to try, in order. The processor needs none."""
 

@@ -6,6 +6,7 @@ so that the graph is made without a weight in memory.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from slmops.core.adapter import Pair
 from slmops.core.scheme import Packed
 from slmops.core.spec import Rope
-from slmops.core.tensor import Tensor
+from slmops.core.tensor import Array, Tensor
 from slmops.formats import _encode
 from slmops.formats._lora import A, B
 from slmops.formats._onnx_data import ELEMENT_TYPES, FLOAT, INT32, INT64, DataFile, last_tokens
@@ -34,6 +35,14 @@ class Wire:
 
     name: str = ""
     terms: tuple[Wire, Wire] | None = None
+
+
+@functools.lru_cache(maxsize=4)
+def rotations(rope: Rope, context: int, far: bool) -> tuple[Array, Array]:
+    """Cosines and sines [context, dim/2]: a tenth of a second for long contexts, and each scheme's graph asks again."""
+    angles = np.arange(context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]
+    cos, sin = (function(angles) * np.float32(rope.magnitude) for function in (np.cos, np.sin))
+    return cos, sin
 
 
 @dataclass
@@ -359,9 +368,8 @@ class Graph:
 
     def _table(self, label: str, rope: Rope, far: bool) -> list[str]:
         if label + ".cos" not in self.data.initializers:
-            angles = np.arange(self.context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]
-            for name, function in (("cos", np.cos), ("sin", np.sin)):
-                self.data.literal(f"{label}.{name}", function(angles) * np.float32(rope.magnitude))
+            for name, values in zip(("cos", "sin"), rotations(rope, self.context, far), strict=True):
+                self.data.literal(f"{label}.{name}", values)
         return [self._cast(name, "float32", label) for name in (label + ".cos", label + ".sin")]
 
     def _either(self, label: str, far: list[str], near: list[str], rope: Rope) -> list[str]:

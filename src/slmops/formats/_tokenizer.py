@@ -42,6 +42,12 @@ def read(folder: Path, config: Mapping[str, Any], generation: Mapping[str, Any])
     return finish(text, settings, config, generation, proto)
 
 
+def unread(folder: Path) -> Tokenizer:
+    """The text of tokenizer.json as it lies there; no text where the tokenizer is in another form."""
+    there = _files.there(folder, "tokenizer.json")
+    return Tokenizer(_files.content(folder, "tokenizer.json", LIMIT) if there else b"")
+
+
 def _settings(folder: Path) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json; added_tokens.json goes into added_tokens_decoder."""
 

@@ -104,8 +104,11 @@ def check(path: Path) -> None:
     _refuse_quantized(name_of(path), config)
 
 
-def survey(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Survey:
-    """Read config, headers and tokenizer of a folder; `tensors` stand in for weight files that are elsewhere."""
+def survey(path: Path, tensors: Mapping[str, Tensor] | None = None, *, tokenizer: bool = True) -> Survey:
+    """Read config, headers and tokenizer of a folder; `tensors` stand in for weight files that are elsewhere.
+
+    tokenizer=False leaves it as text, unread and unchecked: enough for a prediction, and real ones take over a second.
+    """
     config = read_config(path)
     spec = specs.from_config(config)
     sizes: dict[str, int] = {}
@@ -119,7 +122,7 @@ def survey(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Survey:
         spec=spec,
         config=config,
         tensors=tensors,
-        tokenizer=_tokenizer.read(path, config, generation),
+        tokenizer=_tokenizer.read(path, config, generation) if tokenizer else _tokenizer.unread(path),
         chat_template=_chat.read(path),
         generation=generation,
         licence=_licence.read(path),

@@ -7,6 +7,7 @@ model.onnx.data     the weights
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
@@ -30,6 +31,10 @@ DENSE = ("f32", "f16")
 FLOATS = ("f32", "f16", "bf16")
 MIXES = ("q4", "q4a", "q8")
 MODEL, LOGITS = "model.onnx", "logits.onnx"
+
+
+TABLES = 16384
+"""Rows of rotation tables that weights() has computed: more than any original context of longrope here."""
 
 
 def detect(path: Path) -> bool:
@@ -119,6 +124,19 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
         forms=_forms.changed(source, model),
         notes=tuple(notes),
     )
+
+
+def weights(model: Model) -> int:
+    """Bytes of model.onnx.data: what plan() lays out (for predictions). The rotation tables of a long context are counted on
+    from two shorter ones, for to compute them takes longer than all the rest."""
+    spec = model.spec
+    if spec.context <= 3 * TABLES or spec.rope.original_context >= TABLES:
+        return sum(plan(model).sizes.values())
+    some, more = (
+        sum(plan(dataclasses.replace(model, spec=dataclasses.replace(spec, context=rows))).sizes.values())
+        for rows in (TABLES, 2 * TABLES)
+    )
+    return some + (spec.context - TABLES) * (more - some) // TABLES
 
 
 def twin(folder: Path, target: Path) -> Path:

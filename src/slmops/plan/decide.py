@@ -16,13 +16,17 @@ from slmops.core import plugins, units
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import elements
-from slmops.engines import _host
+from slmops.engines import Footprint, _host
+from slmops.passes import mix
+from slmops.passes.quantize import packed
 from slmops.plan import memory
 from slmops.plan.hardware import Machine
 from slmops.plan.memory import Memory
 
 PORTABLE = ("q4", "q4a", "q8", "f16")
 """Schemes that every format holds."""
+FULL = 0.99
+"""Of a limit of size, what a mix is made to fill."""
 SPEED_SPREAD = 0.35
 """Share of the predicted speed by which measured ones lie apart from it (bench/planner.py)."""
 
@@ -49,8 +53,9 @@ class Candidate:
     scheme: str
     engine: str
     size: int
+    """Bytes of the artifact: the weights as they will be laid out, and about as much as the tokenizer takes."""
     bits: float
-    """Bits of the file for each parameter."""
+    """Bits of the weights, scales and all, for each parameter."""
     memory: Memory | None
     speed: tuple[float, float, float]
     """Tokens a second: low, likely, high."""
@@ -65,35 +70,57 @@ def candidates(
     formats: Sequence[str] | None = None,
     schemes: Sequence[str] | None = None,
     here: bool = True,
+    mixes: bool = False,
 ) -> list[Candidate]:
-    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed."""
+    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed. Of a model that
+    is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too."""
     found = []
     for form in formats or memory.writers():
-        for name in schemes or schemes_of(form):
-            found.append(_candidate(model, machine, limits, form, name, here))
+        name, engine = memory.footprint(form)
+        lack = lacking(name) if here else ""
+        for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, mixes)):
+            found.append(_candidate(model, machine, limits, form, scheme, name, engine, lack))
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
-def schemes_of(form: str) -> tuple[str, ...]:
-    """The schemes worth trying in a format: those that all hold, and its own (NATIVE in its file)."""
-    return (*PORTABLE, *getattr(plugins.load("formats", form), "NATIVE", ()))
+def schemes_of(form: str, model: Model, limits: Limits, mixes: bool = False) -> tuple[str, ...]:
+    """The schemes worth trying in a format: those that all hold, its own (NATIVE in its file), and mixes of about 5 bits and
+    of what the limit of its size leaves."""
+    module = plugins.load("formats", form)
+    found = [*PORTABLE, *getattr(module, "NATIVE", ())]
+    if mixes and hasattr(module, "MIXES"):
+        found.append("mixed:5bpw")
+        if limits.size is not None:
+            left = limits.size * FULL - memory.unmixed(model, form) - memory.tokenizer(model, form)
+            bits = 8 * left / mix.weights(model)
+            found += [f"mixed:{bits:.3f}bpw"] if 3 <= bits <= 9 and abs(bits - 5) > 0.25 else []
+    return tuple(found)
 
 
-def _candidate(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Candidate:
-    name, engine = memory.footprint(form)
+def lacking(engine: str) -> str:
+    """Why nothing can be measured in it here; empty where it can."""
+    if engine and _host.installed(engine):
+        return ""
+    return f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
+
+
+def _candidate(
+    model: Model, machine: Machine, limits: Limits, form: str, scheme: str, name: str, engine: Footprint, lack: str
+) -> Candidate:
     try:
-        size = memory.weights(model, form, scheme)
+        weights = memory.weights(model, form, scheme)
     except Unsupported as refusal:
         return Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
     context = min(limits.context, model.spec.context)
-    taken = memory.of(model.spec, form, scheme, context, size, model.parameters)
-    bits = 8 * size / model.parameters
-    read = size * (1 - _looked_up(model)) + taken.kv_cache / 2
+    taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
+    size = weights + memory.tokenizer(model, form)
+    bits = 8 * weights / model.parameters
+    read = weights * (1 - _looked_up(model)) + taken.kv_cache / 2
     if engine.dense:
         read = 2 * model.parameters
     likely = machine.bandwidth * engine.efficiency / max(read, 1)
     speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
-    dropped = "; ".join(_reasons(taken, size, speed, machine, limits, name, here))
+    dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
     return Candidate(form, scheme, name, size, bits, taken, speed, dropped)
 
 
@@ -103,12 +130,8 @@ def _looked_up(model: Model) -> float:
     return 0.0 if model.spec.tied else embedding / model.parameters
 
 
-def _reasons(
-    taken: Memory, size: int, speed: tuple[float, float, float], machine: Machine, limits: Limits, engine: str, here: bool
-) -> Iterable[str]:
+def _reasons(taken: Memory, size: int, speed: tuple[float, float, float], machine: Machine, limits: Limits) -> Iterable[str]:
     """Each limit that surely is not kept: by the better end of the interval."""
-    if here and not (engine and _host.installed(engine)):
-        yield f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
     if limits.size is not None and size > limits.size:
         yield f"{units.size(size)} on disk, {units.size(limits.size)} are allowed"
     if machine.disk is not None and size > machine.disk:

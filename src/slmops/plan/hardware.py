@@ -27,8 +27,8 @@ FEATURES = (
 """Those that engines have kernels for."""
 _SPELLINGS = {"asimd": "neon", "asimddp": "dotprod", "asimdhp": "fp16", "fphp": "fp16"}
 _APPLE = {"FEAT_DotProd": "dotprod", "FEAT_I8MM": "i8mm", "FEAT_FP16": "fp16", "FEAT_BF16": "bf16", "FEAT_SME": "sme"}
-PROBE = 192 << 20
-"""Bytes that the bandwidth measurement reads: more than any cache of a small machine."""
+CACHES, PROBE = 3, (64 << 20, 512 << 20)
+"""The bandwidth measurement reads so many times the last-level cache, within these bytes: taking the pages is what costs."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def detect(where: Path | None = None) -> Machine:
     memory = psutil.virtual_memory()
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores
-    limit = _container_limit()
+    limit, cache = _container_limit(), last_level_cache()
     return Machine(
         name="this machine",
         system=platform.system().lower(),
@@ -82,8 +82,8 @@ def detect(where: Path | None = None) -> Machine:
         cores=max(1, min(cores, allowed)),
         memory=min(memory.total, limit),
         usable=min(memory.available, limit),
-        bandwidth=bandwidth(max(1, min(cores, allowed))),
-        cache=last_level_cache(),
+        bandwidth=bandwidth(max(1, min(cores, allowed)), min(max(PROBE[0], CACHES * (cache or 0)), PROBE[1])),
+        cache=cache,
         disk=shutil.disk_usage(where or Path.cwd()).free,
         features=features(),
         accelerators=tuple(accelerators()),
@@ -121,7 +121,7 @@ def features() -> tuple[str, ...]:
     return tuple(name for name in FEATURES if name in found)
 
 
-def bandwidth(threads: int, probe: int = PROBE) -> float:
+def bandwidth(threads: int, probe: int) -> float:
     """Bytes a second that `threads` read from memory together: the best of three passes over `probe` bytes."""
     share = max(1, probe // max(1, threads) // 8)
     parts = [np.ones(share, np.uint64) for _ in range(threads)]

@@ -10,24 +10,40 @@
              + where the engine repacks or unpacks the weights, what that adds to the file's bytes
 
 What differs between engines stands in their files (FOOTPRINT). A sliding window is not counted: engines may keep the whole
-context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` are the total times the
-least and the greatest ratio of measured to predicted that bench/planner.py has found for the engine.
+context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` come from how far off they
+have been: spread.json holds, for each engine, the least and the greatest ratio of measured to predicted and of how many
+readings, and is written by bench/planner.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from slmops.core import plugins
+from slmops.core import plugins, roles
 from slmops.core.errors import Unsupported
-from slmops.core.model import Model
+from slmops.core.model import Model, Tokenizer
+from slmops.core.scheme import stored_as
 from slmops.core.spec import Spec
 from slmops.engines import Footprint, _host
+from slmops.passes import mix
 from slmops.passes.quantize import chooser, quantize
 
+KEEP = "keep"
+"""In place of a scheme's name: what the model is stored as."""
 TOKEN = 512
 """Bytes of a token in an engine's tokenizer: its text, its place in two maps, its merge."""
+TOKEN_TEXT = 75
+"""Bytes of a token in a tokenizer.json, merges and all: between 43 (SmolLM2) and 134 (Llama 3)."""
+BLANK = Tokenizer(json.dumps({"added_tokens": [], "normalizer": None, "model": {"type": "BPE"}}).encode())
+"""In place of the tokenizer when only weights are laid out."""
+SPREAD = Path(__file__).with_name("spread.json")
+FEW, GUESSED, LEAST = 3, 0.15, 0.05
+"""With fewer readings than FEW an interval is guessed; none is narrower than LEAST, for machines differ."""
 UNKNOWN = Footprint(base=300 << 20)
 """Of a format that no engine of ours opens."""
 
@@ -44,7 +60,7 @@ class Memory:
     kv_cache: int
     overhead: int
     spread: tuple[float, float]
-    """Least and greatest ratio of what was measured in this engine to what was predicted."""
+    """Between which shares of the prediction a measurement is expected."""
 
     @property
     def total(self) -> int:
@@ -57,6 +73,20 @@ class Memory:
     @property
     def high(self) -> int:
         return round(self.total * self.spread[1])
+
+
+@functools.cache
+def spread(engine: str) -> tuple[float, float]:
+    """Between which shares of the prediction the next measurement in this engine is expected.
+
+    n readings of a kind leave the next outside their range with a chance of 2 / (n + 1), and then mostly not by far: the
+    range is widened on either side by the mean gap between neighbours.
+    """
+    one = json.loads(SPREAD.read_text(encoding="utf-8")).get(engine)
+    if one is None or one["readings"] < FEW:
+        return 1 - GUESSED, 1 + GUESSED
+    gap = (one["greatest"] - one["least"]) / (one["readings"] - 1)
+    return min(one["least"] - gap, 1 - LEAST), max(one["greatest"] + gap, 1 + LEAST)
 
 
 def footprint(form: str) -> tuple[str, Footprint]:
@@ -72,20 +102,70 @@ def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
 
 
-def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int) -> int:
+def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int, scheme: str = "") -> int:
     """Bytes beside weights and KV cache when a prompt of so many tokens is computed."""
     chunk = min(prompt, engine.chunk or prompt)
     rows = min(chunk, engine.rows or chunk)
     activations = chunk * (2 * spec.intermediate + 4 * spec.hidden) * 4
-    held = 2 * parameters if engine.dense else round(engine.copies * weights)
+    copies = engine.plain if engine.plain is not None and scheme in ("f16", "bf16") else engine.copies
+    held = 2 * parameters if engine.dense else round(copies * weights)
     return engine.base + activations + rows * spec.vocab * 4 + TOKEN * spec.vocab + max(0, held - weights)
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
-    """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be."""
+    """Bytes of the model's weights in this format, from its layout. Raises Unsupported for a pair that cannot be.
+
+    KEEP as scheme: everything as it was read; scales are scanned then where it depends on them whether the format holds it.
+    Where all layers are alike, two and three of them are laid out and the rest counted on: the same but for the padding
+    between tensors (under a thousandth), and a graph of 30 layers is not built for each candidate.
+    """
+    if (per_weight := mix.bits(scheme_name)) is not None:
+        # Which matrix gets what is known after calibration only; what all of them take is the mix's name.
+        return unmixed(model, format_name) + round(per_weight * mix.weights(model) / 8)
+    bare = dataclasses.replace(model, tokenizer=BLANK, chat_template=None, adapter=None)
+    packed = bare if scheme_name == KEEP else quantize(bare, chooser(scheme_name))
+    layers = model.spec.layers
+    if layers <= 3 or scheme_name == KEEP or not _alike(packed):
+        return _laid_out(packed, format_name)
+    two, three = (_laid_out(_cut(packed, count), format_name) for count in (2, 3))
+    return two + (layers - 2) * (three - two)
+
+
+def unmixed(model: Model, format_name: str) -> int:
+    """Bytes of what no mix changes: everything but the matrices' numbers."""
+    return weights(model, format_name, "f16") - 2 * mix.weights(model)
+
+
+def _laid_out(packed: Model, format_name: str) -> int:
     module = plugins.load("formats", format_name)
-    sizes: dict[str, int] = module.plan(quantize(model, chooser(scheme_name))).sizes
+    if hasattr(module, "weights"):  # a format whose plan() holds more, or computes more, than weights
+        return int(module.weights(packed))
+    sizes: dict[str, int] = module.plan(packed).sizes
     return sum(sizes.values())
+
+
+def _alike(model: Model) -> bool:
+    """Whether every layer has the same tensors, stored alike, and computes alike."""
+    if len(set(model.spec.windows)) > 1 or len(set(model.spec.ropes)) > 1:
+        return False
+    kinds: dict[str, set[tuple[str, tuple[int, ...]]]] = {}
+    for role, tensor in model.tensors.items():
+        kinds.setdefault(roles.kind(role), set()).add((stored_as(tensor), tensor.shape))
+    return all(len(found) == 1 for found in kinds.values())
+
+
+def _cut(model: Model, layers: int) -> Model:
+    """The model with its first layers only."""
+    spec = model.spec
+    less = dataclasses.replace(spec, layers=layers, windows=spec.windows[:layers], ropes=spec.ropes[:layers])
+    kept = {role: tensor for role, tensor in model.tensors.items() if (roles.layer(role) or 0) < layers}
+    return dataclasses.replace(model, spec=less, tensors=kept)
+
+
+def tokenizer(model: Model, format_name: str) -> int:
+    """Bytes that the tokenizer will take in an artifact: about its tokenizer.json's, and in a GGUF two thirds of that."""
+    text = len(model.tokenizer.json) or TOKEN_TEXT * model.spec.vocab
+    return round(text * getattr(plugins.load("formats", format_name), "TOKENIZER_SHARE", 1.0))
 
 
 def contexts(spec: Spec, asked: int | None = None) -> tuple[int, ...]:
@@ -100,11 +180,20 @@ def writers() -> tuple[str, ...]:
     return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "forms"))
 
 
-def of(spec: Spec, form: str, scheme: str, context: int, size: int, parameters: int) -> Memory:
-    """The prediction for weights of `size` bytes in the format's usual engine, the context filled by one prompt."""
-    name, engine = footprint(form)
-    more = overhead(spec, engine, size, context, parameters)
-    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, engine.spread)
+def of(
+    spec: Spec,
+    form: str,
+    scheme: str,
+    context: int,
+    size: int,
+    parameters: int,
+    where: tuple[str, Footprint] | None = None,
+) -> Memory:
+    """The prediction for weights of `size` bytes, the context filled by one prompt, in the engine `where` (its name and what
+    it takes), or else in the format's usual one."""
+    name, engine = where or footprint(form)
+    more = overhead(spec, engine, size, context, parameters, scheme)
+    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, spread(name))
 
 
 def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Iterator[Memory]:

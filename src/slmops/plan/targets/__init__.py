@@ -9,21 +9,19 @@ disk_gb, features, formats     those that engines there open, the usual one firs
 
 from __future__ import annotations
 
-import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slmops.core import plugins
-from slmops.core.errors import CorruptInput, UsageError
+from slmops.core.errors import CorruptInput
+from slmops.plan._described import Shelf
 from slmops.plan.hardware import FEATURES, Accelerator, Machine
 
-FOLDER = Path(__file__).resolve().parent
 NUMBER = int | float
 KEYS: dict[str, Any] = {"description": str, "system": str, "arch": str, "cores": int, "memory_gb": NUMBER, "usable": NUMBER,
         "bandwidth_gb_s": NUMBER, "disk_gb": NUMBER, "features": list, "formats": list, "accelerators": list}  # fmt: skip
-OPTIONAL = ("disk_gb", "features", "accelerators")
+SHELF = Shelf("targets", Path(__file__).resolve().parent, KEYS, ("disk_gb", "features", "accelerators"), "docs/targets.md")
 GB = 1e9
 
 
@@ -36,45 +34,18 @@ class Target:
     formats: tuple[str, ...]
 
 
-def own() -> Path:
-    """The folder of the user's own targets."""
-    home = os.environ.get("SLMOPS_HOME") or os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
-    return Path(home) / ("targets" if os.environ.get("SLMOPS_HOME") else "slmops/targets")
-
-
 def names() -> tuple[str, ...]:
     """All described machines, the user's own ones too."""
-    return tuple(sorted({path.stem for folder in (FOLDER, own()) for path in folder.glob("*.toml")}))
+    return SHELF.names()
 
 
 def load(name: str) -> Target:
     """By name, the user's own before ours, or by the path of a .toml file. Raises UsageError naming the ones there are."""
-    if name.endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"there is no file {name}", "see docs/targets.md for what it holds")
-    else:
-        found = [
-            folder / f"{name}.toml" for folder in (own(), FOLDER) if name in names() and (folder / f"{name}.toml").is_file()
-        ]
-        if not found:
-            raise UsageError(
-                f"there is no target called {name!r}", f"one of: {', '.join(names())}; or a .toml file of yours"
-            )
-        path = found[0]
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise CorruptInput(f"{path}: {error}", "see docs/targets.md for what it holds") from None
-    return _read(path, said)
+    path = SHELF.find(name)
+    return _read(path, SHELF.read(path))
 
 
 def _read(path: Path, said: dict[str, Any]) -> Target:
-    for key, value in said.items():
-        if key not in KEYS or not isinstance(value, KEYS[key]) or isinstance(value, bool):
-            raise CorruptInput(f"{path}: {key} is not known, or not a {KEYS.get(key, str)}", f"known are: {', '.join(KEYS)}")
-    if missing := [key for key in KEYS if key not in said and key not in OPTIONAL]:
-        raise CorruptInput(f"{path} does not say {', '.join(missing)}", "see docs/targets.md for what it holds")
     if unknown := set(map(str, said.get("features", ()))) - set(FEATURES):
         raise CorruptInput(f"{path}: there is no feature {min(unknown)!r}", f"known are: {', '.join(FEATURES)}")
     if unknown := set(map(str, said["formats"])) - set(plugins.names("formats")):

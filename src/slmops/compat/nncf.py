@@ -1,0 +1,36 @@
+"""NNCF, OpenVINO's compression framework: it has no command line, so there is only the table of its algorithms."""
+
+from __future__ import annotations
+
+TITLE = "NNCF 3.4"
+_ACTIVATIONS = "static activations need an engine that gains from them; OpenVINO rounds activations by itself where it does"
+_TRAINING = "training is not in slmops yet"
+
+TABLE: dict[str, tuple[str, str]] = {
+    "compress_weights INT8_SYM": ("ours", "slmops convert --to openvino --quantize q8 (groups of 32, not whole rows)"),
+    "compress_weights INT8_ASYM": ("ours", "slmops convert --to openvino --quantize int8-g32-zero-f16"),
+    "compress_weights INT4_SYM": ("ours", "slmops convert --to openvino --quantize q4; other groups: int4-g128-f16"),
+    "compress_weights INT4_ASYM": ("ours", "slmops convert --to openvino --quantize q4a; other groups: int4-g128-zero-f16"),
+    "compress_weights NF4": ("not done", "codes of a table have no exact form in the other engines"),
+    "compress_weights MXFP4, MXFP8, FP8, FP4": ("not done", "MXFP4 is read from GGUF and passed on; the others are not"),
+    "compress_weights CODEBOOK, ADAPTIVE_CODEBOOK": ("not done", "codes of a table have no exact form in the other engines"),
+    "ratio, sensitivity_metric (mixed precision)": ("ours", "in GGUF: slmops convert --quantize q4_k_m and kin"),
+    "all_layers": ("ours", "embedding and head are quantized too, as the rest"),
+    "backup_mode": ("no need", "a matrix that a group does not divide keeps its own numbers, and the plan says so"),
+    "ignored_scope": ("not done", "what a tensor is for decides (its role), not its name"),
+    "AWQ": ("not done", "AWQ checkpoints are read, not made; slmops convert --calibrate solves codes instead"),
+    "scale_estimation": ("ours", "slmops convert --calibrate FILE"),
+    "GPTQ": ("ours", "slmops convert --calibrate FILE: error feedback, then coordinate descent"),
+    "lora_correction": ("not done", "a correction beside the codes costs time at every token, and no other engine takes it"),
+    "quantize: MinMax": ("not done", _ACTIVATIONS),
+    "quantize: SmoothQuant": ("not done", _ACTIVATIONS),
+    "quantize: ChannelAlignment": ("not done", "for convolutions"),
+    "quantize: BiasCorrection, FastBiasCorrection": ("not done", _ACTIVATIONS),
+    "quantize_with_accuracy_control": ("ours", "slmops optimize: candidates are measured, and gates decide"),
+    "KV cache precision (OpenVINO's KV_CACHE_PRECISION)": ("engine", "OpenVINO's own: 8 bits by default on processors"),
+    "quantization-aware training, LoRA with FakeQuantize": ("not done", _TRAINING),
+    "prune (magnitude, movement, filters)": ("not done", "none of the engines gains from zeros in a decoder's weights"),
+    "knowledge distillation": ("not done", _TRAINING),
+    "BatchNorm adaptation": ("not done", "decoders have no such layers"),
+    "activation sparsity": ("not done", "no engine here skips what is zero"),
+}
