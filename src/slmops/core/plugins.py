@@ -1,6 +1,7 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
-Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `cli`). A file whose name
+Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `executors`,
+`cli`). A file whose name
 starts with an underscore is furniture of the room, not a plugin. Packages outside add theirs by an entry point in the
 group `slmops.<room>`, whose name is the plugin's and whose value is a module.
 """
@@ -15,7 +16,8 @@ from types import ModuleType
 
 from slmops.core.errors import UsageError
 
-WORDS = {"architectures": "family", "formats": "format", "engines": "engine", "quantize": "scheme", "cli": "verb"}
+WORDS = {"architectures": "family", "formats": "format", "engines": "engine", "quantize": "scheme", "executors": "executor",
+         "cli": "verb"}  # fmt: skip
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -66,11 +66,11 @@ def candidates(
     schemes: Sequence[str] | None = None,
     here: bool = True,
 ) -> list[Candidate]:
-    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed."""
+    """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed."""
     found = []
     for form in formats or memory.writers():
         for name in schemes or schemes_of(form):
-            found.append(_candidate(model, machine, limits, form, name, here))
+            found += _candidates(model, machine, limits, form, name, here)
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
@@ -79,22 +79,23 @@ def schemes_of(form: str) -> tuple[str, ...]:
     return (*PORTABLE, *getattr(plugins.load("formats", form), "NATIVE", ()))
 
 
-def _candidate(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Candidate:
-    name, engine = memory.footprint(form)
+def _candidates(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Iterable[Candidate]:
+    """One for each engine; a pair that cannot be is one, whatever opens the format."""
     try:
         size = memory.weights(model, form, scheme)
     except Unsupported as refusal:
-        return Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
-    context = min(limits.context, model.spec.context)
-    taken = memory.of(model.spec, form, scheme, context, size, model.parameters)
-    bits = 8 * size / model.parameters
-    read = size * (1 - _looked_up(model)) + taken.kv_cache / 2
-    if engine.dense:
-        read = 2 * model.parameters
-    likely = machine.bandwidth * engine.efficiency / max(read, 1)
-    speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
-    dropped = "; ".join(_reasons(taken, size, speed, machine, limits, name, here))
-    return Candidate(form, scheme, name, size, bits, taken, speed, dropped)
+        name, _ = memory.footprint(form)
+        yield Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
+        return
+    context, bits = min(limits.context, model.spec.context), 8 * size / model.parameters
+    for name in memory.engines(form, here):
+        taken = memory.of(model.spec, form, scheme, context, size, model.parameters, name)
+        engine = plugins.load("engines", name).FOOTPRINT if name else memory.UNKNOWN
+        read = 2 * model.parameters if engine.dense else size * (1 - _looked_up(model)) + taken.kv_cache / 2
+        likely = machine.bandwidth * engine.efficiency / max(read, 1)
+        speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
+        dropped = "; ".join(_reasons(taken, size, speed, machine, limits, name, here))
+        yield Candidate(form, scheme, name, size, bits, taken, speed, dropped)
 
 
 def _looked_up(model: Model) -> float:

@@ -67,6 +67,12 @@ def footprint(form: str) -> tuple[str, Footprint]:
     return "", UNKNOWN
 
 
+def engines(form: str, here: bool) -> list[str]:
+    """The engines to choose among for a format: all that are installed; the usual one where none is, or for elsewhere."""
+    found = [name for name in _host.engines_for(form) if here and _host.installed(name)]
+    return found or [footprint(form)[0]]
+
+
 def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     """Bytes of the keys and values of one sequence of `context` positions, `number` bytes each (2: f16)."""
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
@@ -100,9 +106,11 @@ def writers() -> tuple[str, ...]:
     return tuple(name for name in plugins.names("formats") if hasattr(plugins.load("formats", name), "forms"))
 
 
-def of(spec: Spec, form: str, scheme: str, context: int, size: int, parameters: int) -> Memory:
-    """The prediction for weights of `size` bytes in the format's usual engine, the context filled by one prompt."""
-    name, engine = footprint(form)
+def of(
+    spec: Spec, form: str, scheme: str, context: int, size: int, parameters: int, engine_name: str | None = None
+) -> Memory:
+    """The prediction for weights of `size` bytes in an engine (the format's usual one), the context filled by one prompt."""
+    name, engine = (engine_name, plugins.load("engines", engine_name).FOOTPRINT) if engine_name else footprint(form)
     more = overhead(spec, engine, size, context, parameters)
     return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, engine.spread)
 
