@@ -151,13 +151,13 @@ def optimize(
         able = [one for one in listed if not one.dropped and prove.impractical(one.engine, model) is None]
         able = [one for one in able if not prove.emulated(one.engine)]
         trials: list[Trial] = []
-        if (first := _baseline(listed, machine)) is not None:
+        if (first := baseline(listed, machine)) is not None:
             trials.append(lab.baseline(next(nodes.run([first]))[1], first))
             able = [first, *(one for one in able if _key(one) != _key(first))]
         trials += [lab.judged(one, known) for one in able if one is not first and (known := lab.recall(one)) is not None]
         watch.say(f"predicting {len(able)} candidates")
         traits = {one.scheme: forecast.traits(model, one.scheme, lab.solves(one.scheme)) for one in able}
-        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, _parts(model))
+        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, parts(model))
         stopped, said = "", 0
         while not stopped:
             seen = [_seen(one, trials[0]) for one in trials]
@@ -342,7 +342,7 @@ class _Lab:
         return memory.kv_cache(spec, max(0, min(self._wanted.limits.context, spec.context) - held), engine.kv)
 
 
-def _baseline(listed: Sequence[Candidate], machine: Machine) -> Candidate | None:
+def baseline(listed: Sequence[Candidate], machine: Machine) -> Candidate | None:
     """The unquantized model in the engine that decodes it fastest by prediction; what the others are compared with."""
     dense = [one for one in listed if one.scheme == "f16" and one.memory and _host.installed(one.engine)]
     dense = [one for one in dense if not prove.emulated(one.engine)]
@@ -383,7 +383,7 @@ def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
     return lines
 
 
-def _parts(model: Model) -> int:
+def parts(model: Model) -> int:
     """Bytes, more or less, that a format's files have beside the weights: the tokenizer and the receipt."""
     return 65_536 + 64 * model.spec.vocab
 

@@ -23,7 +23,7 @@ from slmops.plan.decide import Candidate, Limits
 OBJECTIVES = ("speed", "size", "memory", "quality")
 ALIKE = 1e-4
 """KL divergence in nats a token below which nobody tells two models apart: such differences count for nothing."""
-MISSING = 0.01
+MISSING = 0.015
 """Share of the hypervolume that may be left unfound."""
 DRAWS = 256
 MARGIN = 0.1
@@ -279,7 +279,7 @@ def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts:
     memory = [math.log(one.memory.total) if one.memory else 0.0 for one in all_of]
     return {
         "size": Forecast(np.log(sizes + parts), [Effect(1.0, forms, parts / sizes)], 0.002),
-        "memory": Forecast(memory, [Effect(0.15, one_for_all), Effect(0.3, engines), Effect(0.03, schemes)], 0.03),
+        "memory": Forecast(memory, [Effect(0.15, one_for_all), Effect(0.3, engines), Effect(0.01, schemes)], 0.01),
         "speed": Forecast(
             [-math.log(max(one.speed[1], 1e-9)) for one in all_of],
             [
@@ -287,8 +287,8 @@ def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts:
                 Effect(0.5, engines),
                 Effect(0.7, one_for_all, bits),
                 Effect(0.2, engines, bits),
-                Effect(0.15, [*zip(engines, kinds, strict=True)]),
-                Effect(0.05, [*zip(engines, schemes, strict=True)]),
+                Effect(0.08, [*zip(engines, kinds, strict=True)]),
+                Effect(0.02, [*zip(engines, schemes, strict=True)]),
             ],
             0.1,
         ),
