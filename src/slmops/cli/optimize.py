@@ -20,10 +20,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="FILE", help="a text of the model's own domain; default: SRC/eval/text.txt")
     parser.add_argument("--tasks", metavar="FILE", help='JSON lines of {"messages": [...], "expected": "..."}')
     parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
-    parser.add_argument("--objective", choices=("speed", "size", "memory", "quality"), default="speed", help="what is best")
+    parser.add_argument(
+        "--objective", default="speed", metavar="WHAT", help="speed, size, memory or quality, or two: size,speed (speed)"
+    )
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
     _units.add_limits(parser)
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
+    parser.add_argument("--executor", default="local", metavar="NAME", help="where trials run: local, or ray on a cluster")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
 
 
@@ -32,10 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from slmops import optimize, probes
+    from slmops import optimize, probes, search
     from slmops import source as sources
     from slmops.cli import plan
     from slmops.cli._progress import Progress
+    from slmops.core import plugins
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
     from slmops.measure import tasks
     from slmops.passes import calibrate
@@ -44,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
     budget = _units.seconds(arguments.budget)
+    search.objectives(arguments.objective)
+    plugins.load("executors", arguments.executor)
     model = sources.load(arguments.source)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
@@ -63,7 +69,17 @@ def run(arguments: argparse.Namespace) -> int:
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
     wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
     progress = Progress(quiet=arguments.json)
-    found = optimize.optimize(model, Path(arguments.out), wanted, content, hardware.detect(), cases, seen, progress.watch())
+    found = optimize.optimize(
+        model,
+        Path(arguments.out),
+        wanted,
+        content,
+        hardware.detect(),
+        cases,
+        seen,
+        progress.watch(),
+        arguments.executor,
+    )
     print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
     if found.choice is None:
         raise GateFailed("nothing passed its gates", "; ".join(found.relax))
@@ -93,6 +109,7 @@ def _facts(found: Found) -> dict[str, Any]:
         "unmeasured": [[one.format, one.scheme, one.engine] for one in found.unmeasured],
         "dropped": [{"format": one.format, "scheme": one.scheme, "because": one.dropped} for one in found.dropped],
         "relax": list(found.relax),
+        "steps": list(found.steps),
         "stopped": found.stopped,
         "seconds": round(found.seconds, 1),
         "machine": dataclasses.asdict(found.machine),
@@ -124,6 +141,7 @@ def _shown(found: Found, objective: str) -> str:
         best, folder = found.choice.candidate, found.choice.measured.folder
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
+    lines += ["\n".join(found.steps)] if len(found.steps) > 1 else []
     rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped by prediction"
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")

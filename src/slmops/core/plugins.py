@@ -1,8 +1,8 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
-Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `cli`). A file
-whose name starts with an underscore is furniture of the room, not a plugin. Packages outside add theirs by an entry point in
-the group `slmops.<room>`, whose name is the plugin's and whose value is a module.
+Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`,
+`cli`). A file whose name starts with an underscore is furniture of the room, not a plugin. Packages outside add theirs by an
+entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a module.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ WORDS = {
     "quantize": "scheme",
     "cli": "verb",
     "compat": "tool",
+    "executors": "executor",
 }
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -16,7 +16,7 @@ from slmops.core import plugins, units
 from slmops.core.errors import Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import elements
-from slmops.engines import Footprint, _host
+from slmops.engines import _host
 from slmops.passes import mix
 from slmops.passes.quantize import packed
 from slmops.plan import memory
@@ -62,6 +62,11 @@ class Candidate:
     dropped: str = ""
     """Why it is out; empty where it is worth measuring."""
 
+    @property
+    def codes(self) -> str:
+        """The same for candidates that hold the same codes: a mix has each format's own schemes."""
+        return self.scheme if mix.bits(self.scheme) is None else f"{self.scheme} of {self.format}"
+
 
 def candidates(
     model: Model,
@@ -72,14 +77,12 @@ def candidates(
     here: bool = True,
     mixes: bool = False,
 ) -> list[Candidate]:
-    """All that could be made, the fastest first, the dropped ones last. `here`: engines must be installed. Of a model that
-    is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too."""
+    """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed. Of a
+    model that is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too."""
     found = []
     for form in formats or memory.writers():
-        name, engine = memory.footprint(form)
-        lack = lacking(name) if here else ""
         for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, mixes)):
-            found.append(_candidate(model, machine, limits, form, scheme, name, engine, lack))
+            found += _candidates(model, machine, limits, form, scheme, here)
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
@@ -104,24 +107,25 @@ def lacking(engine: str) -> str:
     return f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
 
 
-def _candidate(
-    model: Model, machine: Machine, limits: Limits, form: str, scheme: str, name: str, engine: Footprint, lack: str
-) -> Candidate:
+def _candidates(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Iterable[Candidate]:
+    """One for each engine; a pair that cannot be is one, whatever opens the format."""
     try:
         weights = memory.weights(model, form, scheme)
     except Unsupported as refusal:
-        return Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
-    context = min(limits.context, model.spec.context)
-    taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
+        name, _ = memory.footprint(form)
+        yield Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
+        return
+    context, bits = min(limits.context, model.spec.context), 8 * weights / model.parameters
     size = weights + memory.tokenizer(model, form)
-    bits = 8 * weights / model.parameters
-    read = weights * (1 - _looked_up(model)) + taken.kv_cache / 2
-    if engine.dense:
-        read = 2 * model.parameters
-    likely = machine.bandwidth * engine.efficiency / max(read, 1)
-    speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
-    dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
-    return Candidate(form, scheme, name, size, bits, taken, speed, dropped)
+    for name in memory.engines(form, here):
+        engine = plugins.load("engines", name).FOOTPRINT if name else memory.UNKNOWN
+        taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
+        read = 2 * model.parameters if engine.dense else weights * (1 - _looked_up(model)) + taken.kv_cache / 2
+        likely = machine.bandwidth * engine.efficiency / max(read, 1)
+        speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
+        lack = lacking(name) if here else ""
+        dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
+        yield Candidate(form, scheme, name, size, bits, taken, speed, dropped)
 
 
 def _looked_up(model: Model) -> float:

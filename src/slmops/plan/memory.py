@@ -97,6 +97,12 @@ def footprint(form: str) -> tuple[str, Footprint]:
     return "", UNKNOWN
 
 
+def engines(form: str, here: bool) -> list[str]:
+    """The engines to choose among for a format: all that are installed; the usual one where none is, or for elsewhere."""
+    found = [name for name in _host.engines_for(form) if here and _host.installed(name)]
+    return found or [footprint(form)[0]]
+
+
 def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     """Bytes of the keys and values of one sequence of `context` positions, `number` bytes each (2: f16)."""
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)

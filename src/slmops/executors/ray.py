@@ -1,0 +1,144 @@
+"""Trials on the nodes of a Ray cluster, one at a time on each: an actor a node holds all of its processors.
+
+The cluster is the one that RAY_ADDRESS names, or the one that runs here. Each node needs the same installation of slmops,
+and the source and -o on storage that all share, under one path: artifacts and measurements are written there.
+Ray's own token authentication is honoured: RAY_AUTH_MODE=token and a token, on every node and here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from slmops.core.errors import EngineMissing, SlmopsError, UsageError
+from slmops.executors import Say, Start
+from slmops.plan.decide import Candidate
+from slmops.plan.hardware import Machine
+
+ELSEWHERE = True
+INSTALL = 'pip install "slmops[ray]"'
+START_SECONDS, STOP_SECONDS = 300, 30
+
+
+class Ended(Exception):
+    """Raised in a trial that nobody waits for any more."""
+
+
+class Node:
+    """An actor: a lab, and the means to end its trial from outside. Faults cross as (kind, words, cure)."""
+
+    def __init__(self, start: Start) -> None:
+        self._stack, self._over = contextlib.ExitStack(), threading.Event()
+        self._lab = self._stack.enter_context(start(self._check))
+        self._busy = threading.Lock()
+
+    def _check(self) -> None:
+        if self._over.is_set():
+            raise Ended
+
+    def facts(self) -> tuple[Machine, str]:
+        return self._lab.machine, os.uname().nodename
+
+    def outcome(self, one: Candidate) -> Any:
+        with self._busy:
+            return self._lab.outcome(one)
+
+    def close(self) -> None:
+        """End the trial at its next step, and remove what the lab holds."""
+        self._over.set()
+        with self._busy:
+            self._stack.close()
+
+
+@contextlib.contextmanager
+def open(start: Start, say: Say) -> Iterator[Nodes]:
+    """Raises EngineMissing without Ray, UsageError without a cluster."""
+    if importlib.util.find_spec("ray") is None:
+        raise EngineMissing("Ray is not installed", INSTALL)
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            # A cluster must be there: Ray would otherwise start one of this machine alone.
+            ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UsageError(
+                f"no Ray cluster can be reached: {str(error).splitlines()[0]}",
+                "ray start --head on one machine, RAY_ADDRESS here, the same RAY_AUTH_MODE and token on all",
+            ) from error
+    actors: list[Any] = []
+    try:
+        actors += _actors(ray, start)
+        yield Nodes(ray, actors, say)
+    finally:
+        _end(ray, actors)
+        if ours:
+            ray.shutdown()
+
+
+def _actors(ray: Any, start: Start) -> list[Any]:
+    """One a living node that has processors to give."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    found = []
+    for node in sorted(ray.nodes(), key=lambda one: str(one["NodeID"])):
+        if node["Alive"] and (processors := node["Resources"].get("CPU", 0)) >= 1:
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            options = {"num_cpus": processors, "scheduling_strategy": place, "max_concurrency": 2, "max_restarts": 0}
+            found.append(ray.remote(Node).options(**options).remote(start))
+    if not found:
+        raise UsageError("no node of the Ray cluster has a processor to give", "start nodes with --num-cpus of 1 or more")
+    return found
+
+
+def _end(ray: Any, actors: Sequence[Any]) -> None:
+    with contextlib.suppress(Exception):  # a node may be gone
+        ray.wait([one.close.remote() for one in actors], num_returns=len(actors), timeout=STOP_SECONDS)
+    for one in actors:
+        with contextlib.suppress(Exception):
+            ray.kill(one)
+
+
+class Nodes:
+    """The actors. See executors.Nodes."""
+
+    def __init__(self, ray: Any, actors: Sequence[Any], say: Say) -> None:
+        self._ray, self._actors = ray, list(actors)
+        facts = self._get([one.facts.remote() for one in actors], START_SECONDS)
+        self.machine: Machine = facts[0][0]
+        hosts = [host for _, host in facts]
+        say(f"{len(hosts)} nodes: {', '.join(sorted(set(hosts)))}")
+        if len(set(hosts)) < len(hosts):
+            say("some of these nodes are one machine: their trials disturb each other's speed")
+
+    @property
+    def slots(self) -> int:
+        return len(self._actors)
+
+    def run(self, batch: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
+        waiting = {
+            actor.outcome.remote(one): one for actor, one in zip(self._actors, batch[: len(self._actors)], strict=False)
+        }
+        while waiting:
+            (done,), _ = self._ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), self._get(done)
+
+    def _get(self, what: Any, timeout: float | None = None) -> Any:
+        """Ray's result. A fault of ours on a node is raised as itself; a node that is lost ends the search."""
+        try:
+            return self._ray.get(what, timeout=timeout)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SlmopsError):
+                raise error.cause from None
+            raise
+        except self._ray.exceptions.ActorDiedError as error:
+            cause = getattr(error, "cause", None)
+            fault = str(cause or error).strip().splitlines()[-1]
+            raise UsageError(
+                f"a node of the Ray cluster is lost, or cannot begin: {fault}", "see to it and run again"
+            ) from error

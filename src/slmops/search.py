@@ -1,0 +1,312 @@
+"""Which candidate to measure next, when to stop, and which to choose: decisions alone, no engine, no weight.
+
+The answer to one objective is the best that passes; to two, the front of those that no other beats in both. Its worth is the
+hypervolume that it dominates, on logarithmic axes, so that halving the size is worth what doubling the speed is. Next
+comes the candidate with the greatest expected gain of hypervolume for each second that it will take (expected hypervolume
+improvement: Emmerich, Giannakoglou and Naujoks 2006, here over draws from forecast.py), and the search ends when
+measuring all the rest is expected to add less than MISSING to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from slmops.core.errors import UsageError
+from slmops.core.tensor import Array
+from slmops.forecast import Effect, Forecast, Traits
+from slmops.plan.decide import Candidate, Limits
+
+OBJECTIVES = ("speed", "size", "memory", "quality")
+ALIKE = 1e-4
+"""KL divergence in nats a token below which nobody tells two models apart: such differences count for nothing."""
+MISSING = 0.015
+"""Share of the hypervolume that may be left unfound."""
+DRAWS = 256
+MARGIN = 0.1
+"""How far behind the worst candidate the hypervolume is measured from, as a share of the range."""
+STEPS = (("4 bits", 5.0), ("mixed", 7.5), ("8 bits", 12.0), ("16 bits", math.inf))
+"""What is tried in turn while quality fails: a name, and the bits of a weight that it stays below."""
+
+
+def objectives(text: str) -> tuple[str, ...]:
+    """One objective, or two of them, such as size,speed. Raises UsageError."""
+    names = tuple(name.strip() for name in text.split(","))
+    odd = [name for name in names if name not in OBJECTIVES]
+    if odd or len(names) > 2 or len(set(names)) != len(names):
+        raise UsageError(f"{text!r} is no objective", f"one or two of {', '.join(OBJECTIVES)}, such as size,speed")
+    return names
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a measurement told of a candidate. Figures are to be small: bytes, seconds a token, nats; None: not taken."""
+
+    candidate: Candidate
+    passed: bool
+    """Whether it kept every gate."""
+    good: bool = True
+    """Whether it kept the gate of quality."""
+    size: float | None = None
+    memory: float | None = None
+    speed: float | None = None
+    """Seconds a token."""
+    quality: float | None = None
+    """KL divergence."""
+    lost: float | None = None
+    """Share of the quality that may be lost: 1 - the lower end of what is retained."""
+    seconds: float | None = None
+    """What making, proving and measuring it took; None where it was remembered."""
+
+    def cost(self, objective: str) -> float:
+        """The logarithm of one figure; infinite where it was not taken."""
+        value: float | None = getattr(self, objective)
+        if value is None or not math.isfinite(value):
+            return math.inf
+        return math.log(max(value, ALIKE if objective == "quality" else 1e-12))
+
+
+def step(candidate: Candidate) -> str:
+    """Which of STEPS a candidate stands on."""
+    return next(name for name, below in STEPS if candidate.bits < below)
+
+
+def front(seen: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
+    """Those that no other beats or equals in all of the objectives, being better in one; of equals the first."""
+    costs = [tuple(one.cost(name) for name in names) for one in seen]
+    kept: list[Seen] = []
+    for number, (one, own) in enumerate(zip(seen, costs, strict=True)):
+        beaten = (all(a <= b for a, b in zip(other, own, strict=True)) and (other != own or place < number)
+                  for place, other in enumerate(costs) if place != number)  # fmt: skip
+        if all(map(math.isfinite, own)) and not any(beaten):
+            kept.append(one)
+    return kept
+
+
+def choose(seen: Sequence[Seen], names: Sequence[str]) -> Seen | None:
+    """The best of those that passed; of a front the one nearest to the ideal point, which has the best of both.
+
+    Distances are taken on logarithmic axes from the front's best to its worst (compromise programming: Zeleny 1973), so
+    that the ends of the front are 1 away and a knee is nearer. Of equals the better in the first objective.
+    """
+    best = front([one for one in seen if one.passed], names)
+    if not best:
+        return None
+    costs = np.array([[one.cost(name) for name in names] for one in best])
+    low, high = costs.min(axis=0), costs.max(axis=0)
+    away = np.linalg.norm((costs - low) / np.where(high > low, high - low, 1.0), axis=1).round(9)
+    return best[min(range(len(best)), key=lambda place: (away[place], costs[place, 0]))]
+
+
+def hypervolume(points: Array, reference: Array) -> float:
+    """What points [n, 1 or 2] dominate below the reference point, all coordinates to be small."""
+    inside = points[(points < reference).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    if inside.shape[1] == 1:
+        return float(reference[0] - inside.min())
+    total, ceiling = 0.0, float(reference[1])
+    for x, y in inside[np.lexsort((inside[:, 1], inside[:, 0]))]:
+        if y < ceiling:
+            total, ceiling = total + (float(reference[0]) - x) * (ceiling - y), float(y)
+    return total
+
+
+def gains(points: Array, best: Array, reference: Array) -> Array:
+    """What each of points [..., 1 or 2] would add to the hypervolume of the front `best` [n, 1 or 2]."""
+    if points.shape[-1] == 1:
+        least = min(float(reference[0]), float(best.min(initial=math.inf)))
+        return np.asarray(np.maximum(0.0, least - points[..., 0]))
+    order = best[np.lexsort((best[:, 1], best[:, 0]))] if len(best) else best.reshape(0, 2)
+    lefts = np.concatenate([[-np.inf], np.minimum(order[:, 0], reference[0])])
+    rights = np.concatenate([lefts[1:], [reference[0]]])
+    ceilings = np.minimum.accumulate(np.concatenate([[reference[1]], order[:, 1]]))
+    total: Array = np.zeros(points.shape[:-1])
+    for left, right, ceiling in zip(lefts, rights, ceilings, strict=True):
+        width = np.maximum(0.0, right - np.maximum(points[..., 0], left))
+        total = total + width * np.maximum(0.0, ceiling - points[..., 1])
+    return total
+
+
+class Search:
+    """Over candidates that are worth measuring, for one or two objectives within limits."""
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        traits: Mapping[str, Traits],
+        names: Sequence[str],
+        limits: Limits,
+        quality: float,
+        positions: int,
+        parts: int,
+    ) -> None:
+        """traits: of every candidate's scheme. quality: share to be retained. positions: tokens that it is measured on.
+        parts: bytes, more or less, of what a format adds to the weights (tokenizer, receipt)."""
+        self._all, self._names, self._limits = list(candidates), tuple(names), limits
+        self._lost, self._positions = 1 - quality, positions
+        self._place = {_key(one): number for number, one in enumerate(self._all)}
+        self._forecasts = _forecasts(self._all, traits, parts)
+        random = np.random.default_rng(0)
+        self._normal = {key: random.standard_normal((DRAWS, len(self._all))) for key in (*self._forecasts, "slack")}
+        self.missing = 1.0
+        """Share of the hypervolume that is expected to be unfound."""
+
+    def next(self, seen: Sequence[Seen], slots: int = 1) -> list[Candidate]:
+        """The candidates to measure now, at most `slots`, best first; none when nothing could change the answer."""
+        picked: list[Candidate] = []
+        known = list(seen)
+        for _ in range(slots):
+            one = self._best(known, first=not picked)
+            if one is None:
+                break
+            picked.append(one[0])
+            known.append(one[1])  # believed until it is measured, so that the next one tells something else
+        return picked
+
+    def _best(self, seen: Sequence[Seen], first: bool) -> tuple[Candidate, Seen] | None:
+        drawn = self._draw(seen)
+        left = [place for place, one in enumerate(self._all) if _key(one) not in {_key(s.candidate) for s in seen}]
+        if not left:
+            self.missing = 0.0
+            return None
+        costs = np.stack([self._cost(drawn, name) for name in self._names], axis=-1)
+        fits = self._fits(drawn)
+        found = [[one.cost(name) for name in self._names] for one in seen if one.passed]
+        best = np.array(found).reshape(-1, len(self._names))
+        reference = self._reference(costs, fits, best, left)
+        gained = np.where(fits[:, left], gains(costs[:, left], best, reference), 0.0)
+        if first:
+            self.missing = self._regret(costs, fits, best, reference, left)
+            if self.missing < MISSING:
+                return None
+        seconds = np.exp(drawn["seconds"][:, left]).mean(axis=0)
+        worth = gained.mean(axis=0) / seconds
+        allowed = self._allowed(seen, left)
+        if not allowed or not (worth > 0).any():
+            return None
+        place = max(allowed, key=lambda at: worth[left.index(at)])
+        middle = {key: float(np.exp(np.median(values[:, place]))) for key, values in drawn.items() if key != "lost"}
+        belief = Seen(self._all[place], bool(fits[:, place].mean() > 0.5), **{k: middle[k] for k in OBJECTIVES})
+        return self._all[place], belief
+
+    def _allowed(self, seen: Sequence[Seen], left: Sequence[int]) -> list[int]:
+        """While quality has failed on the highest step tried and nothing quantized has passed, the next step up."""
+        tried = [one for one in seen if step(one.candidate) != STEPS[-1][0] and one.quality is not None]
+        names = [name for name, _ in STEPS]
+        if not tried or any(one.passed for one in tried) or any(one.good for one in tried):
+            return list(left)
+        highest = max(names.index(step(one.candidate)) for one in tried)
+        for name in names[highest + 1 :]:
+            if above := [place for place in left if step(self._all[place]) == name]:
+                return above
+        return list(left)
+
+    def _draw(self, seen: Sequence[Seen]) -> dict[str, Array]:
+        """Draws [DRAWS, candidates] of the logarithm of every figure, and of `lost`."""
+        drawn = {}
+        for key, forecast in self._forecasts.items():
+            told = [(self._place[_key(one.candidate)], value) for one in seen if (value := getattr(one, key)) is not None]
+            told = [(place, value) for place, value in told if math.isfinite(value)]
+            logs = [math.log(max(value, 1e-9 if key != "quality" else ALIKE / 100)) for _, value in told]
+            drawn[key] = forecast.draw([place for place, _ in told], logs, self._normal[key])
+        # Tokens' losses differ by what has a variance of about twice the divergence, if the divergence is small.
+        kl = np.exp(drawn["quality"])
+        likely = 1 - np.exp(-(kl + 2 * np.sqrt(2 * kl / self._positions)))
+        lost = likely * np.exp(0.3 * self._normal["slack"])
+        for one in seen:
+            if one.lost is not None:
+                lost[:, self._place[_key(one.candidate)]] = one.lost
+        for one in seen:  # the same codes elsewhere keep what they keep here
+            if one.lost is not None:
+                same = [at for at, other in enumerate(self._all) if other.codes == one.candidate.codes]
+                rest = [at for at in same if at not in {self._place[_key(s.candidate)] for s in seen}]
+                lost[:, rest] = one.lost * np.exp(0.05 * self._normal["slack"][:, rest])
+        drawn["lost"] = lost
+        return drawn
+
+    def _cost(self, drawn: Mapping[str, Array], name: str) -> Array:
+        return np.maximum(drawn[name], math.log(ALIKE)) if name == "quality" else drawn[name]
+
+    def _fits(self, drawn: Mapping[str, Array]) -> Array:
+        """[draws, candidates]: whether all limits are kept."""
+        limits = self._limits
+        fits: Array = drawn["lost"] <= self._lost
+        if limits.size is not None:
+            fits = fits & (drawn["size"] <= math.log(limits.size))
+        if limits.memory is not None:
+            fits = fits & (drawn["memory"] <= math.log(limits.memory))
+        if limits.speed is not None:
+            fits = fits & (drawn["speed"] <= -math.log(limits.speed))
+        return fits
+
+    def _reference(self, costs: Array, fits: Array, best: Array, left: Sequence[int]) -> Array:
+        """Behind the worst that is likely to pass, or has."""
+        likely = [place for place in left if fits[:, place].mean() > 0.2] or list(left)
+        all_of = np.concatenate([best, costs[:, likely].mean(axis=0)])
+        low, high = all_of.min(axis=0), all_of.max(axis=0)
+        return np.asarray(high + MARGIN * np.maximum(high - low, 0.1))
+
+    def _regret(self, costs: Array, fits: Array, best: Array, reference: Array, left: Sequence[int]) -> float:
+        """Of what measuring everything is expected to find, the share that is not found yet."""
+        now = hypervolume(best, reference)
+        whole = []
+        for draw in range(0, DRAWS, 4):
+            places = [place for place in left if fits[draw, place]]
+            whole.append(hypervolume(np.concatenate([best, costs[draw, places]]), reference))
+        expected = float(np.mean(whole))
+        return (expected - now) / expected if expected > 0 else 0.0
+
+
+def _key(one: Candidate) -> tuple[str, str, str]:
+    return (one.format, one.scheme, one.engine)
+
+
+def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts: int) -> dict[str, Forecast]:
+    """What is known of each figure before anything is measured, and how measurements tell of each other.
+
+    Spreads are of logarithms. They were set by what bench/search.py found and are meant for any model: wide for what all
+    share, narrow for what sets two schemes of one engine apart.
+    """
+    one_for_all = [0] * len(all_of)
+    engines, schemes = [one.engine for one in all_of], [one.codes for one in all_of]
+    forms, kinds = [one.format for one in all_of], [traits[one.scheme].kind for one in all_of]
+    sizes = np.array([float(one.size) for one in all_of])
+    bits = np.log(np.maximum(sizes, 1)) - np.log(np.maximum(sizes, 1)).mean()
+    memory = [math.log(one.memory.total) if one.memory else 0.0 for one in all_of]
+    return {
+        "size": Forecast(np.log(sizes + parts), [Effect(1.0, forms, parts / sizes)], 0.002),
+        "memory": Forecast(memory, [Effect(0.15, one_for_all), Effect(0.3, engines), Effect(0.01, schemes)], 0.01),
+        "speed": Forecast(
+            [-math.log(max(one.speed[1], 1e-9)) for one in all_of],
+            [
+                Effect(1.0, one_for_all),
+                Effect(0.5, engines),
+                Effect(0.7, one_for_all, bits),
+                Effect(0.2, engines, bits),
+                Effect(0.08, [*zip(engines, kinds, strict=True)]),
+                Effect(0.02, [*zip(engines, schemes, strict=True)]),
+            ],
+            0.1,
+        ),
+        "quality": Forecast(
+            [math.log(traits[one.scheme].error) for one in all_of],
+            [Effect(2.0, one_for_all), Effect(0.3, kinds), Effect(0.3, schemes), Effect(0.1, engines)],
+            0.05,
+        ),
+        "seconds": Forecast([math.log(10.0)] * len(all_of), [Effect(1.0, one_for_all), Effect(0.7, engines)], 0.3),
+    }
+
+
+def ladder(seen: Sequence[Seen]) -> Iterator[tuple[str, Seen]]:
+    """Each step on which quality failed, up to the first on which it passed, with the candidate that kept most of it."""
+    for name, _ in STEPS:
+        tried = [one for one in seen if step(one.candidate) == name and one.lost is not None]
+        if tried:
+            best = min(tried, key=lambda one: (not one.good, one.lost))
+            yield name, best
+            if best.good:
+                return
