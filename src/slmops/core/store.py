@@ -24,11 +24,11 @@ CHUNK = 1 << 20
 
 @contextlib.contextmanager
 def no_space(where: Path) -> Iterator[None]:
-    """Turn a full disk into NoSpace; every other OSError passes."""
+    """Turn a full disk, or a file larger than it takes, into NoSpace; every other OSError passes."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise NoSpace(f"no space left on the disk of {where}", "free some, or choose another -o") from error
         raise
 

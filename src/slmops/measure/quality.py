@@ -48,13 +48,12 @@ def windows(ids: Sequence[int], length: int, most: int) -> list[list[int]]:
 def reference_logits(model: Model, sequences: Sequence[Sequence[int]], path: Path) -> None:
     """The unquantized model's logits of every window, stacked [positions, vocab], as a .npy file of f32."""
     reference = Reference(model)
-    total = sum(len(ids) for ids in sequences)
-    stacked: Floats = np.lib.format.open_memmap(path, "w+", np.float32, (total, model.spec.vocab))
-    row = 0
-    for ids in sequences:
-        stacked[row : row + len(ids)] = reference.logits(ids)
-        row += len(ids)
-    stacked.flush()  # type: ignore[attr-defined]
+    shape = (sum(len(ids) for ids in sequences), model.spec.vocab)
+    # Written, not mapped: a full disk under a mapped file kills the process.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for ids in sequences:
+            file.write(np.ascontiguousarray(reference.logits(ids), np.dtype("<f4")).data)
 
 
 def against_reference(
