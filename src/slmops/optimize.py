@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from slmops import compile as compiler
 from slmops import prove
@@ -56,6 +57,10 @@ class Wanted:
     """Seconds after which nothing new is begun."""
     formats: tuple[str, ...] | None = None
     schemes: tuple[str, ...] | None = None
+    gates: tuple[gates.Gate, ...] = ()
+    """The user's own."""
+    required: tuple[str, ...] = ()
+    """Of gates.ADVISING, those that block."""
 
 
 @dataclass(frozen=True)
@@ -124,20 +129,23 @@ def optimize(
         baseline = lab.baseline(listed)
         if baseline is not None:
             trials.append(baseline)
-        stopped = "every candidate was measured"
         left = [one for one in able if not _same(one, baseline)]
-        while left:
+        while True:
             best = choose(trials, wanted.objective)
             hopeful = [one for one in left if not _hopeless(one, trials) and _may_beat(one, best, trials, wanted.objective)]
-            if not hopeful:
-                stopped = "no other candidate could change the answer"
+            spent = bool(trials) and time.perf_counter() - began > wanted.budget
+            if hopeful and not spent:
+                one = min(hopeful, key=lambda each: _promise(each, trials, wanted.objective))
+                left.remove(one)
+                trials.append(lab.trial(one))
+            elif best is not None and best.measured is not None and best.measured.stress is None:
+                # What would be the choice has more to bear. Where it does not, the search goes on.
+                trials[trials.index(best)] = lab.endured(best)
+            else:
                 break
-            if time.perf_counter() - began > wanted.budget and trials:
-                stopped = f"the budget of {wanted.budget:.0f} s is spent"
-                break
-            one = min(hopeful, key=lambda each: _promise(each, trials, wanted.objective))
-            left.remove(one)
-            trials.append(lab.trial(one))
+        stopped = "no other candidate could change the answer" if left else "every candidate was measured"
+        if hopeful:
+            stopped = f"the budget of {wanted.budget:.0f} s is spent"
     choice = choose(trials, wanted.objective)
     return Found(
         trials=tuple(trials),
@@ -191,6 +199,18 @@ class _Lab:
             return Trial(one, None, (), str(error))
         return Trial(one, measured, tuple(self._judge(one, measured)))
 
+    def endured(self, trial: Trial) -> Trial:
+        """The same with its stress and stability runs, and judged by them too."""
+        one, measured = trial.candidate, trial.measured
+        assert measured is not None
+        self._watch.say(f"{one.format} {one.scheme} in {one.engine}: stress and stability")
+        facts = {**self._facts(one, Path(measured.folder)), "endured": True}
+        known = self._ledger.recall(facts)
+        if known is None:
+            known = artifact.endure(measured, self._text)
+            self._ledger.keep(facts, known)
+        return Trial(one, known, tuple(self._judge(one, known)))
+
     def _measure(self, one: Candidate) -> Measured:
         able = self._calibration is not None and solve.able(quantize(self._model, chooser(one.scheme)), self._model)
         folder = self._out / (f"{one.scheme}-solved" if able else one.scheme) / one.format
@@ -203,15 +223,7 @@ class _Lab:
             raise OutputExists(str(error), "give another -o, or remove it") from error
         if made.failure is not None:
             raise made.failure
-        context = self._wanted.limits.context
-        facts = {
-            "artifact": made.receipt["step"]["key"],
-            "format": one.format,
-            "engine": [one.engine, _host.require(one.engine).version],
-            "text": self._told,
-            "context": context,
-            "machine": [receipt.machine(), self._machine.name],
-        }
+        context, facts = self._wanted.limits.context, self._facts(one, made.folder)
         known = self._ledger.recall(facts)
         if known is None:
             known = artifact.measure(
@@ -220,14 +232,28 @@ class _Lab:
             self._ledger.keep(facts, known)
         return known
 
+    def _facts(self, one: Candidate, folder: Path) -> dict[str, Any]:
+        """All that a measurement hangs on."""
+        return {
+            "artifact": receipt.load(folder)["step"]["key"],
+            "format": one.format,
+            "engine": [one.engine, _host.require(one.engine).version],
+            "text": self._told,
+            "context": self._wanted.limits.context,
+            "machine": [receipt.machine(), self._machine.name],
+        }
+
     def _judge(self, one: Candidate, measured: Measured) -> Iterator[Verdict]:
         wanted, limits = self._wanted, self._wanted.limits
-        yield from gates.quality(measured, wanted.quality, self._baseline)
-        yield gates.steady(measured)
+        yield from gates.judge(
+            measured,
+            bound=wanted.quality,
+            baseline=self._baseline,
+            cache=self._machine.cache,
+            required=wanted.required,
+            wanted=wanted.gates,
+        )
         yield from gates.limits(measured, limits.size, limits.memory, limits.speed, self._unfilled(one, measured))
-        if self._baseline is not None:
-            yield gates.faster(measured, self._baseline)
-            yield gates.leaner(measured, self._baseline, self._machine.cache)
 
     def _unfilled(self, one: Candidate, measured: Measured) -> int:
         """Bytes of KV cache between what the measurement filled and the context that is asked for."""

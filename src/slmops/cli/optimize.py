@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objective", choices=("speed", "size", "memory", "quality"), default="speed", help="what is best")
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
     _units.add_limits(parser)
+    _units.add_gates(parser, "besides quality, latency spread, stress and stability")
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
-    budget = _units.seconds(arguments.budget)
+    budget, asked = _units.seconds(arguments.budget), _units.gates(arguments.gate)
     model = sources.load(arguments.source)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
@@ -61,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         if seen == content:
             raise UsageError("--calibrate and --text are one text: its figures would flatter", "give two of one domain")
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
+    required = _units.required(arguments)
+    wanted = optimize.Wanted(
+        limits, arguments.min_quality, arguments.objective, budget, formats, gates=asked, required=required
+    )
     progress = Progress(quiet=arguments.json)
     found = optimize.optimize(model, Path(arguments.out), wanted, content, hardware.detect(), cases, seen, progress.watch())
     print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
