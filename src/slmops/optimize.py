@@ -245,15 +245,11 @@ class _Lab:
 
     def _judge(self, one: Candidate, measured: Measured) -> Iterator[Verdict]:
         wanted, limits = self._wanted, self._wanted.limits
-        yield from gates.judge(
-            measured,
-            bound=wanted.quality,
-            baseline=self._baseline,
-            cache=self._machine.cache,
-            required=wanted.required,
-            wanted=wanted.gates,
-        )
+        yield from gates.default(measured, wanted.quality, self._baseline)
+        yield from gates.against(measured, self._baseline, wanted.required, self._machine.cache)
         yield from gates.limits(measured, limits.size, limits.memory, limits.speed, self._unfilled(one, measured))
+        endured = measured.stress is not None
+        yield from gates.added(measured, [gate for gate in wanted.gates if endured or not gate.needs_endurance])
 
     def _unfilled(self, one: Candidate, measured: Measured) -> int:
         """Bytes of KV cache between what the measurement filled and the context that is asked for."""

@@ -124,7 +124,7 @@ def _shown(found: Found, objective: str) -> str:
     header = ["", "format", "scheme", "engine", "size", "KL", "quality kept", "tok/s", "peak", "gates"]
     lines = [_text.table(header, rows, "llllrrrrrl")]
     if found.choice and found.choice.measured:
-        said = "\n".join(f"  {_mark(verdict.passed)} {verdict.gate}: {verdict.said}" for verdict in found.choice.verdicts)
+        said = "\n".join(_text.verdicts(found.choice.verdicts))
         best, folder = found.choice.candidate, found.choice.measured.folder
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
@@ -132,7 +132,3 @@ def _shown(found: Found, objective: str) -> str:
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")
     return "\n\n".join(lines)
-
-
-def _mark(passed: bool | None) -> str:
-    return "?" if passed is None else "+" if passed else "x"

@@ -55,8 +55,8 @@ def at_least(gate: str, found: Estimate, bound: float, unit: str = "samples", bl
 
 def compared(gate: str, found: Estimate, operator: str, bound: float, unit: str, blocks: bool = True) -> Verdict:
     """The figure must stand on the asked side of the bound: <=, <, >= or >."""
-    figure = f"{found.value:.4g} ({found.low:.4g} to {found.high:.4g}, {found.clusters:,} {unit})"
-    asked = f"{'at least' if operator == '>=' else 'at most' if operator == '<=' else operator} {bound:g} is asked"
+    figure = f"{_number(found.value)} ({_number(found.low)} to {_number(found.high)}, {found.clusters:,} {unit})"
+    asked = f"{ {'>=': 'at least', '<=': 'at most'}.get(operator, operator) } {_number(bound)} is asked"
     ends = [OPERATORS[operator](end, bound) for end in (found.low, found.high)]
     if all(ends) and not math.isnan(found.value):
         return Verdict(gate, True, blocks, f"{figure}, {asked}")
@@ -65,7 +65,11 @@ def compared(gate: str, found: Estimate, operator: str, bound: float, unit: str,
         return Verdict(gate, False, blocks, f"{figure}, {asked}")
     more = statistics.more_samples(found, bound)
     cure = f"about {more:,} more {unit} would decide it" if more else "no number of samples is known that would decide it"
-    return Verdict(gate, None, blocks, f"{figure} holds the bound of {bound:g}: {cure}")
+    return Verdict(gate, None, blocks, f"{figure} holds the bound of {_number(bound)}: {cure}")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def quality(one: Measured, bound: float = QUALITY, parent: Measured | None = None) -> Iterable[Verdict]:
@@ -115,12 +119,14 @@ def endured(one: Measured) -> Iterable[Verdict]:
     yield compared("stability: slowdown", steady.slowdown, "<=", stress.SLOWDOWN, how)
 
 
-def faster(one: Measured, baseline: Measured, bound: float = FASTER, blocks: bool = False) -> Verdict:
-    """Against the unquantized baseline, decoding."""
+def faster(
+    one: Measured, baseline: Measured, raced: Estimate | None = None, bound: float = FASTER, blocks: bool = False
+) -> Verdict:
+    """Against the unquantized baseline, decoding: of pairs where they were `raced`, else of the runs of each."""
     if one.speed is None or baseline.speed is None or not one.speed.decodes or not baseline.speed.decodes:
         return Verdict("faster than unquantized", None, blocks, "one of the two was not timed")
-    found = statistics.quotient(one.speed.decodes, baseline.speed.decodes)
-    return at_least("faster than unquantized", found, bound, "runs", blocks)
+    found = raced or statistics.quotient(one.speed.decodes, baseline.speed.decodes)
+    return at_least("faster than unquantized", found, bound, "pairs" if raced else "runs", blocks)
 
 
 def leaner(
@@ -237,27 +243,29 @@ def added(one: Measured, wanted: Iterable[Gate]) -> Iterator[Verdict]:
             yield compared(gate.text, found, gate.operator, gate.bound, unit)
 
 
-def judge(
-    one: Measured,
-    *,
-    bound: float = QUALITY,
-    baseline: Measured | None = None,
-    cache: int | None = None,
-    required: Collection[str] = (),
-    wanted: Iterable[Gate] = (),
-) -> Iterator[Verdict]:
-    """All gates but the user's limits: `endured` only of what has been through it, and of `wanted` those that it needs too.
-
-    baseline: the unquantized model; cache: bytes of the last-level cache; required: of ADVISING, those that block.
-    """
-    yield from quality(one, bound, baseline)
+def default(one: Measured, bound: float = QUALITY, parent: Measured | None = None) -> Iterator[Verdict]:
+    """What blocks unless told otherwise; stress and stability of what has been through them."""
+    if one.altered:
+        yield Verdict("as proven", False, True, one.altered)
+    yield from quality(one, bound, parent)
     yield steady(one)
     if one.stress is not None:
         yield from endured(one)
+
+
+def against(
+    one: Measured,
+    baseline: Measured | None,
+    required: Collection[str] = (),
+    cache: int | None = None,
+    raced: Estimate | None = None,
+) -> Iterator[Verdict]:
+    """What advises, and blocks where it is required: against the unquantized model.
+
+    cache: bytes of the last-level cache; raced: decoding speed over the baseline's, of pairs.
+    """
     if baseline is not None:
-        yield faster(one, baseline, blocks="speed" in required)
+        yield faster(one, baseline, raced, blocks="speed" in required)
         yield leaner(one, baseline, cache, blocks="memory" in required)
     else:
-        for name in required:
-            yield Verdict(f"{name} against unquantized", None, True, "there is no measured baseline")
-    yield from added(one, [gate for gate in wanted if one.stress is not None or not gate.needs_endurance])
+        yield from (Verdict(f"{name} against unquantized", None, True, "there is no baseline") for name in required)

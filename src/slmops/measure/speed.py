@@ -30,7 +30,7 @@ from slmops.measure.statistics import Estimate, Percentiles
 RAPL = Path("/sys/class/powercap")
 NOISY, BATCHES, PATIENCE = 0.25, 3, 60.0
 """A spread above which the runs are taken again, how often at most, and the seconds after which they are not."""
-ROUNDS, PER_SLOT = 3, 4
+ROUNDS, PER_SLOT = 5, 4
 """Of a measurement at concurrency: how many, and requests for each one in flight."""
 
 
@@ -71,7 +71,7 @@ class Load:
     prompt_tokens: int
     new_tokens: int
     throughput: Estimate
-    """Generated tokens a second of all requests together, over rounds."""
+    """Generated tokens a second of all requests together: the geometric mean of rounds."""
     first_token: Percentiles
     """TTFT of all requests, waiting for others' prefill included."""
     itl: Percentiles
@@ -120,7 +120,7 @@ def under_load(worker: Worker, prompts: Sequence[Sequence[int]], new_tokens: int
         requests=len(firsts),
         prompt_tokens=len(prompts[0]),
         new_tokens=new_tokens,
-        throughput=statistics.mean(rates),
+        throughput=statistics.mean(np.log(rates)).through(math.exp),
         first_token=statistics.percentiles(firsts),
         itl=statistics.percentiles(gaps, lengths),
     )
@@ -190,6 +190,8 @@ def joules() -> float | None:
     total, found = 0.0, False
     for zone in RAPL.glob("intel-rapl:?"):
         with contextlib.suppress(OSError, ValueError):
+            if not (zone / "name").read_text().startswith("package"):
+                continue  # "psys" holds the packages once more
             total += int((zone / "energy_uj").read_text()) / 1e6
             found = True
     return total if found else None

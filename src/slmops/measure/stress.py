@@ -36,8 +36,9 @@ LENGTHS = (16, 48, 128)
 """Tokens of the prompts of a round of the long run."""
 WARM_UP, LEAST, MOST = 8, 16, 64
 """Rounds of the long run: not counted, for allocators take their fill at first; counted at least, and at most."""
-PAIRS = 12
-"""Answers timed beside a fresh process, turn by turn."""
+PAIRS, BEST, LOOKS = 6, 4, 4
+"""Pairs beside a fresh process, the best answers of so many taken in turn, and how often more pairs are taken while nothing
+is decided. The best is what the rest of the machine disturbs least; a process that has become slow has no fast answers."""
 HANG = 300.0
 """Seconds without an answer after which the engine is taken to hang."""
 
@@ -169,8 +170,15 @@ def stability(worker: Worker, prompt: Sequence[int], context: int, seconds: floa
 
 def beside(aged: Worker, fresh: Worker, prompt: Sequence[int], found: Stability) -> Stability:
     """The same with the slowdown taken from answers of the aged process and of a fresh one, turn by turn."""
-    old, new = speed.together([aged, fresh], list(prompt[: LENGTHS[0]]), ANSWER, PAIRS)
-    return dataclasses.replace(found, slowdown=speed.ratio(old, new).through(lambda ratio: ratio - 1), beside=True)
+    logs: list[float] = []
+    for _ in range(LOOKS):
+        for _ in range(PAIRS):
+            old, new = speed.together([aged, fresh], list(prompt[: LENGTHS[0]]), ANSWER, BEST)
+            logs.append(math.log(max(new.decodes) / max(old.decodes)))
+        slowdown = statistics.mean(logs).through(math.expm1)
+        if not slowdown.low <= SLOWDOWN < slowdown.high:
+            break
+    return dataclasses.replace(found, slowdown=slowdown, beside=True)
 
 
 def _answer(worker: Worker, ids: list[int], count: int) -> list[int]:
