@@ -51,8 +51,8 @@ def bench(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
     out = tmp_path_factory.mktemp("broken")
     model = load(sample)
     made = compiler.convert(model, list(ENGINES), "q4", out / "whole")
-    text = Text(model, (sample / "eval" / "text.txt").read_text(encoding="utf-8"), out, most=12)
-    cases = tasks.spread(tasks.read_cases(sample / "eval" / "tools.jsonl"), 40)
+    text = Text(model, (sample / "eval" / "text.txt").read_text(encoding="utf-8"), out, most=8)
+    cases = tasks.spread(tasks.read_cases(sample / "eval" / "tools.jsonl"), 24)
     yield Bench(model, text, cases, {one.folder.name: one.folder for one in made}, out)
 
 
