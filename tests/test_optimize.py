@@ -25,7 +25,19 @@ SECONDS = 240
 
 
 def words(out: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf", "--objective", "size"]
+    base = [
+        sys.executable,
+        "-m",
+        "slmops",
+        "optimize",
+        str(SAMPLE),
+        "-o",
+        str(out),
+        "--format",
+        "gguf",
+        "--objective",
+        "size",
+    ]
     return [*base, "--json", "--budget", "1h", *more]
 
 

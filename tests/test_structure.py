@@ -19,7 +19,7 @@ LEVELS = {
     "plan": 3, "source": 3, "probes": 3, "stream": 3,
     "prove": 4, "forecast": 4, "executors": 4, "compile": 5, "run": 5, "search": 5,
     "measure": 6, "registry": 6,
-    "demo": 7, "optimize": 7, "train": 7,
+    "demo": 7, "trials": 7, "optimize": 7, "train": 7,
     "serve": 8, "operate": 8, "deploy": 8, "compat": 8,
     "cli": 9, "__main__": 10, "__init__": 10,
 }  # fmt: skip
@@ -112,7 +112,7 @@ def test_every_verb_explains_itself(name: str) -> None:
 @pytest.mark.parametrize("name", plugins.names("engines"))
 def test_every_engine_says_what_it_can(name: str) -> None:
     engine = plugins.load("engines", name)
-    assert set(engine.CAN) <= {"logits", "generate", "encode", "render"} and "generate" in engine.CAN
+    assert set(engine.CAN) <= {"logits", "generate", "encode", "render", "parallel"} and "generate" in engine.CAN
     assert set(engine.FORMATS) <= set(plugins.names("formats"))
     assert engine.MODULES is not None and engine.PACKAGE is not None and callable(engine.open)
 

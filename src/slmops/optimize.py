@@ -1,83 +1,34 @@
 """The main job: predict, make the most telling candidates, measure them, and choose the best that passes its gates.
 
 The search is bounded, not a grid: search.py decides what comes next and when the front can no longer change, by the
-predictions of forecast.py; here candidates are made, proven, measured and judged. What was measured before is remembered,
-and tells of the rest before anything new is begun.
+predictions of forecast.py; in trials.py candidates are made, proven, measured and judged. What was measured before tells
+of the rest before anything new is begun; what would be the choice has stress and stability to bear first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import platform
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from slmops import compile as compiler
-from slmops import forecast, prove, search, source
-from slmops.core import plugins, receipt
-from slmops.core.errors import EngineCrashed, EngineFailed, OutputExists, Unsupported, UsageError, VerificationFailed
+from slmops import forecast, prove, search
+from slmops.core import plugins
+from slmops.core.errors import UsageError
 from slmops.core.model import Model
-from slmops.core.store import no_space
 from slmops.engines import _host
-from slmops.measure import artifact, gates
-from slmops.measure.artifact import Measured, Text
-from slmops.measure.gates import Verdict
-from slmops.measure.ledger import Ledger
-from slmops.measure.tasks import Case
-from slmops.passes import mix, solve
-from slmops.passes.calibrate import Calibration
-from slmops.passes.quantize import chooser, quantize
-from slmops.plan import decide, hardware, memory
-from slmops.plan.decide import Candidate, Limits
+from slmops.executors import Start
+from slmops.plan import decide
+from slmops.plan.decide import Candidate
 from slmops.plan.hardware import Machine
 from slmops.search import Seen
+from slmops.trials import MEASUREMENTS, Given, Trial, Wanted, elsewhere, laboratory
 
-RUNS = 5
-"""Of each speed measurement: three have intervals too wide to decide anything."""
-MEASUREMENTS = ".measurements"
 SHOWN = ("quality", "size", "speed")
 """What the front is of where one objective is asked for."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is asked for."""
-
-    limits: Limits
-    quality: float = gates.QUALITY
-    objective: str = "speed"
-    """One of search.OBJECTIVES, or two of them: size,speed."""
-    budget: float = 600.0
-    """Seconds after which nothing new is begun."""
-    formats: tuple[str, ...] | None = None
-    schemes: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A candidate that was made, measured and judged."""
-
-    candidate: Candidate
-    measured: Measured | None
-    verdicts: tuple[Verdict, ...]
-    failure: str = ""
-    """Why there is nothing measured: the proof failed, or the engine."""
-    machine: str = ""
-    """The kind of machine that it was measured on."""
-    taken: int = 0
-    """Bytes of memory at the peak, at the context that was asked for."""
-    seconds: float | None = None
-    """What it took; None where it was remembered."""
-
-    @property
-    def passed(self) -> bool:
-        return self.measured is not None and not any(one.stops for one in self.verdicts)
 
 
 @dataclass(frozen=True)
@@ -103,48 +54,32 @@ class Found:
     """What was tried in turn for quality: 4 bits, mixed, 8 bits, 16 bits, up to the first that kept it."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of a candidate on the machine where it was tried."""
-
-    measured: Measured | None
-    failure: str
-    machine: dict[str, Any]
-    seconds: float | None
-    """None where it was remembered."""
-
-
 def optimize(
     model: Model,
     out: Path,
-    wanted: Wanted,
-    text: str,
+    given: Given,
     machine: Machine,
-    cases: Sequence[Case] = (),
-    calibration: str | None = None,
     watch: compiler.Watch | None = None,
     executor: str = "local",
 ) -> Found:
     """Search. Artifacts go to `out`/SCHEME/FORMAT and measurements beside them, so that another run goes on from there.
 
-    calibration: a text by which codes are solved for, wherever the scheme allows. executor: a name in executors/; where it
-    is not the local one, `machine` is that of its first node.
+    executor: a name in executors/; where it is not the local one, `machine` is that of its first node.
     Raises UsageError where nothing can be made here at all.
     """
-    watch = watch or compiler.Watch()
+    watch, wanted = watch or compiler.Watch(), given.wanted
     began = time.perf_counter()
     names = search.objectives(wanted.objective)
-    runner, given = plugins.load("executors", executor), (wanted, text, tuple(cases), calibration)
+    runner = plugins.load("executors", executor)
+    start: Start = lambda check: laboratory(model, out, given, machine, watch)  # noqa: E731
     if runner.ELSEWHERE:
         (out / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-        path, print_ = str(Path(str(model.source["path"])).resolve()), compiler.fingerprint(model)
-        start = functools.partial(_elsewhere, path, print_, out.resolve(), given)
-    else:
-        start = lambda check: laboratory(model, out, *given, machine, watch)  # noqa: E731
+        path = str(Path(str(model.source["path"])).resolve())
+        start = functools.partial(elsewhere, path, compiler.fingerprint(model), out.resolve(), given)
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(runner.open(start, watch.say))
         machine = nodes.machine
-        lab = stack.enter_context(laboratory(model, out, *given, machine, watch))
+        lab = stack.enter_context(laboratory(model, out, given, machine, watch))
         listed = decide.candidates(model, machine, wanted.limits, wanted.formats, wanted.schemes, mixes=lab.mixes)
         if not listed:
             raise UsageError("there is nothing to choose from", "give other --format or --scheme")
@@ -158,195 +93,38 @@ def optimize(
         watch.say(f"predicting {len(able)} candidates")
         traits = {one.scheme: forecast.traits(model, one.scheme, lab.solves(one.scheme)) for one in able}
         hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, parts(model))
-        stopped, said = "", 0
-        while not stopped:
+        said = 0
+        while True:
             seen = [_seen(one, trials[0]) for one in trials]
             steps = _steps(seen, wanted)
             for line in steps[said:]:
                 watch.say(line)
             said = len(steps)
+            chosen = search.choose(seen, names)
+            best = trials[seen.index(chosen)] if chosen is not None else None
+            spent = bool(trials) and time.perf_counter() - began > wanted.budget
             batch = hunt.next(seen, nodes.slots)
-            if not batch:
-                left = len(able) > len(trials)
-                stopped = "no other candidate could change the answer" if left else "every candidate was measured"
-            elif time.perf_counter() - began > wanted.budget and trials:
-                stopped = f"the budget of {wanted.budget:.0f} s is spent"
-            else:
+            if batch and not spent:
                 trials += [lab.judged(one, outcome) for one, outcome in nodes.run(batch)]
-    seen = [_seen(one, trials[0]) for one in trials]
-    chosen = search.choose(seen, names)
+            elif best is not None and best.measured is not None and best.measured.stress is None:
+                # Where it cannot bear them, the search goes on.
+                trials[trials.index(best)] = lab.endured(best)
+            else:
+                break
+    stopped = "no other candidate could change the answer" if len(able) > len(trials) else "every candidate was measured"
     tried = {_key(one.candidate) for one in trials}
     return Found(
         trials=tuple(trials),
-        choice=trials[seen.index(chosen)] if chosen else None,
+        choice=best,
         front=tuple(trials[seen.index(one)] for one in _front(seen, names)),
         unmeasured=tuple(one for one in able if _key(one) not in tried),
         dropped=tuple(one for one in listed if one.dropped),
-        relax=() if chosen else tuple(_relax(trials, listed, wanted, names)),
+        relax=() if best else tuple(_relax(trials, listed, wanted, names)),
         machine=machine,
         seconds=time.perf_counter() - began,
-        stopped=stopped,
+        stopped=f"the budget of {wanted.budget:.0f} s is spent" if batch else stopped,
         steps=tuple(steps),
     )
-
-
-@contextlib.contextmanager
-def laboratory(
-    model: Model,
-    out: Path,
-    wanted: Wanted,
-    text: str,
-    cases: Sequence[Case],
-    calibration: str | None,
-    machine: Machine,
-    watch: compiler.Watch,
-) -> Iterator[_Lab]:
-    """A lab with a scratch folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="slmops-optimize-") as scratch, no_space(Path(scratch)):
-        solver = Calibration(model, calibration, Path(scratch) / "moments") if calibration is not None else None
-        yield _Lab(model, out, wanted, Text(model, text, Path(scratch)), cases, solver, machine, watch)
-
-
-@contextlib.contextmanager
-def _elsewhere(path: str, fingerprint: str, out: Path, given: tuple[Any, ...], check: Callable[[], None]) -> Iterator[_Lab]:
-    """The same on another node, from data."""
-    where, cure = platform.node(), "the source and -o must be on storage that all nodes share, under one path"
-    if not (out / MEASUREMENTS).is_dir():
-        raise UsageError(f"the node {where} does not see {out}", cure)
-    model = source.load(path)
-    if compiler.fingerprint(model) != fingerprint:
-        raise UsageError(f"the node {where} sees another model at {path}", cure)
-    watch = compiler.Watch(say=lambda _: check(), advance=lambda _: check())
-    with laboratory(model, out, *given, hardware.detect(out), watch) as lab:
-        yield lab
-
-
-class _Lab:
-    """Makes, proves, measures and judges candidates, remembering what it has measured."""
-
-    def __init__(
-        self,
-        model: Model,
-        out: Path,
-        wanted: Wanted,
-        text: Text,
-        cases: Sequence[Case],
-        calibration: Calibration | None,
-        machine: Machine,
-        watch: compiler.Watch,
-    ) -> None:
-        self._model, self._out, self._wanted, self._text = model, out, wanted, text
-        self._cases, self._calibration, self.machine, self._watch = cases, calibration, machine, watch
-        self._ledger = Ledger(out / MEASUREMENTS)
-        self._told = hashlib.sha256(f"{text.digest}{cases!r}".encode()).hexdigest()
-        self._baseline: Measured | None = None
-        self._kind: dict[str, Any] = {}
-        self.positions = sum(len(ids) for ids in text.windows)
-
-    def baseline(self, outcome: Outcome, one: Candidate) -> Trial:
-        """The first trial: what the others are compared with, and whose machine they must run on for it."""
-        self._baseline, self._kind = outcome.measured, outcome.machine
-        return self.judged(one, outcome)
-
-    def outcome(self, one: Candidate) -> Outcome:
-        """Make, prove and measure. Raises what concerns more than this candidate: a full disk, an occupied folder."""
-        began = time.perf_counter()
-        try:
-            measured, fresh = self._measure(one)
-        except (VerificationFailed, EngineFailed, EngineCrashed, Unsupported) as error:
-            return Outcome(None, str(error), receipt.machine(), time.perf_counter() - began)
-        return Outcome(measured, "", receipt.machine(), time.perf_counter() - began if fresh else None)
-
-    def recall(self, one: Candidate) -> Outcome | None:
-        """What was measured of a candidate before, if its artifact still stands."""
-        folder, calibration = self._place(one.scheme, one.format)
-        step = compiler.step_of(self._model, one.scheme, "cpu", calibration)
-        if not (folder / receipt.NAME).is_file():
-            return None
-        known = self._ledger.recall(self._facts(one, step.key))
-        return Outcome(known, "", receipt.machine(), None) if known is not None else None
-
-    def judged(self, one: Candidate, outcome: Outcome) -> Trial:
-        """With the verdicts of all gates."""
-        measured, label = outcome.measured, _label(outcome.machine)
-        if measured is None:
-            return Trial(one, None, (), outcome.failure, label, 0, outcome.seconds)
-        verdicts = [*self._judge(one, measured)]
-        if self._kind and outcome.machine != self._kind and (self._wanted.limits.speed or "speed" in self._wanted.objective):
-            said = f"measured on {label}, the first on {_label(self._kind)}: their speeds do not compare"
-            verdicts.append(Verdict("machine", None, True, said))
-        return Trial(
-            one, measured, tuple(verdicts), "", label, measured.peak + self._unfilled(one, measured), outcome.seconds
-        )
-
-    def solves(self, scheme: str) -> bool:
-        """Whether codes of a scheme are solved for."""
-        if self._calibration is None or mix.bits(scheme) is not None:
-            return self._calibration is not None
-        return bool(solve.able(quantize(self._model, chooser(scheme)), self._model))
-
-    @property
-    def mixes(self) -> bool:
-        """Whether bits can be chosen by matrix."""
-        return self._calibration is not None and self._calibration.weighted
-
-    def _place(self, scheme: str, form: str) -> tuple[Path, Calibration | None]:
-        solved = self.solves(scheme)
-        name = scheme.replace(":", "-")
-        return self._out / (f"{name}-solved" if solved else name) / form, self._calibration if solved else None
-
-    def _facts(self, one: Candidate, key: str) -> dict[str, Any]:
-        """All that a measurement hangs on."""
-        return {
-            "artifact": key,
-            "format": one.format,
-            "engine": [one.engine, _host.require(one.engine).version],
-            "text": self._told,
-            "context": self._wanted.limits.context,
-            "machine": [receipt.machine(), self.machine.name],
-        }
-
-    def _measure(self, one: Candidate) -> tuple[Measured, bool]:
-        """The figures, and whether anything had to be done for them."""
-        folder, calibration = self._place(one.scheme, one.format)
-        try:
-            (made,) = compiler.convert(
-                self._model, [one.format], one.scheme, folder, calibration=calibration, watch=self._watch
-            )
-        except OutputExists as error:
-            raise OutputExists(str(error), "give another -o, or remove it") from error
-        if made.failure is not None:
-            raise made.failure
-        facts = self._facts(one, made.receipt["step"]["key"])
-        known = self._ledger.recall(facts)
-        if known is not None:
-            return known, made.fresh
-        known = artifact.measure(
-            made.folder,
-            one.engine,
-            text=self._text,
-            cases=self._cases,
-            context=self._wanted.limits.context,
-            runs=RUNS,
-            say=self._watch.say,
-        )
-        self._ledger.keep(facts, known)
-        return known, True
-
-    def _judge(self, one: Candidate, measured: Measured) -> Iterator[Verdict]:
-        wanted, limits = self._wanted, self._wanted.limits
-        yield from gates.quality(measured, wanted.quality, self._baseline)
-        yield gates.steady(measured)
-        yield from gates.limits(measured, limits.size, limits.memory, limits.speed, self._unfilled(one, measured))
-        if self._baseline is not None:
-            yield gates.faster(measured, self._baseline)
-            yield gates.leaner(measured, self._baseline, self.machine.cache)
-
-    def _unfilled(self, one: Candidate, measured: Measured) -> int:
-        """Bytes of KV cache between what the measurement filled and the context that is asked for."""
-        engine, spec = plugins.load("engines", one.engine).FOOTPRINT, self._model.spec
-        held = measured.reserved if engine.reserved else measured.filled
-        return memory.kv_cache(spec, max(0, min(self._wanted.limits.context, spec.context) - held), engine.kv)
 
 
 def baseline(listed: Sequence[Candidate], machine: Machine) -> Candidate | None:
@@ -393,10 +171,6 @@ def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
 def parts(model: Model) -> int:
     """Bytes, more or less, that a format's files have beside weights and tokenizer: graphs, the receipt."""
     return 65_536 + 16 * model.spec.vocab
-
-
-def _label(machine: dict[str, Any]) -> str:
-    return f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"
 
 
 def _key(one: Candidate) -> tuple[str, str, str]:

@@ -24,6 +24,8 @@ class Artifact:
     chat_template: str | None
     special: Mapping[str, str | None]
     context: int
+    vocab: int
+    """Rows of the embedding: a tokenizer may know fewer."""
 
     @staticmethod
     def open(folder: Path) -> Artifact:
@@ -42,6 +44,7 @@ class Artifact:
             facts.get("chat_template"),
             tokens.get("special", {}),
             spec.context,
+            spec.vocab,
         )
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
@@ -66,6 +69,7 @@ def _plain(folder: Path) -> Artifact:
         model.chat_template,
         special_names(tokens),
         model.spec.context,
+        model.spec.vocab,
     )
 
 
@@ -88,11 +92,18 @@ def choose_engine(form: str, wanted: str | None = None) -> str:
 
 
 def open_worker(
-    artifact: Artifact, engine: str | None = None, *, device: str = "auto", threads: int | None = None, context: int = 4096
+    artifact: Artifact,
+    engine: str | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int = 4096,
+    parallel: int = 1,
 ) -> _host.Worker:
-    """The artifact in its engine, in a child process. A context manager."""
+    """The artifact in its engine, in a child process. A context manager. parallel: requests in flight at most."""
     name = choose_engine(artifact.format, engine)
-    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=min(context, artifact.context))
+    context = min(context, artifact.context)
+    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=context, parallel=parallel)
 
 
 def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from needs import needs
 from slmops import cli
 from slmops import compile as compiler
-from slmops.core.errors import SourceNotFound, UsageError
+from slmops.core.errors import GateFailed, SourceNotFound, UsageError
 from slmops.source import load
 
 Toy = Callable[..., Path]
@@ -45,9 +46,10 @@ def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < eight["quality"]["kl"]["value"] < four["quality"]["kl"]["value"]
     assert eight["bytes"] > four["bytes"] and four["peak"] >= four["empty"] > 10_000_000 and four["load"] > 0
     assert four["quality"]["bits_per_byte"]["value"] > 0 and "losses" not in four["quality"]
-    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["itl"]) == 3
-    assert four["speed"]["itl"][0] <= four["speed"]["itl"][2] and four["speed"]["cores"] > 0
-    assert four["answers"]["right"] == [False] * 3
+    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["firsts"]) == 2
+    assert four["speed"]["itl"]["p50"]["value"] <= four["speed"]["itl"]["p99"]["value"] and four["speed"]["cores"] > 0
+    assert four["altered"] == "" and four["stress"] is None and four["verdicts"] == []
+    assert four["answers"]["right"] == [False] * 3 and four["answers"]["share"]["value"] == 0
     (pair,) = found["compared"]
     loss = pair["loss"]
     assert loss["low"] <= loss["value"] <= loss["high"] and pair["cases"]["cases"] == 3
@@ -71,3 +73,45 @@ def test_what_makes_no_sense(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["measure", folder, "--tasks", str(made / "nowhere")]) == SourceNotFound.exit_code
     assert cli.main(["measure", str(made / "nowhere")]) == SourceNotFound.exit_code
     assert capsys.readouterr().err.count("slmops: ") == 4
+
+
+@pytest.mark.slow
+def test_gates_decide_the_exit_code(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["measure", str(made / "q4"), "--runs", "2", "--engine", "llamacpp"]
+    assert cli.main([*start, "--gate", "peak<=2GB", "--gate", "stability.identical>=60", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)["measured"]
+    assert [verdict["passed"] for verdict in one["verdicts"]] == [True, True]
+    assert one["stress"]["faults"] == [] and one["stability"]["growth"]["low"] <= one["stability"]["growth"]["high"]
+    assert cli.main([*start, "--gate", "default", "--gate", "peak<=1MB"]) == GateFailed.exit_code
+    shown, complained = capsys.readouterr()
+    assert "x peak<=1MB: " in shown and "+ stress: 0 faults" in shown and "? quality: no text was given" in shown
+    assert "quality; " in complained and "peak<=1MB" in complained
+
+
+@pytest.mark.slow
+@needs("openvino_genai")
+def test_concurrency_is_measured_where_an_engine_has_it(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    compiler.convert(load(made / "source"), ["openvino"], "q8", made / "ir", verify=False)
+    start = ["measure", str(made / "ir"), "--runs", "1", "--concurrency", "1,3"]
+    assert cli.main([*start, "--engine", "openvino"]) == UsageError.exit_code
+    assert "openvino_paged" in capsys.readouterr().err
+    assert (
+        cli.main([*start, "--engine", "openvino_paged", "--gate", "concurrency.3.throughput>=1e9"]) == GateFailed.exit_code
+    )
+    shown = capsys.readouterr().out
+    assert "in flight" in shown and "x concurrency.3.throughput>=1e9" in shown
+
+
+def test_gates_and_levels_that_make_no_sense(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ["measure", str(made / "q8")]
+    for words, said in (
+        (["--gate", "kl.mean<=0.02"], "quality.kl, "),
+        (["--gate", "nonsense"], "METRIC OP NUMBER"),
+        (["--require", "speed"], "f16, bf16 or f32 as the first"),
+        (["--require", "size"], "speed, memory"),
+        (["--concurrency", "0"], "1 to 256"),
+        (["--concurrency", "two"], "1 to 256"),
+        (["--concurrency", "2", "--engine", "llamacpp"], "llamaserver"),
+    ):
+        assert cli.main([*start, *words]) == UsageError.exit_code, words
+        assert said in capsys.readouterr().err, words

@@ -30,6 +30,8 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     assert choice["passed"] and choice["measured"]["bytes"] < 0.6 * 2 * 1_971_584
     assert choice["measured"]["quality"]["retained"]["low"] >= 0.95
     assert {one["gate"] for one in choice["verdicts"]} >= {"quality", "latency spread", "size", "faster than unquantized"}
+    assert {one["gate"] for one in choice["verdicts"]} >= {"stress", "stability: answers", "stability: slowdown"}
+    assert choice["measured"]["stress"]["faults"] == [] and choice["measured"]["stability"]["requests"] > 60
     measured = [one["scheme"] for one in found["trials"]]
     assert measured[0] == "f16" and "q8" not in measured  # dropped by its size before anything was made
     assert all((tmp_path / "out" / one / "gguf" / "model.gguf").is_file() for one in measured)
@@ -58,7 +60,8 @@ def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFix
     assert "--text" in capsys.readouterr().err
     same = ["--text", str(source / "config.json"), "--calibrate", str(source / "config.json")]
     assert cli.main([*start, *same]) == UsageError.exit_code
-    for words in (["--min-quality", "1.5"], ["--budget", "soon"], ["--max-size", "small"]):
+    odd = [["--gate", "kl.mean<=1"], ["--require", "size"]]
+    for words in (["--min-quality", "1.5"], ["--budget", "soon"], ["--max-size", "small"], *odd):
         assert cli.main([*start, *words]) == UsageError.exit_code
     assert not (tmp_path / "out").exists()
 

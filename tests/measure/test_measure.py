@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from slmops import compile as compiler
 from slmops import run
 from slmops.core.errors import CorruptInput
-from slmops.engines import _worker
+from slmops.engines import Sampling, _worker
+from slmops.engines._host import Token
 from slmops.measure import quality, speed, tasks
 from slmops.source import load
 
@@ -75,3 +77,41 @@ def test_quality_of_f32_is_no_distance_and_q4_is_some(toy: Callable[..., Path], 
     nats = sum(four.losses)
     assert four.bits_per_byte.value == pytest.approx(nats / np.log(2) / sum(sizes))
     assert timed.new_tokens == 16 and timed.decode > 0 and timed.first_token > 0
+
+
+def test_energy_counts_packages_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel lays it out (Documentation/power/powercap): "psys" is the whole platform, packages and all."""
+    for number, (name, microjoules) in enumerate([("package-0", 5_000_000), ("package-1", 3_000_000), ("psys", 9_000_000)]):
+        zone = tmp_path / f"intel-rapl:{number}"
+        (zone / f"intel-rapl:{number}:0").mkdir(parents=True)
+        (zone / "name").write_text(name + "\n")
+        (zone / "energy_uj").write_text(f"{microjoules}\n")
+    monkeypatch.setattr(speed, "RAPL", tmp_path)
+    assert speed.joules() == pytest.approx(8.0)
+    monkeypatch.setattr(speed, "RAPL", tmp_path / "nothing")
+    assert speed.joules() is None
+
+
+class Paced:
+    """An engine's process whose answers take as long as it is told, one answer after the other."""
+
+    pid = 0
+
+    def __init__(self, paces: list[float]) -> None:
+        self.paces = paces
+
+    def generate(self, ids: list[int], sampling: Sampling) -> Iterator[Token]:
+        pace = self.paces.pop(0)
+        yield from (Token(7, "", (1 + number) * pace) for number in range(sampling.max_tokens))
+
+
+def test_noisy_runs_are_taken_again() -> None:
+    """A warm-up and three runs a batch: the first batch lies apart by 100 % of its median, the second by none."""
+    noisy: Any = Paced([1, 0.05, 0.1, 0.1, 1, 0.1, 0.1, 0.1])
+    found = speed.measure(noisy, [1, 2], 5, 3)
+    assert (found.batches, found.spread, found.decode) == (2, pytest.approx(0), pytest.approx(10))
+    assert found.firsts == pytest.approx((0.1, 0.1, 0.1)) and not noisy.paces
+    never: Any = Paced([1, 0.05, 0.1, 0.1] * speed.BATCHES)
+    assert speed.measure(never, [1, 2], 5, 3).batches == speed.BATCHES and not never.paces
+    steady: Any = Paced([1, 0.1, 0.1, 0.1])
+    assert speed.measure(steady, [1, 2], 5, 3).batches == 1

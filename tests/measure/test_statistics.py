@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics as standard
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
+from slmops.core.tensor import Array
 from slmops.measure import statistics
 
 TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 7: 2.365, 10: 2.228, 20: 2.086, 30: 2.042, 120: 1.980}
@@ -116,3 +118,47 @@ def test_the_quotient_of_two_samples() -> None:
     )
     assert statistics.quotient([3.0], [1.0]).high == math.inf
     assert statistics.quotient([4.0, 4.0], [2.0, 2.0]).low == pytest.approx(2)
+
+
+def test_a_trend_by_sen() -> None:
+    """Evenly spaced figures worked by scipy 1.17's theilslopes: 12 of a random walk, and 6 that rise by two."""
+    walk = [0.4, 1.7, 2.6, 1.9, 0.6, 0.0, 0.1, -2.3, -2.5, -3.7, -4.5, -5.0]
+    found = statistics.trend(walk)
+    assert (found.value, found.low, found.high) == pytest.approx((-0.75416667, -0.9, -0.49090909))
+    assert statistics.trend([1.0, 3.0, 5.0, 7.0, 9.0, 11.0]).low == pytest.approx(2)
+    flat = statistics.trend([70.0] * 40)
+    assert (flat.value, flat.low, flat.high) == (0, 0, 0)
+    # One step at the beginning, as of an allocator that takes its fill, is no trend.
+    assert statistics.trend([60.0, 65.0, *[70.0] * 38]).high == 0
+    assert statistics.trend([1.0, 2.0]).high == math.inf
+
+
+def coverage(estimate: Callable[[np.random.Generator], statistics.Estimate], truth: float, times: int = 400) -> float:
+    """Share of 95 % intervals that hold the truth. The share's own error at 0.95 is 0.011 of 400."""
+    random = np.random.default_rng(3)
+    found = [estimate(random) for _ in range(times)]
+    return sum(one.low <= truth <= one.high for one in found) / times
+
+
+def test_intervals_of_the_gates_cover_as_often_as_they_say() -> None:
+    """With figures as skewed as losses of tokens (lognormal) and with the sample sizes that gates have."""
+
+    def losses(random: np.random.Generator) -> tuple[Array, Array]:
+        shared = random.lognormal(0, 1, (32, 1)) * random.lognormal(0, 0.5, (32, 40))
+        return (shared * 1.02 + random.normal(0, 0.05, shared.shape)).ravel(), shared.ravel()
+
+    def paired(random: np.random.Generator) -> statistics.Estimate:
+        worse, known = losses(random)
+        return statistics.paired(worse, known, [40] * 32)
+
+    def drawn(random: np.random.Generator) -> statistics.Estimate:
+        worse, known = losses(random)
+        return statistics.bootstrap(worse, known, [40] * 32)
+
+    truth = 0.02 * math.exp(0.5) * math.exp(0.125)
+    assert coverage(paired, truth) > 0.90
+    assert coverage(drawn, truth, 200) > 0.88
+    assert coverage(lambda random: statistics.trend(np.arange(16) + random.normal(0, 3, 16)), 1.0) > 0.92
+    noisy = coverage(lambda random: statistics.quotient(*random.lognormal(0, 0.3, (2, 5))), 1.0)
+    assert noisy > 0.92
+    assert coverage(lambda random: statistics.proportion(int(random.binomial(120, 0.93)), 120), 0.93) > 0.92

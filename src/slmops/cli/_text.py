@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from slmops.core.units import count as count
 from slmops.core.units import size as size
+
+if TYPE_CHECKING:
+    from slmops.measure.gates import Verdict
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
@@ -20,6 +24,15 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
         ).rstrip()
         for line in lines
     )
+
+
+def verdicts(found: Iterable[Verdict]) -> list[str]:
+    """A line a gate, with a mark: + passed, x failed, ? undecided or not applicable; those that only advise say so."""
+    return [
+        f"  {'?' if one.passed is None else '+' if one.passed else 'x'} {one.gate}: {one.said}"
+        + ("" if one.blocks or one.passed else " [advice]")
+        for one in found
+    ]
 
 
 def pairs(rows: Iterable[tuple[str, str]]) -> str:

@@ -7,12 +7,11 @@ import re
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
+from slmops.core.units import BYTES
 
 if TYPE_CHECKING:
+    from slmops.measure.gates import Gate
     from slmops.plan.decide import Limits
-
-BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-         "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40, "k": 10**3, "m": 10**6, "g": 10**9}  # fmt: skip
 
 
 def size(text: str, whole: int | None = None) -> int:
@@ -56,6 +55,32 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-speed", metavar="TOK/S", help="of decoding one sequence: 20tok/s")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens that must fit (4096)")
     parser.add_argument("--format", action="append", metavar="NAME", help="only this format (may be repeated)")
+
+
+def add_gates(parser: argparse.ArgumentParser, beside: str) -> None:
+    """The options of `gates` and `required`."""
+    text = f"a gate of yours, {beside}: 'quality.kl<=0.02', 'peak<=800MB'; may be repeated"
+    parser.add_argument("--gate", action="append", metavar="GATE", help=text)
+    text = "let these gates against the unquantized model block, not only advise: speed (2x), memory (50%%)"
+    parser.add_argument("--require", metavar="speed,memory", help=text)
+
+
+def gates(texts: list[str] | None) -> tuple[Gate, ...]:
+    """What --gate said. Raises UsageError for a figure that there is not."""
+    from slmops.measure import gates
+
+    return tuple(map(gates.parse, texts or ()))
+
+
+def required(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """What --require said. Raises UsageError for anything but gates that advise."""
+    from slmops.measure.gates import ADVISING
+
+    names = tuple(name.strip() for name in (arguments.require or "").split(",") if name.strip())
+    for name in names:
+        if name not in ADVISING:
+            raise UsageError(f"there is no gate {name!r} to require", f"those that advise: {', '.join(ADVISING)}")
+    return names
 
 
 def limits(arguments: argparse.Namespace, parameters: int) -> Limits:

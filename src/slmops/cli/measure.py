@@ -5,12 +5,20 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from slmops.cli import _units
+
 if TYPE_CHECKING:
     from slmops.measure.artifact import Measured
-    from slmops.measure.statistics import Estimate
+    from slmops.measure.gates import Verdict
+    from slmops.measure.speed import Load
+    from slmops.measure.statistics import Estimate, Percentiles
 
 HELP = "take quality against the source, tasks, speed and memory of artifacts in their engines, each with its interval"
 EXAMPLE = "slmops measure out/gguf out/onnx --against samples/home --text samples/home/eval/text.txt"
+
+
+DEFAULT = "default"
+MOST_AT_ONCE = 256
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,17 +30,22 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of the speed, after a warm-up (3)")
+    text = "throughput and latency with so many requests in flight, such as 1,4: in engines that compute several at once"
+    parser.add_argument("--concurrency", metavar="N,N", help=text)
+    _units.add_gates(parser, "or 'default' for quality, latency spread, stress and stability")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
     import json
     import tempfile
     from pathlib import Path
 
     from slmops import source as sources
     from slmops.cli._progress import Progress
-    from slmops.core.errors import SourceNotFound, UsageError
-    from slmops.measure import artifact, tasks
+    from slmops.core.errors import GateFailed, SourceNotFound, UsageError
+    from slmops.measure import artifact, gates, tasks
+    from slmops.plan import hardware
 
     progress = Progress(quiet=arguments.json)
     if (arguments.text is None) != (arguments.against is None):
@@ -41,14 +54,21 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.runs} runs make no median", "give 1 or more")
     if arguments.text is not None and not Path(arguments.text).is_file():
         raise SourceNotFound(f"there is no file {arguments.text}", "give the path of one")
+    levels, asked = _levels(arguments), arguments.gate or []
+    wanted, required = _units.gates([text for text in asked if text != DEFAULT]), _units.required(arguments)
+    unquantized = _dense(arguments.artifact[0]) and len(arguments.artifact) > 1
+    if required and not unquantized:
+        raise UsageError("--require compares with an unquantized artifact", "give one of f16, bf16 or f32 as the first")
+    endures = DEFAULT in asked or any(gate.needs_endurance for gate in wanted)
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
     with tempfile.TemporaryDirectory(prefix="slmops-measure-") as scratch:
         text = None
         if arguments.text is not None:
             content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
             text = artifact.Text(sources.load(arguments.against), content, Path(scratch))
-        found = [
-            artifact.measure(
+        found = []
+        for folder in arguments.artifact:
+            one = artifact.measure(
                 Path(folder),
                 arguments.engine,
                 text=text,
@@ -58,18 +78,91 @@ def run(arguments: argparse.Namespace) -> int:
                 device=arguments.device,
                 say=progress.say,
             )
-            for folder in arguments.artifact
-        ]
+            if levels:
+                progress.say(f"{folder}: {' and '.join(map(str, levels))} requests in flight")
+                one = artifact.under_load(one, levels, text, device=arguments.device)
+            if endures:
+                progress.say(f"{folder}: stress and stability")
+                one = artifact.endure(one, text, device=arguments.device)
+            found.append(one)
     compared = []
+    races: list[Estimate | None] = [None]
     for other in found[1:]:
         progress.say(f"{other.folder} beside {found[0].folder}: speed, turn by turn")
         raced = artifact.race(found[0], other, max(2, arguments.runs), device=arguments.device)
         compared.append(_compared(found[0], other, text.windows if text else [], raced))
+        races.append(raced)
+    verdicts: list[list[Verdict]] = [[] for _ in found]
+    for one, raced, said in zip(found, races, verdicts, strict=True):
+        baseline = found[0] if unquantized and one is not found[0] else None
+        if DEFAULT in asked:
+            said.extend(gates.default(one, parent=baseline))
+        if baseline is not None:
+            said.extend(gates.against(one, baseline, required, hardware.detect().cache, raced))
+        said.extend(gates.added(one, wanted))
     if arguments.json:
-        print(json.dumps({"measured": [artifact.facts(one) for one in found], "compared": compared}, indent=1))
+        facts = [
+            {**artifact.facts(one), "verdicts": list(map(dataclasses.asdict, said))}
+            for one, said in zip(found, verdicts, strict=True)
+        ]
+        print(json.dumps({"measured": facts, "compared": compared}, indent=1))
     else:
-        print(_shown(found, compared))
+        print(_shown(found, compared, verdicts))
+    if stopped := [
+        f"{one.folder}: {each.gate}" for one, said in zip(found, verdicts, strict=True) for each in said if each.stops
+    ]:
+        raise GateFailed(f"not passed: {'; '.join(stopped)}", "the verdicts above say what was found, and what was asked")
     return 0
+
+
+def _levels(arguments: argparse.Namespace) -> list[int]:
+    """What --concurrency said. Raises UsageError for what is no number, and for an engine that takes one at a time."""
+    from pathlib import Path
+
+    from slmops import run
+    from slmops.core import plugins
+    from slmops.core.errors import UsageError
+    from slmops.engines import _host
+
+    texts = [text.strip() for text in (arguments.concurrency or "").split(",") if text.strip()]
+    if not all(text.isdecimal() and 0 < int(text) <= MOST_AT_ONCE for text in texts):
+        raise UsageError(
+            f"--concurrency {arguments.concurrency!r} is no list of numbers", f"1 to {MOST_AT_ONCE}, such as 1,4"
+        )
+    for folder in arguments.artifact if texts else ():
+        form = run.Artifact.open(Path(folder)).format
+        name = run.choose_engine(form, arguments.engine)
+        if "parallel" not in plugins.load("engines", name).CAN:
+            able = [one for one in _host.engines_for(form) if "parallel" in plugins.load("engines", one).CAN]
+            cure = f"--engine {' or '.join(able)}" if able else f"no engine of {form} computes several at once here"
+            raise UsageError(f"{name} takes one request at a time", cure)
+    return [int(text) for text in texts]
+
+
+def _dense(folder: str) -> bool:
+    """Whether an artifact holds plain numbers of 16 bits or more."""
+    from pathlib import Path
+
+    from slmops.core import receipt
+
+    path = Path(folder)
+    return (path / receipt.NAME).is_file() and receipt.load(path).get("scheme") in ("f16", "bf16", "f32")
+
+
+def _under_load(loads: list[tuple[Measured, Load]]) -> tuple[list[str], list[list[str]], str]:
+    """The table of several requests in flight."""
+
+    def times(one: Percentiles) -> str:
+        return " / ".join(f"{each.value * 1000:,.1f}" for each in (one.p50, one.p95, one.p99)) + " ms"
+
+    rows = [
+        [one.engine, one.scheme, str(load.at_once), str(load.requests),
+         f"{load.throughput.value:,.0f} ({load.throughput.low:,.0f}-{load.throughput.high:,.0f})",
+         times(load.first_token), times(load.itl)]
+        for one, load in loads
+    ]  # fmt: skip
+    header = ["engine", "scheme", "in flight", "requests", "tok/s of all", "TTFT p50 / p95 / p99", "ITL p50 / p95 / p99"]
+    return header, rows, "llrrrrr"
 
 
 def _compared(first: Measured, other: Measured, windows: list[list[int]], raced: Estimate | None) -> dict[str, Any]:
@@ -92,8 +185,9 @@ def _compared(first: Measured, other: Measured, windows: list[list[int]], raced:
     return result
 
 
-def _shown(found: list[Measured], compared: list[dict[str, Any]]) -> str:
+def _shown(found: list[Measured], compared: list[dict[str, Any]], verdicts: list[list[Verdict]]) -> str:
     from slmops.cli import _text
+    from slmops.measure import speed as speeds
 
     rows = []
     for one in found:
@@ -111,6 +205,16 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]]) -> str:
         ])  # fmt: skip
     header = ["format", "scheme", "engine", "size", "KL", "top-1", "retained", "exact", "tok/s", "TTFT", "peak"]
     lines = [_text.table(header, rows, "lll" + "r" * 8)]
+    if loads := [(one, load) for one in found for load in one.concurrency.values()]:
+        lines.append(_text.table(*_under_load(loads)))
+    for one in found:
+        if one.speed and one.speed.batches > 1:
+            lines.append(f"{one.folder}: the speed was taken {one.speed.batches} times, for it varied; the steadiest counts")
+    if speeds.joules() is None:
+        lines.append("energy: this system has no counters of it that can be read here (RAPL)")
+    for one, own in zip(found, verdicts, strict=True):
+        if own:
+            lines.append("\n".join([f"{one.folder} in {one.engine}:", *_text.verdicts(own)]))
     for pair in compared:
         said = []
         if loss := pair.get("loss"):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from slmops.cli import _units
 
 if TYPE_CHECKING:
-    from slmops.optimize import Found, Trial
+    from slmops.optimize import Found
+    from slmops.trials import Trial
 
 HELP = "choose the best format, bits and engine for a model on this machine within limits: made, proven, measured"
 EXAMPLE = "slmops optimize samples/home --max-size 60% -o best"
@@ -25,6 +26,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
     _units.add_limits(parser)
+    _units.add_gates(parser, "besides quality, latency spread, stress and stability")
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
     parser.add_argument("--executor", default="local", metavar="NAME", help="where trials run: local, or ray on a cluster")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from slmops import optimize, probes, search
+    from slmops import optimize, probes, search, trials
     from slmops import source as sources
     from slmops.cli import plan
     from slmops.cli._progress import Progress
@@ -47,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
-    budget = _units.seconds(arguments.budget)
+    budget, asked = _units.seconds(arguments.budget), _units.gates(arguments.gate)
     search.objectives(arguments.objective)
     plugins.load("executors", arguments.executor)
     model = sources.load(arguments.source)
@@ -67,19 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         if seen == content:
             raise UsageError("--calibrate and --text are one text: its figures would flatter", "give two of one domain")
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
-    progress = Progress(quiet=arguments.json)
-    found = optimize.optimize(
-        model,
-        Path(arguments.out),
-        wanted,
-        content,
-        hardware.detect(),
-        cases,
-        seen,
-        progress.watch(),
-        arguments.executor,
+    required = _units.required(arguments)
+    wanted = trials.Wanted(
+        limits, arguments.min_quality, arguments.objective, budget, formats, gates=asked, required=required
     )
+    progress, given = Progress(quiet=arguments.json), trials.Given(wanted, content, tuple(cases), seen)
+    found = optimize.optimize(model, Path(arguments.out), given, hardware.detect(), progress.watch(), arguments.executor)
     print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
     if found.choice is None:
         raise GateFailed("nothing passed its gates", "; ".join(found.relax))
@@ -137,7 +132,7 @@ def _shown(found: Found, objective: str) -> str:
     header = ["", "format", "scheme", "engine", "size", "KL", "quality kept", "tok/s", "peak", "gates"]
     lines = [_text.table(header, rows, "llllrrrrrl")]
     if found.choice and found.choice.measured:
-        said = "\n".join(f"  {_mark(verdict.passed)} {verdict.gate}: {verdict.said}" for verdict in found.choice.verdicts)
+        said = "\n".join(_text.verdicts(found.choice.verdicts))
         best, folder = found.choice.candidate, found.choice.measured.folder
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
@@ -146,7 +141,3 @@ def _shown(found: Found, objective: str) -> str:
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")
     return "\n\n".join(lines)
-
-
-def _mark(passed: bool | None) -> str:
-    return "?" if passed is None else "+" if passed else "x"

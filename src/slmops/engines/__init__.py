@@ -4,10 +4,15 @@ FORMATS                  the formats it opens
 MODULES                  importable modules it needs (looked up without importing them)
 PACKAGE                  the distribution whose version is quoted
 EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
-CAN                      frozenset of {"logits", "generate", "encode", "render"}: what a Session of it can do
+CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel"}: what a Session of it can do
 DEVICES                  device names it takes besides "auto"
 FOOTPRINT                what its process takes in memory (plan/memory.py adds it up), and how fast it reads weights
 open(folder, *, proof, device, threads, context) -> Session
+                         with "parallel" in CAN it takes `parallel` too: how many requests may be in flight at once
+
+With "parallel", a Session has one method more, for requests that are computed together (continuous batching):
+
+    serve(prompts, sampling, at_once) -> iterator of (which prompt, token), with (which, None) where a request is made
 """
 
 from __future__ import annotations

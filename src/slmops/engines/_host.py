@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core import errors, plugins
-from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError
+from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Sampling
 
@@ -97,8 +97,11 @@ class Worker:
         device: str = "auto",
         threads: int | None = None,
         context: int = 4096,
+        parallel: int = 1,
     ) -> None:
         require(engine)
+        if parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
+            raise UsageError(f"{engine} takes one request at a time", "leave concurrency out, or take another engine")
         self.engine = engine
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         environment = {**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -125,6 +128,7 @@ class Worker:
                 device=device,
                 threads=threads,
                 context=context,
+                **({"parallel": parallel} if parallel > 1 else {}),
             )
         except BaseException:
             self.close()
@@ -218,10 +222,31 @@ class Worker:
         """{"resident": bytes now, "peak": bytes at most} of the worker."""
         return {key: int(value) for key, value in self.ask("memory").items()}
 
-    def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[Token]:
+    def generate(self, ids: Sequence[int], sampling: Sampling) -> Generator[Token, None, None]:
         """Tokens as they come. Closing the iterator cancels the generation and waits until the engine has stopped."""
         began = time.perf_counter()
-        self._send({"method": "generate", "params": {"ids": list(ids), "sampling": asdict(sampling)}})
+        with contextlib.closing(self._events("generate", ids=list(ids), sampling=asdict(sampling))) as events:
+            for event in events:
+                # perf_counter is one clock for all processes where engines run; a negative difference means it is not.
+                seconds = event["at"] - began
+                yield Token(event["token"], event["text"], seconds if seconds >= 0 else time.perf_counter() - began)
+
+    def serve(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int
+    ) -> Iterator[tuple[int, int | None, float]]:
+        """(which prompt, token, seconds since the start) of all prompts, `at_once` of them in flight until all are done.
+
+        The token is None at the moment in which a request is made. Only for engines that say "parallel" in CAN.
+        """
+        began = time.perf_counter()
+        ids = [list(prompt) for prompt in prompts]
+        with contextlib.closing(self._events("serve", prompts=ids, sampling=asdict(sampling), at_once=at_once)) as events:
+            for event in events:
+                yield event["which"], event["token"], event["at"] - began
+
+    def _events(self, method: str, **params: Any) -> Generator[dict[str, Any], None, None]:
+        """Events until the result. Closing the iterator cancels, and waits until the engine has stopped."""
+        self._send({"method": method, "params": params})
         finished = False
         try:
             while True:
@@ -230,10 +255,7 @@ class Worker:
                     finished = True
                     self.effective = answer["result"]["effective"]
                     return
-                event = answer["event"]
-                # perf_counter is one clock for all processes where engines run; a negative difference means it is not.
-                seconds = event["at"] - began
-                yield Token(event["token"], event["text"], seconds if seconds >= 0 else time.perf_counter() - began)
+                yield answer["event"]
         except SlmopsError:  # the worker's answer, whatever its kind: there is nothing to cancel
             finished = True
             raise
@@ -242,6 +264,10 @@ class Worker:
                 self._send({"cancel": True})
                 while "result" not in self._receive():
                     pass
+
+    def kill(self) -> None:
+        """End the worker at once, from any thread: what waits for an answer raises EngineCrashed."""
+        self._process.kill()
 
     def close(self) -> None:
         """End the worker: politely, then not."""
@@ -263,5 +289,5 @@ class Worker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and issubclass(kind, KeyboardInterrupt):
-            self._process.kill()
+            self.kill()
         self.close()

@@ -104,6 +104,7 @@ class Session:
         self._compile = compile_runner
         self._runner: Runner | None = None
         self._pipeline: Any = None
+        self._server: Any = None
         self._tokenizer: Any = None
         self._generating: _Generation | None = None
 
@@ -164,6 +165,35 @@ class Session:
         finally:
             generation.cancel()
 
+    def serve(self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int) -> Iterator[tuple[int, int | None]]:
+        """By GenAI's continuous batching, a step at a time: only with paged attention. See engines."""
+        import openvino
+
+        for ids in prompts:
+            _words.check(ids, None, self._vocab, None)
+        if self._server is None:
+            self._pipeline = None
+            make = self._genai.ContinuousBatchingPipeline
+            self._server = make(self._folder, self._scheduler(), self._device, dict(self._properties))
+        waiting, flying = list(enumerate(prompts))[::-1], dict[int, Any]()
+        config = _config(self._genai, sampling)
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < at_once:
+                    which, ids = waiting.pop()
+                    yield which, None
+                    flying[which] = self._server.add_request(which, openvino.Tensor(np.array([ids], np.int64)), config)
+                self._server.step()
+                for which, handle in list(flying.items()):
+                    while handle.can_read():
+                        for part in handle.read().values():
+                            yield from ((which, int(token)) for token in part.generated_ids)
+                    if handle.get_status() != self._genai.GenerationStatus.RUNNING:
+                        del flying[which]
+        finally:
+            for handle in flying.values():
+                handle.cancel()
+
     def encode(self, text: str) -> list[int]:
         ids = self._words().encode(text, add_special_tokens=False).input_ids
         return [int(number) for number in ids.data.reshape(-1)]
@@ -178,7 +208,7 @@ class Session:
         return str(tokenizer.apply_chat_template([dict(message) for message in messages], add_generation_prompt=True))
 
     def close(self) -> None:
-        self._runner = self._pipeline = self._tokenizer = None
+        self._runner = self._pipeline = self._server = self._tokenizer = None
 
     def _words(self) -> Any:
         if self._tokenizer is None:

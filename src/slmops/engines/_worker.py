@@ -101,6 +101,16 @@ class Server:
         if text:
             yield {"token": None, "text": text, "at": time.perf_counter()}
 
+    def serve(self, prompts: list[list[int]], sampling: dict[str, Any], at_once: int) -> Iterator[dict[str, Any]]:
+        """One event a token of any of the prompts, and one without a token where a request begins."""
+        options = Sampling(**{**sampling, "stop_ids": tuple(sampling.get("stop_ids", ()))})
+        served: Any = self._session
+        with contextlib.closing(served.serve(prompts, options, at_once)) as events:
+            for which, token in events:
+                yield {"which": which, "token": token, "at": time.perf_counter()}
+                if self.cancelled.is_set():
+                    return
+
     def _delta(self, made: Sequence[int], sent: int, last: bool) -> tuple[str, int]:
         """The text that became certain with the newest token, and up to which token text has been sent."""
         before = max(0, sent - HELD_BACK)
@@ -210,9 +220,9 @@ def main() -> None:
                 answer({"result": {**server.facts(), **memory()}})
             elif method == "close" or server is None:
                 break
-            elif method == "generate":
+            elif method in ("generate", "serve"):
                 server.cancelled.clear()
-                for event in server.generate(**params):
+                for event in getattr(server, method)(**params):
                     answer({"event": event})
                 # Some engines choose a device or a precision only when they first compute.
                 answer({"result": server.facts()})

@@ -11,6 +11,7 @@ import functools
 import http.client
 import json
 import os
+import queue
 import secrets
 import shutil
 import socket
@@ -18,6 +19,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +34,7 @@ MODULES = ()
 PACKAGE = "llama.cpp"
 EXTRA = "llamacpp"
 INSTALL = "build or download llama.cpp and put llama-server on PATH"
-CAN = frozenset({"generate", "encode", "render"})
+CAN = frozenset({"generate", "encode", "render", "parallel"})
 DEVICES = ("cpu", "gpu")
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
 PREFERENCE = 1
@@ -59,19 +61,19 @@ def installed() -> str | None:
     return lines[0].removeprefix("version:").strip() if lines else None
 
 
-def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int) -> Session:
+def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int, parallel: int = 1) -> Session:
     """Start a server with the folder's GGUF and wait until it answers."""
     if device not in ("auto", *DEVICES):
         raise UsageError(f"llama-server has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
     if proof:
         raise UsageError("llama-server gives no logits, so there is nothing to prove with it", "use the engine llamacpp")
-    return Session(_gguf.locate(folder), device, threads or os.cpu_count() or 4, context)
+    return Session(_gguf.locate(folder), device, threads or os.cpu_count() or 4, context, parallel)
 
 
 class Session:
     """A running server. See engines.Session."""
 
-    def __init__(self, file: Path, device: str, threads: int, context: int) -> None:
+    def __init__(self, file: Path, device: str, threads: int, context: int, parallel: int) -> None:
         program = shutil.which(PROGRAM)
         if program is None:
             raise EngineMissing(f"there is no {PROGRAM} on PATH", INSTALL)
@@ -90,7 +92,9 @@ class Session:
             probe.bind(("127.0.0.1", 0))
             self._port: int = probe.getsockname()[1]
         command = [program, "--model", str(file), "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--ctx-size", str(self._limit), "--parallel", "1", "--threads", str(threads), "--no-webui", "--jinja"]
+        # The server divides its context among the requests in flight.
+        command += ["--ctx-size", str(self._limit * parallel), "--parallel", str(parallel)]
+        command += ["--threads", str(threads), "--no-webui", "--jinja"]
         # The server would take a leading bos out of what the template writes, trusting that the tokenizer adds it.
         command += ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
         if device == "cpu":
@@ -193,6 +197,45 @@ class Session:
                 yield token
                 if len(made) >= sampling.max_tokens:
                     return
+
+    def serve(self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int) -> Iterator[tuple[int, int | None]]:
+        """A thread for each request in flight, which takes the next prompt when its own is answered. See engines."""
+        waiting, events = iter(enumerate(prompts)), queue.SimpleQueue[tuple[int, int | None] | BaseException | None]()
+        turn, stopped = threading.Lock(), threading.Event()
+
+        def work() -> None:
+            try:
+                while not stopped.is_set():
+                    with turn:
+                        which, ids = next(waiting, (-1, ()))
+                    if which < 0:
+                        break
+                    events.put((which, None))
+                    for token in self.generate(ids, sampling):
+                        events.put((which, token))
+                        if stopped.is_set():
+                            break
+                events.put(None)
+            except BaseException as error:
+                events.put(error)
+
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(at_once)]
+        for worker in workers:
+            worker.start()
+        try:
+            left = at_once
+            while left:
+                event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                if event is None:
+                    left -= 1
+                else:
+                    yield event
+        finally:
+            stopped.set()
+            for worker in workers:
+                worker.join()
 
     def _stream(self, options: dict[str, Any], count: int) -> Iterator[int | None]:
         """Greedy tokens as they come; None at the end. Where the stream left some out, it ends early after fetching them."""

@@ -17,15 +17,24 @@ FORMATS = ("openvino",)
 MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
 PACKAGE = "openvino-genai"
 EXTRA = "openvino"
-CAN = frozenset({"logits", "generate", "encode", "render"})
+CAN = frozenset({"logits", "generate", "encode", "render", "parallel"})
 DEVICES = ("cpu", "gpu")
 FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, efficiency=0.71)
 
 
 def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    proof: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    parallel: int = 1,
 ) -> Session:
-    """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO."""
+    """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO.
+
+    The cache of blocks grows with what is in flight, so `parallel` needs no room of its own.
+    """
     return _openvino.Session(folder, "PA", Paged, proof=proof, device=device, threads=threads, context=context)
 
 

@@ -7,25 +7,31 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from slmops import run
+from slmops import prove, run
 from slmops.core import plugins, receipt
-from slmops.core.errors import UsageError
+from slmops.core.errors import CorruptInput, EngineCrashed, UsageError, VerificationFailed
 from slmops.core.model import Model
-from slmops.measure import quality, speed, tasks
+from slmops.engines._host import Worker
+from slmops.measure import quality, speed, statistics, tasks
+from slmops.measure import stress as stresses
 from slmops.measure.quality import Quality
-from slmops.measure.speed import Speed
+from slmops.measure.speed import Load, Speed
 from slmops.measure.statistics import Estimate
+from slmops.measure.stress import Stability, Stress
 from slmops.measure.tasks import Answers, Case
 
 WINDOW, WINDOWS = 256, 32
 PROMPT = 128
 """Tokens of the prompt that speed is measured with."""
+STABLE = 5.0
+"""Seconds of a stability run, about."""
 
 
 class Text:
@@ -86,6 +92,13 @@ class Measured:
     reserved: int = 0
     """Tokens that the engine was opened for."""
     effective: dict[str, str] = field(default_factory=dict)
+    altered: str = ""
+    """What is not as it was when the artifact was proven: files, codes and scales by their checksums."""
+    concurrency: dict[str, Load] = field(default_factory=dict)
+    """By the number of requests in flight."""
+    stress: Stress | None = None
+    stability: Stability | None = None
+    """None with a `stress` whose engine did not live."""
 
 
 def measure(
@@ -122,8 +135,7 @@ def measure(
             say(f"{artifact.format} in {name}: {len(cases)} cases")
             answers = tasks.answer(worker, artifact, cases, seconds=seconds)
         say(f"{artifact.format} in {name}: speed")
-        prompt = (text.windows[0] * (PROMPT // len(text.windows[0]) + 1))[:PROMPT] if text is not None else [5] * PROMPT
-        prompt = prompt[: max(1, context - new_tokens)]
+        prompt = _prompt(text, PROMPT)[: max(1, context - new_tokens)]
         taken = speed.measure(worker, prompt, new_tokens, runs)
         return Measured(
             folder=str(folder),
@@ -141,7 +153,69 @@ def measure(
             filled=max(longest, len(prompt) + new_tokens),
             reserved=context,
             effective=worker.effective,
+            altered=_altered(artifact.format, folder, facts) if facts else "",
         )
+
+
+def _altered(form: str, folder: Path, facts: Mapping[str, Any]) -> str:
+    """A tensor shifted by a tenth costs less quality than a gate allows for, so the checksums are asked too."""
+    try:
+        prove.check_files(folder, facts)
+        prove.check_tensors(plugins.load("formats", form).read(folder), facts)
+    except (CorruptInput, VerificationFailed) as error:
+        return str(error)
+    return ""
+
+
+def _prompt(text: Text | None, length: int, start: int = 0) -> list[int]:
+    """Tokens of an ordinary request: of the text from a window on, over and over."""
+    if text is None:
+        return [5] * length
+    ids = text.windows[start % len(text.windows)]
+    return (ids * (length // len(ids) + 1))[:length]
+
+
+def _opened(one: Measured, device: str, context: int, parallel: int = 1) -> Worker:
+    return run.open_worker(
+        run.Artifact.open(Path(one.folder)), one.engine, device=device, context=context, parallel=parallel
+    )
+
+
+def endure(one: Measured, text: Text | None = None, seconds: float = STABLE, device: str = "auto") -> Measured:
+    """The same with its stress and stability runs, in a process opened for as much context as it was measured with.
+
+    seconds: of the stability run, about. Where that run's own times do not show that answers stay as fast, and both fit in
+    memory, answers are timed beside a fresh process.
+    """
+    can = plugins.load("engines", one.engine).CAN
+    at_once = stresses.AT_ONCE if "parallel" in can else 1
+    prompt, vocab = _prompt(text, PROMPT), run.Artifact.open(Path(one.folder)).vocab
+    with _opened(one, device, one.reserved, at_once) as worker:
+        shaken = stresses.stress(worker, prompt, vocab, one.reserved, logits="logits" in can, at_once=at_once)
+        try:
+            steady = stresses.stability(worker, prompt, one.reserved, seconds)
+            if steady.slowdown.high > stresses.SLOWDOWN and 2 * one.peak < psutil.virtual_memory().available:
+                with _opened(one, device, one.reserved, at_once) as fresh:
+                    steady = stresses.beside(worker, fresh, prompt, steady)
+        except EngineCrashed as error:
+            fault = f"requests over and over: {error}"
+            return dataclasses.replace(one, stress=dataclasses.replace(shaken, faults=(*shaken.faults, fault)))
+    return dataclasses.replace(one, stress=shaken, stability=steady)
+
+
+def under_load(
+    one: Measured, levels: Sequence[int], text: Text | None = None, new_tokens: int = 32, device: str = "auto"
+) -> Measured:
+    """The same with its throughput and latency at so many requests in flight, of PROMPT tokens each.
+
+    Raises UsageError for an engine that takes one request at a time.
+    """
+    length = max(1, min(PROMPT, one.reserved - new_tokens))
+    prompts = [_prompt(text, length, start) for start in range(8)]
+    context = min(one.reserved, length + new_tokens)
+    with _opened(one, device, context, max(2, *levels)) as worker:
+        found = {str(level): speed.under_load(worker, prompts, new_tokens, level) for level in levels}
+    return dataclasses.replace(one, concurrency=found)
 
 
 def race(first: Measured, other: Measured, rounds: int = 5, new_tokens: int = 64, device: str = "auto") -> Estimate | None:
@@ -149,18 +223,18 @@ def race(first: Measured, other: Measured, rounds: int = 5, new_tokens: int = 64
     if first.peak + other.peak > psutil.virtual_memory().available:
         return None
     with contextlib.ExitStack() as both:
-        workers = []
-        for one in (first, other):
-            opened = run.Artifact.open(Path(one.folder))
-            workers.append(both.enter_context(run.open_worker(opened, one.engine, device=device, context=one.reserved)))
+        workers = [both.enter_context(_opened(one, device, one.reserved)) for one in (first, other)]
         prompt = [5] * min(PROMPT, min(first.reserved, other.reserved) - new_tokens)
         return speed.ratio(*speed.together(workers, prompt, new_tokens, rounds))
 
 
 def facts(one: Measured) -> dict[str, object]:
-    """As data for JSON: without the losses of every token."""
+    """As data for JSON: without the losses of every token, with the share of cases that were answered as expected."""
     kept = dataclasses.replace(one, quality=dataclasses.replace(one.quality, losses=())) if one.quality else one
     result = dataclasses.asdict(kept)
     if result["quality"]:
         result["quality"].pop("losses")
+    if one.answers:
+        score = one.answers.score()
+        result["answers"]["share"] = dataclasses.asdict(statistics.proportion(score.right, score.cases))
     return result

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import types
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from slmops.core.errors import CorruptInput
 from slmops.core.store import digest, no_space
 from slmops.measure.artifact import Measured
-from slmops.measure.quality import Quality
-from slmops.measure.speed import Speed
-from slmops.measure.statistics import Estimate
-from slmops.measure.tasks import Answers
 
-CODE = "2"
+CODE = "3"
 """Raised whenever what a measurement means changes."""
 
 
@@ -32,8 +30,8 @@ class Ledger:
         if not path.is_file():
             return None
         try:
-            return _from_facts(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, KeyError) as error:
+            return cast(Measured, _restored(Measured, json.loads(path.read_text(encoding="utf-8"))))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptInput(f"{path} is no measurement: {error}", "remove it: it is taken again") from None
 
     def keep(self, facts: Mapping[str, Any], measured: Measured) -> None:
@@ -49,13 +47,16 @@ class Ledger:
         return self._folder / f"{digest({**facts, 'code': CODE})}.json"
 
 
-def _from_facts(facts: dict[str, Any]) -> Measured:
-    quality, answers, speed = facts.pop("quality"), facts.pop("answers"), facts.pop("speed")
-    if quality is not None:
-        estimates = {key: Estimate(**value) for key, value in quality.items() if isinstance(value, dict)}
-        quality = Quality(**{**quality, **estimates, "losses": tuple(quality["losses"])})
-    if answers is not None:
-        answers = Answers(tuple(answers["right"]), tuple(answers["splits"]))
-    if speed is not None:
-        speed = Speed(**{**speed, "itl": tuple(speed["itl"]), "decodes": tuple(speed["decodes"])})
-    return Measured(**facts, quality=quality, answers=answers, speed=speed)
+def _restored(kind: Any, facts: Any) -> Any:
+    """What dataclasses.asdict and JSON made of a value of this type, as it was. Raises TypeError for what does not fit."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        (kind,) = [one for one in typing.get_args(kind) if one is not type(None)]
+        return None if facts is None else _restored(kind, facts)
+    if dataclasses.is_dataclass(kind):
+        hints = typing.get_type_hints(kind)
+        return cast(Any, kind)(**{key: _restored(hints[key], value) for key, value in facts.items()})
+    if typing.get_origin(kind) is tuple:
+        return tuple(_restored(typing.get_args(kind)[0], value) for value in facts)
+    if typing.get_origin(kind) is dict:
+        return {key: _restored(typing.get_args(kind)[1], value) for key, value in facts.items()}
+    return facts

@@ -79,7 +79,7 @@ def candidates(
 ) -> list[Candidate]:
     """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed. Of a
     model that is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too."""
-    found = []
+    found: list[Candidate] = []
     for form in formats or memory.writers():
         for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, mixes)):
             found += _candidates(model, machine, limits, form, scheme, here)
