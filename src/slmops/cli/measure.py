@@ -21,6 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for the tasks of one artifact (60)")
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
+    parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of the speed, after a warm-up (3)")
 
 
@@ -32,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops import source as sources
     from slmops.cli._progress import Progress
     from slmops.core.errors import SourceNotFound, UsageError
-    from slmops.measure import artifact, tasks
+    from slmops.measure import artifact, report, tasks
+    from slmops.plan import hardware
 
     progress = Progress(quiet=arguments.json)
     if (arguments.text is None) != (arguments.against is None):
@@ -41,12 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{arguments.runs} runs make no median", "give 1 or more")
     if arguments.text is not None and not Path(arguments.text).is_file():
         raise SourceNotFound(f"there is no file {arguments.text}", "give the path of one")
+    if arguments.report:
+        report.check(Path(arguments.report))
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
     with tempfile.TemporaryDirectory(prefix="slmops-measure-") as scratch:
-        text = None
+        source = text = None
         if arguments.text is not None:
             content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
-            text = artifact.Text(sources.load(arguments.against), content, Path(scratch))
+            source = sources.load(arguments.against)
+            text = artifact.Text(source, content, Path(scratch))
         found = [
             artifact.measure(
                 Path(folder),
@@ -65,10 +70,18 @@ def run(arguments: argparse.Namespace) -> int:
         progress.say(f"{other.folder} beside {found[0].folder}: speed, turn by turn")
         raced = artifact.race(found[0], other, max(2, arguments.runs), device=arguments.device)
         compared.append(_compared(found[0], other, text.windows if text else [], raced))
-    if arguments.json:
-        print(json.dumps({"measured": [artifact.facts(one) for one in found], "compared": compared}, indent=1))
-    else:
-        print(_shown(found, compared))
+    if arguments.json or arguments.report:
+        facts = report.plain({
+            **report.heading(arguments.command, source),
+            "text": report.file(Path(arguments.text)) if arguments.text else None,
+            "measured": [artifact.facts(one) for one in found],
+            "compared": compared,
+            "machine": hardware.detect(),
+            "artifacts": [report.artifact(one.folder, source) for one in found],
+        })  # fmt: skip
+    print(json.dumps(facts, indent=1) if arguments.json else _shown(found, compared))
+    if arguments.report:
+        report.write(Path(arguments.report), facts)
     return 0
 
 

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 from slmops.cli import _units
 
 if TYPE_CHECKING:
-    from slmops.optimize import Found, Trial
+    from pathlib import Path
+
+    from slmops.core.model import Model
+    from slmops.optimize import Found, Trial, Wanted
+    from slmops.plan.decide import Candidate
 
 HELP = "choose the best format, bits and engine for a model on this machine within limits: made, proven, measured"
 EXAMPLE = "slmops optimize samples/home --max-size 60% -o best"
@@ -24,6 +28,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-quality", type=float, default=0.95, metavar="SHARE", help="of the source's quality (0.95)")
     _units.add_limits(parser)
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
+    parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
 
 
@@ -37,13 +42,15 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.cli import plan
     from slmops.cli._progress import Progress
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
-    from slmops.measure import tasks
+    from slmops.measure import report, tasks
     from slmops.passes import calibrate
     from slmops.plan import hardware
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
     budget = _units.seconds(arguments.budget)
+    if arguments.report:
+        report.check(Path(arguments.report))
     model = sources.load(arguments.source)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
@@ -64,16 +71,20 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
     progress = Progress(quiet=arguments.json)
     found = optimize.optimize(model, Path(arguments.out), wanted, content, hardware.detect(), cases, seen, progress.watch())
-    print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
+    facts = _facts(found, model, wanted, text, arguments.command) if arguments.json or arguments.report else {}
+    print(json.dumps(facts, indent=1) if arguments.json else _shown(found, wanted.objective))
+    if arguments.report:
+        report.write(Path(arguments.report), facts)
     if found.choice is None:
         raise GateFailed("nothing passed its gates", "; ".join(found.relax))
     return 0
 
 
-def _facts(found: Found) -> dict[str, Any]:
+def _facts(found: Found, model: Model, wanted: Wanted, text: Path, command: str) -> dict[str, Any]:
+    """All that --json prints and the report shows."""
     import dataclasses
 
-    from slmops.measure import artifact
+    from slmops.measure import artifact, report
 
     def trial(one: Trial) -> dict[str, Any]:
         return {
@@ -81,22 +92,35 @@ def _facts(found: Found) -> dict[str, Any]:
             "scheme": one.candidate.scheme,
             "engine": one.candidate.engine,
             "passed": one.passed,
+            "chosen": one is found.choice,
+            "front": one in found.front,
             "measured": artifact.facts(one.measured) if one.measured else None,
-            "verdicts": [dataclasses.asdict(verdict) for verdict in one.verdicts],
+            "verdicts": one.verdicts,
             "failure": one.failure or None,
         }
 
-    return {
+    def predicted(one: Candidate) -> dict[str, Any]:
+        return {"format": one.format, "scheme": one.scheme, "engine": one.engine, "size": one.size, "speed": one.speed}
+
+    best = found.choice.measured if found.choice else None
+    facts = {
+        **report.heading(command, model),
+        "wanted": {**dataclasses.asdict(wanted.limits), "quality": wanted.quality, "objective": wanted.objective,
+                   "budget": wanted.budget, "formats": wanted.formats},
+        "text": report.file(text),
         "choice": trial(found.choice) if found.choice else None,
         "trials": [trial(one) for one in found.trials],
         "front": [[one.candidate.format, one.candidate.scheme, one.candidate.engine] for one in found.front],
-        "unmeasured": [[one.format, one.scheme, one.engine] for one in found.unmeasured],
-        "dropped": [{"format": one.format, "scheme": one.scheme, "because": one.dropped} for one in found.dropped],
-        "relax": list(found.relax),
+        "unmeasured": [predicted(one) for one in found.unmeasured],
+        "dropped": [{**predicted(one), "because": one.dropped} for one in found.dropped],
+        "relax": found.relax,
         "stopped": found.stopped,
         "seconds": round(found.seconds, 1),
-        "machine": dataclasses.asdict(found.machine),
-    }
+        "machine": found.machine,
+        "artifacts": [report.artifact(best.folder, model)] if best else [],
+    }  # fmt: skip
+    plain: dict[str, Any] = report.plain(facts)
+    return plain
 
 
 def _shown(found: Found, objective: str) -> str:

@@ -16,7 +16,7 @@ from slmops.measure.speed import Speed
 from slmops.measure.statistics import Estimate
 from slmops.measure.tasks import Answers
 
-CODE = "2"
+CODE = "3"
 """Raised whenever what a measurement means changes."""
 
 
@@ -57,5 +57,6 @@ def _from_facts(facts: dict[str, Any]) -> Measured:
     if answers is not None:
         answers = Answers(tuple(answers["right"]), tuple(answers["splits"]))
     if speed is not None:
-        speed = Speed(**{**speed, "itl": tuple(speed["itl"]), "decodes": tuple(speed["decodes"])})
+        series = {key: tuple(speed[key]) for key in ("itl", "decodes", "first_tokens")}
+        speed = Speed(**{**speed, **series})
     return Measured(**facts, quality=quality, answers=answers, speed=speed)

@@ -42,6 +42,8 @@ class Speed:
     runs: int
     decodes: tuple[float, ...] = ()
     """Decode of each run, in order."""
+    first_tokens: tuple[float, ...] = ()
+    """TTFT of each run, in order."""
     itl: tuple[float, float, float] = (float("nan"),) * 3
     """50th, 95th and 99th percentile of all runs' ITLs."""
     cores: float = float("nan")
@@ -107,6 +109,7 @@ def _summary(taken: list[_Run], prompt: int) -> Speed:
         new_tokens=round(made / len(taken)),
         runs=len(taken),
         decodes=tuple(decodes),
+        first_tokens=tuple(one.stamps[0] for one in taken),
         itl=tuple(float(value) for value in np.quantile(between, (0.5, 0.95, 0.99))),  # type: ignore[arg-type]
         cores=sum(one.processor for one in taken) / sum(one.seconds for one in taken),
         joules_per_token=sum(energies) / made if len(energies) == len(taken) else None,
