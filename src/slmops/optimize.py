@@ -132,11 +132,16 @@ def optimize(
             if not hopeful:
                 stopped = "no other candidate could change the answer"
                 break
-            if time.perf_counter() - began > wanted.budget and trials:
+            rest = wanted.budget - (time.perf_counter() - began)
+            if rest < 0 and trials:
                 stopped = f"the budget of {wanted.budget:.0f} s is spent"
                 break
             one = min(hopeful, key=lambda each: _promise(each, trials, wanted.objective))
             left.remove(one)
+            watch.say(
+                f"{one.format} {one.scheme}: {len(trials)} measured, {len(hopeful)} could change the answer, "
+                f"{max(0.0, rest):.0f} s of the budget left"
+            )
             trials.append(lab.trial(one))
     choice = choose(trials, wanted.objective)
     return Found(

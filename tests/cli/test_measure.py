@@ -11,7 +11,7 @@ import pytest
 
 from slmops import cli
 from slmops import compile as compiler
-from slmops.core.errors import SourceNotFound, UsageError
+from slmops.core.errors import OutputExists, SourceNotFound, UsageError
 from slmops.source import load
 
 Toy = Callable[..., Path]
@@ -38,8 +38,17 @@ def words(made: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words(made), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert cli.main([*words(made), "--json", "--report", str(made / "report.html")]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    shown = (made / "report.html").read_text()
+    for figure in (
+        found["measured"][1]["speed"]["decode"],
+        found["compared"][0]["loss"]["value"],
+        found["measured"][0]["bytes"],
+    ):
+        assert f'<data value="{figure!r}">' in shown
+    assert found["command"].startswith("slmops measure ") and "--runs 2" in found["command"] in shown
+    assert {one["bits"] for one in found["artifacts"][1]["tensors"]} == {4.5}
     eight, four = found["measured"]
     assert (eight["format"], eight["scheme"], eight["engine"]) == ("gguf", "q8", "llamacpp")
     assert 0 < eight["quality"]["kl"]["value"] < four["quality"]["kl"]["value"]
@@ -70,4 +79,6 @@ def test_what_makes_no_sense(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["measure", folder, "--runs", "0"]) == UsageError.exit_code
     assert cli.main(["measure", folder, "--tasks", str(made / "nowhere")]) == SourceNotFound.exit_code
     assert cli.main(["measure", str(made / "nowhere")]) == SourceNotFound.exit_code
-    assert capsys.readouterr().err.count("slmops: ") == 4
+    assert cli.main(["measure", folder, "--report", str(made / "nowhere" / "out.html")]) == SourceNotFound.exit_code
+    assert cli.main(["measure", folder, "--report", str(made / "text.txt")]) == OutputExists.exit_code
+    assert capsys.readouterr().err.count("slmops: ") == 6

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from slmops.plan.decide import Candidate
 
 HELP = "choose the best format, bits and engine for a model on this machine within limits: made, proven, measured"
-EXAMPLE = "slmops optimize samples/home --max-size 60% -o best"
+EXAMPLE = "slmops optimize samples/home --max-size 60% -o best --report best.html"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -148,8 +148,11 @@ def _shown(found: Found, objective: str) -> str:
         best, folder = found.choice.candidate, found.choice.measured.folder
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
-    rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped by prediction"
-    lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
+    if found.dropped:
+        why = [(f"  {one.format.replace('_', '-')} {one.scheme}", one.dropped) for one in found.dropped]
+        lines.append(f"dropped by prediction:\n{_text.pairs(why)}")
+    rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped"
+    lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest}")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")
     return "\n\n".join(lines)
 

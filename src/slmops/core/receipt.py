@@ -37,20 +37,25 @@ def load(folder: Path) -> dict[str, Any]:
         raise SourceNotFound(
             f"{folder} is not an artifact of slmops (it has no {NAME})", "make one: slmops convert SRC --to gguf -o OUT"
         )
-    if path.stat().st_size > MOST_BYTES:
-        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "convert the source again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptInput(f"{path} is not JSON: {error}", "convert the source again") from error
-    if (place := misfit(value, FORM, "")) is not None:
+    value = parse(path)
+    if (place := misfit(value, FORM)) is not None:
         fault = f"{path} is damaged or of an earlier version: {place[:100] or 'all of it'} is missing or of another kind"
         raise CorruptInput(fault, "convert the source again")
     held: dict[str, Any] = value
     return held
 
 
-def misfit(value: Any, form: Any, place: str) -> str | None:
+def parse(path: Path) -> Any:
+    """A JSON file of ours, within bounds. Raises CorruptInput."""
+    if path.stat().st_size > MOST_BYTES:
+        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "make it again")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptInput(f"{path} is not JSON: {error}", "make it again") from error
+
+
+def misfit(value: Any, form: Any, place: str = "") -> str | None:
     """The first place where a value is not of its form (see FORM), or None."""
     if isinstance(form, dict):
         if not isinstance(value, dict):

@@ -29,8 +29,9 @@ from slmops.measure import _charts, layers
 from slmops.measure._charts import Point, Row, axis
 
 MOST_BYTES = 1_000_000
-MOST_TRIALS, MOST_TEXT, MOST_RECEIPT = 100, 600, 60_000
-"""Trials that are drawn and listed, characters of one text and of a receipt: with them a report stays under MOST_BYTES."""
+MOST_LISTED, MOST_TEXT, RECEIPT = 128, 600, 400
+"""Members of a list and characters of a text that are shown, and characters of a receipt for each member of a list."""
+DEEPEST = 32
 FLOOR = 1e-5
 """Nats of divergence below which points stand on the lower edge of a chart."""
 MARKER = '<meta name="generator" content="slmops'
@@ -66,14 +67,19 @@ def artifact(where: str, source: Model | None = None) -> dict[str, Any]:
     return found
 
 
-def plain(value: Any) -> Any:
-    """As JSON holds it: dataclasses as objects, tuples as lists, NaN and infinity, which it has not, as null."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """As JSON holds it: dataclasses as objects, tuples as lists, NaN and infinity, which it has not, as null.
+
+    What lies deeper than DEEPEST (in a stranger's receipt) is left out.
+    """
+    if depth > DEEPEST:
+        return "..."
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(one) for key, one in value.items()}
+        return {str(key): plain(one, depth + 1) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(one, depth + 1) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -83,8 +89,15 @@ def check(path: Path) -> None:
         raise SourceNotFound(f"there is no folder {path.parent} for the report", "make it, or give another --report")
     if path.is_dir():
         raise OutputExists(f"{path} is a folder", "give the path of a file: --report out.html")
-    if path.exists() and MARKER.encode() not in path.read_bytes()[:2000]:
+    if path.exists() and not _ours(path):
         raise OutputExists(f"{path} is there and is no report of slmops", "give another --report, or remove it")
+
+
+def _ours(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as handle:
+        return MARKER.encode() in handle.read(1000)
 
 
 def write(path: Path, facts: Mapping[str, Any]) -> None:
@@ -94,30 +107,43 @@ def write(path: Path, facts: Mapping[str, Any]) -> None:
 
 
 def page(facts: Mapping[str, Any]) -> str:
-    """The facts of `slmops optimize` or `slmops measure` as one HTML document."""
+    """The facts of `slmops optimize` or `slmops measure` as one HTML document of at most MOST_BYTES.
+
+    Where it would be larger, long lists and receipts are cut, and the page says so.
+    """
+    listed, document = MOST_LISTED, ""
+    while not document or (len(document.encode()) > MOST_BYTES and listed > 1):
+        # A path or a stranger's JSON may hold half a character.
+        document = _rendered(facts, listed).encode("utf-8", "replace").decode("utf-8")
+        listed //= 2
+    return document
+
+
+def _rendered(facts: Mapping[str, Any], most: int) -> str:
+    """most: members of each list that are shown."""
     import jinja2
 
-    text = importlib.resources.files("slmops.measure").joinpath("report.html").read_text(encoding="utf-8")
-    style = importlib.resources.files("slmops.measure").joinpath("report.css").read_text(encoding="utf-8")
+    text, style = (
+        importlib.resources.files("slmops.measure").joinpath(f"report.{kind}").read_text("utf-8") for kind in ("html", "css")
+    )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"figure": _figure, "interval": _interval, "name": _name, "words": _words}
     environment.filters |= {"brief": _brief, "cut": _cut, "size": units.size, "count": units.count}
     every = facts.get("trials") or [{"measured": one} for one in facts.get("measured", ())]
-    trials = _ordered([{"number": number, **_complete(one)} for number, one in enumerate(every)])
-    shown = trials[:MOST_TRIALS]
+    trials = _ordered([{"number": number, **_complete(one)} for number, one in enumerate(every)])[:most]
     return environment.from_string(text).render(
         facts=facts,
+        most=most,
         style=Markup(style),
         style_digest=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
-        trials=shown,
-        answered=any(one["measured"] and one["measured"]["answers"] for one in shown),
-        left_out=len(trials) - len(shown),
-        engines=list(enumerate(_engines(shown))),
-        charts=_planes(shown, facts.get("wanted")),
-        latencies=_latencies(shown),
-        artifacts=[{**one, "grid": _grid(one["tensors"])} for one in facts["artifacts"]],
-        dropped=_reasons(facts.get("dropped", ())),
-        receipt=lambda one: _cut(json.dumps(one, indent=1, ensure_ascii=False), MOST_RECEIPT),
+        trials=trials,
+        left_out=len(every) - len(trials),
+        answered=any(one["measured"] and one["measured"]["answers"] for one in trials),
+        engines=list(enumerate(_engines(trials))),
+        charts=_planes(trials, facts.get("wanted")),
+        latencies=_latencies(trials),
+        artifacts=[{**one, "grid": _grid(one["tensors"])} for one in facts["artifacts"][:most]],
+        receipt=lambda one: _cut(json.dumps(one, indent=1, ensure_ascii=False), RECEIPT * most),
     )
 
 
@@ -155,11 +181,13 @@ def _cut(text: str, most: int) -> str:
 
 
 def _words(value: object) -> str:
-    """Nested data in a line: name value, name (name value, ...)."""
+    """Nested data in a line: name value, name (name value, ...); what is empty is left out."""
     if isinstance(value, Mapping):
-        return ", ".join(
-            f"{key} ({_words(one)})" if isinstance(one, Mapping) else f"{key} {_words(one)}" for key, one in value.items()
+        kept = {key: one for key, one in value.items() if one not in (None, "", [], {})}
+        pairs = (
+            f"{key} ({_words(one)})" if isinstance(one, Mapping) else f"{key} {_words(one)}" for key, one in kept.items()
         )
+        return ", ".join(pairs)
     return "; ".join(map(_words, value)) if isinstance(value, list) else str(value)
 
 
@@ -357,8 +385,3 @@ def _grid(tensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _shade(value: float, low: float, high: float) -> int:
     return round(7 * min(1.0, max(0.0, math.log(value / low) / math.log(high / low))))
-
-
-def _reasons(dropped: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Each candidate, and what dropped it."""
-    return [(f"{one['format'].replace('_', '-')} {one['scheme']}", _brief(one["because"])) for one in dropped]
