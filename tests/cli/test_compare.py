@@ -113,4 +113,14 @@ def test_what_makes_no_sense(made: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert cli.main(["compare", str(path), str(path)]) == CorruptInput.exit_code
     path.write_text('{"trials": [{"measured": 7}]}')
     assert cli.main(["compare", str(path), str(path)]) == CorruptInput.exit_code
-    assert "Traceback" not in capsys.readouterr().err
+    receipt = json.loads((made / "gguf" / "slmops.json").read_text())
+    for depth, code in ((30, 0), (800, CorruptInput.exit_code)):
+        for name in ("deep", "deeper"):
+            text = json.dumps({**receipt, "notes": name}).replace(
+                f'"{name}"', '{"\x1b[2J": ' * depth + f'"{name}"' + "}" * depth
+            )
+            (tmp_path / name).write_text(text.replace("\x1b", "\\u001b"))
+        assert cli.main(["compare", str(tmp_path / "deep"), str(tmp_path / "deeper")]) == code
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out and "nested too deeply" in shown.err
+    assert "Traceback" not in shown.err

@@ -81,7 +81,9 @@ def found(made: Path, said: str = "q4", count: int = 5) -> Found:
 def facts(made: Path, toy: Toy, said: str = "q4", count: int = 5) -> dict[str, Any]:
     wanted = Wanted(Limits(size=9_000_000), 0.95)
     model = source.load(toy("qwen3"))
-    return verb._facts(found(made, said, count), model, wanted, made / "text.txt", f"slmops optimize '{said}'")
+    return verb._facts(
+        found(made, said, count), model, wanted, f"slmops optimize '{said}'", report.inputs(text=made / "text.txt")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +179,13 @@ def test_every_figure_is_the_facts(plain: dict[str, Any]) -> None:
     assert [value for value, _ in tiles][:3] == [
         choice["bytes"], choice["quality"]["retained"]["value"], choice["quality"]["kl"]["value"]
     ]  # fmt: skip
-    for said in (plain["stopped"], "too large: q4", "unreached", plain["command"].split()[0], plain["text"]["sha256"]):
+    for said in (
+        plain["stopped"],
+        "too large: q4",
+        "unreached",
+        plain["command"].split()[0],
+        plain["inputs"]["text"]["sha256"],
+    ):
         assert said in text
 
 
@@ -281,24 +289,28 @@ def test_it_stays_small(made: Path, toy: Toy) -> None:
 def test_without_a_choice_without_intervals_and_with_half_a_character(made: Path, toy: Toy) -> None:
     one = found(made)
     nothing = Found(one.trials, None, (), (), (), ("give up a limit",), one.machine, 1.0, "\udce9 nothing is left")
-    text = report.page(verb._facts(nothing, source.load(toy("qwen3")), Wanted(Limits()), made / "text.txt", "slmops"))
+    text = report.page(verb._facts(nothing, source.load(toy("qwen3")), Wanted(Limits()), "slmops", {}))
     assert "Nothing passed its gates" in text and "give up a limit" in text and "? nothing is left" in text
     assert "Layers" not in text
     single = Estimate(0.5, -math.inf, math.inf, 1, 1)
     kept = report.plain({"quality": single, "spread": math.nan})
     assert kept == {"quality": {"value": 0.5, "low": None, "high": None, "samples": 1, "clusters": 1}, "spread": None}
-    facts_of = verb._facts(one, source.load(toy("qwen3")), Wanted(Limits()), made / "text.txt", "slmops")
+    facts_of = verb._facts(one, source.load(toy("qwen3")), Wanted(Limits()), "slmops", {})
     bare = copy.deepcopy(facts_of)
     for trial in (*bare["trials"], bare["choice"]):
         if trial["measured"]:
-            for key in ("kl", "retained"):
+            for key in ("kl", "retained") if trial["measured"]["bytes"] > 2_000_000 else ():
                 trial["measured"]["quality"][key] |= {"low": None, "high": None}
+            trial["measured"]["quality"]["top1"]["value"] = None
             trial["measured"]["speed"] |= {"spread": None, "itl": [None] * 3}
-    assert "no interval: one sample" in report.page(bare)
+    broken = bare["trials"][0]["measured"]["quality"]
+    broken["kl"]["value"] = broken["retained"]["value"] = None
+    text = report.page(bare)
+    assert "no interval: one sample" in text and not any('href="#t0"' in svg for svg in text.split("<svg"))
     json.dumps(bare, allow_nan=False)
     measured_only = {key: bare[key] for key in ("slmops", "when", "command", "machine")}
     failed = [{**trial["measured"], "quality": None, "speed": None} for trial in bare["trials"][:1]]
-    text = report.page({**measured_only, "model": None, "text": None, "measured": failed, "compared": [], "artifacts": []})
+    text = report.page({**measured_only, "model": None, "inputs": {}, "measured": failed, "compared": [], "artifacts": []})
     harmless(Tree(text))
 
 

@@ -28,8 +28,15 @@ def run(arguments: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    found = facts(Path(arguments.a), Path(arguments.b))
-    print(json.dumps(found, indent=1) if arguments.json else text(found))
+    from slmops.core.errors import CorruptInput
+
+    try:
+        found = facts(Path(arguments.a), Path(arguments.b))
+    except RecursionError:
+        raise CorruptInput("one of the two is nested too deeply", "make it again") from None
+    # What receipts say is not ours: nothing of it may steer the terminal.
+    said = json.dumps(found, indent=1) if arguments.json else text(found)
+    print("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in said))
     return 0
 
 
@@ -109,14 +116,14 @@ def _tensors(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 def _because(a: Mapping[str, Any] | None, b: Mapping[str, Any] | None) -> str | None:
     """Why two tensors are not the same; None where they are.
 
-    A tensor has digests in every form that some format of its conversion holds it in: one in common tells.
+    A tensor has digests in every form that some format of its conversion holds it in: those in common tell.
     """
     if a is None or b is None:
         return "only in b" if a is None else "only in a"
     if a["shape"] != b["shape"]:
         return "shape"
     common = [form for form in a["crc"] if form in b["crc"]]
-    if any(a["crc"][form] == b["crc"][form] for form in common):
+    if common and all(a["crc"][form] == b["crc"][form] for form in common):
         return None
     return "numbers" if common else "scheme"
 
@@ -141,17 +148,21 @@ def _files(a: Path, b: Path, first: Mapping[str, Any], second: Mapping[str, Any]
 
 def _measured(held: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What was asked and where, and the figures by candidate."""
+    import collections
+
     from slmops.core.errors import CorruptInput
 
     rows = [one.get("measured") for one in held["trials"]] if "trials" in held else held["measured"]
     trials: dict[str, dict[str, Any]] = {}
+    seen: collections.Counter[str] = collections.Counter()
     for taken in filter(None, rows):
         if not isinstance(taken, dict):
             raise CorruptInput(f"{path} holds something else in the place of a measurement", "measure again")
         name = " ".join(str(taken.get(key)) for key in ("format", "scheme", "engine"))
-        trials.setdefault(name, {key: _at(taken, key) for key in FIGURES})
+        seen[name] += 1
+        trials[f"{name}, number {seen[name]}" if seen[name] > 1 else name] = {key: _at(taken, key) for key in FIGURES}
     choice = held.get("choice")
-    told = {key: held.get(key) for key in ("slmops", "command", "model", "text", "wanted", "machine", "stopped")}
+    told = {key: held.get(key) for key in ("slmops", "command", "model", "inputs", "wanted", "machine", "stopped")}
     told["choice"] = (
         " ".join(str(choice.get(key)) for key in ("format", "scheme", "engine")) if isinstance(choice, dict) else None
     )

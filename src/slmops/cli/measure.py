@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json or arguments.report:
         facts = report.plain({
             **report.heading(arguments.command, source),
-            "text": report.file(Path(arguments.text)) if arguments.text else None,
+            "inputs": report.inputs(text=arguments.text, tasks=arguments.tasks),
             "measured": [artifact.facts(one) for one in found],
             "compared": compared,
             "machine": hardware.detect(),

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 from slmops.cli import _units
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from slmops.core.model import Model
     from slmops.optimize import Found, Trial, Wanted
     from slmops.plan.decide import Candidate
@@ -71,7 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = optimize.Wanted(limits, arguments.min_quality, arguments.objective, budget, formats)
     progress = Progress(quiet=arguments.json)
     found = optimize.optimize(model, Path(arguments.out), wanted, content, hardware.detect(), cases, seen, progress.watch())
-    facts = _facts(found, model, wanted, text, arguments.command) if arguments.json or arguments.report else {}
+    inputs = report.inputs(text=text, tasks=arguments.tasks, calibrate=arguments.calibrate)
+    facts = _facts(found, model, wanted, arguments.command, inputs) if arguments.json or arguments.report else {}
     print(json.dumps(facts, indent=1) if arguments.json else _shown(found, wanted.objective))
     if arguments.report:
         report.write(Path(arguments.report), facts)
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(found: Found, model: Model, wanted: Wanted, text: Path, command: str) -> dict[str, Any]:
+def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dict[str, Any]) -> dict[str, Any]:
     """All that --json prints and the report shows."""
     import dataclasses
 
@@ -107,7 +106,7 @@ def _facts(found: Found, model: Model, wanted: Wanted, text: Path, command: str)
         **report.heading(command, model),
         "wanted": {**dataclasses.asdict(wanted.limits), "quality": wanted.quality, "objective": wanted.objective,
                    "budget": wanted.budget, "formats": wanted.formats},
-        "text": report.file(text),
+        "inputs": inputs,
         "choice": trial(found.choice) if found.choice else None,
         "trials": [trial(one) for one in found.trials],
         "front": [[one.candidate.format, one.candidate.scheme, one.candidate.engine] for one in found.front],

@@ -47,9 +47,13 @@ def heading(command: str, source: Model | None) -> dict[str, Any]:
     return {"slmops": slmops.__version__, "when": when, "command": command, "model": model}
 
 
-def file(path: Path) -> dict[str, Any]:
-    """A file that was read, so that another person can tell whether theirs is the same."""
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": store.file_digest(path)}
+def inputs(**paths: str | Path | None) -> dict[str, Any]:
+    """Name -> path, bytes and sha256 of each file that was read, so that others can tell whether theirs is the same."""
+    given = {name: Path(path) for name, path in paths.items() if path is not None}
+    return {
+        name: {"path": str(path), "bytes": path.stat().st_size, "sha256": store.file_digest(path)}
+        for name, path in given.items()
+    }
 
 
 def artifact(where: str, source: Model | None = None) -> dict[str, Any]:
@@ -140,6 +144,7 @@ def _rendered(facts: Mapping[str, Any], most: int) -> str:
         left_out=len(every) - len(trials),
         answered=any(one["measured"] and one["measured"]["answers"] for one in trials),
         engines=list(enumerate(_engines(trials))),
+        effective={one["engine"]: one["measured"]["effective"] for one in trials if one["measured"]},
         charts=_planes(trials, facts.get("wanted")),
         latencies=_latencies(trials),
         artifacts=[{**one, "grid": _grid(one["tensors"])} for one in facts["artifacts"][:most]],
@@ -244,7 +249,7 @@ def _range(found: Mapping[str, Any]) -> tuple[float, float] | None:
 
 def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Quality kept and divergence, each against size and against speed."""
-    able = [one for one in trials if (m := one["measured"]) and m["quality"] and m["speed"] and m["speed"]["decode"]]
+    able = [one for one in trials if _placed(one["measured"])]
     if not able:
         return []
     sizes = [float(one["measured"]["bytes"]) for one in able]
@@ -284,6 +289,13 @@ def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | Non
             says = f"asked: {_percent(gate)}" if gate else ""
             drawn.append({"title": f"{about} against {against}", "svg": _charts.scatter(points, across, up, gate, says)})
     return drawn
+
+
+def _placed(taken: Mapping[str, Any] | None) -> bool:
+    """Whether it has a place in all planes: a broken artifact's divergence is no number."""
+    if not taken or not taken["quality"] or not taken["speed"] or not taken["speed"]["decode"]:
+        return False
+    return all(taken["quality"][key]["value"] is not None for key in ("kl", "retained"))
 
 
 def _point(trial: Mapping[str, Any], key: str, against: str, colour: int) -> Point:
