@@ -144,7 +144,7 @@ def _rendered(facts: Mapping[str, Any], most: int) -> str:
         left_out=len(every) - len(trials),
         answered=any(one["measured"] and one["measured"]["answers"] for one in trials),
         engines=list(enumerate(_engines(trials))),
-        effective={one["engine"]: one["measured"]["effective"] for one in trials if one["measured"]},
+        effective=_effective(trials),
         charts=_planes(trials, facts.get("wanted")),
         latencies=_latencies(trials),
         artifacts=[{**one, "grid": _grid(one["tensors"])} for one in facts["artifacts"][:most]],
@@ -167,6 +167,17 @@ def _ordered(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _engines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted({one["engine"] for one in trials})
+
+
+def _effective(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Each engine's version and settings, without what is each candidate's own."""
+    return {
+        one["engine"]: {
+            key: value for key, value in one["measured"]["effective"].items() if key not in ("weights", "activations")
+        }
+        for one in trials
+        if one["measured"]
+    }
 
 
 def _name(trial: Mapping[str, Any]) -> str:
