@@ -102,9 +102,11 @@ def optimize(
             said = len(steps)
             chosen = search.choose(seen, names)
             best = trials[seen.index(chosen)] if chosen is not None else None
-            spent = bool(trials) and time.perf_counter() - began > wanted.budget
+            rest = wanted.budget - (time.perf_counter() - began)
             batch = hunt.next(seen, nodes.slots)
-            if batch and not spent:
+            if batch and (rest > 0 or not trials):
+                what = ", ".join(f"{one.format} {one.scheme}" for one in batch)
+                watch.say(f"{what}: {len(trials)} of {len(able)} measured, {max(0.0, rest):.0f} s of the budget left")
                 trials += [lab.judged(one, outcome) for one, outcome in nodes.run(batch)]
             elif best is not None and best.measured is not None and best.measured.stress is None:
                 # Where it cannot bear them, the search goes on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from needs import needs
 from slmops import cli
 from slmops import compile as compiler
-from slmops.core.errors import GateFailed, SourceNotFound, UsageError
+from slmops.core.errors import GateFailed, OutputExists, SourceNotFound, UsageError
 from slmops.source import load
 
 Toy = Callable[..., Path]
@@ -39,14 +40,23 @@ def words(made: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main([*words(made), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    assert cli.main([*words(made), "--json", "--report", str(made / "report.html")]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    shown = (made / "report.html").read_text()
+    for figure in (
+        found["measured"][1]["speed"]["decode"],
+        found["compared"][0]["loss"]["value"],
+        found["measured"][0]["bytes"],
+    ):
+        assert f'<data value="{figure!r}">' in shown
+    assert found["command"].startswith("slmops measure ") and found["command"] in re.sub("</?span>", "", shown)
+    assert {one["bits"] for one in found["artifacts"][1]["tensors"]} == {4.5}
     eight, four = found["measured"]
     assert (eight["format"], eight["scheme"], eight["engine"]) == ("gguf", "q8", "llamacpp")
     assert 0 < eight["quality"]["kl"]["value"] < four["quality"]["kl"]["value"]
     assert eight["bytes"] > four["bytes"] and four["peak"] >= four["empty"] > 10_000_000 and four["load"] > 0
     assert four["quality"]["bits_per_byte"]["value"] > 0 and "losses" not in four["quality"]
-    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["firsts"]) == 2
+    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["first_tokens"]) == 2
     assert four["speed"]["itl"]["p50"]["value"] <= four["speed"]["itl"]["p99"]["value"] and four["speed"]["cores"] > 0
     assert four["altered"] == "" and four["stress"] is None and four["verdicts"] == []
     assert four["answers"]["right"] == [False] * 3 and four["answers"]["share"]["value"] == 0
@@ -72,7 +82,9 @@ def test_what_makes_no_sense(made: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["measure", folder, "--runs", "0"]) == UsageError.exit_code
     assert cli.main(["measure", folder, "--tasks", str(made / "nowhere")]) == SourceNotFound.exit_code
     assert cli.main(["measure", str(made / "nowhere")]) == SourceNotFound.exit_code
-    assert capsys.readouterr().err.count("slmops: ") == 4
+    assert cli.main(["measure", folder, "--report", str(made / "nowhere" / "out.html")]) == SourceNotFound.exit_code
+    assert cli.main(["measure", folder, "--report", str(made / "text.txt")]) == OutputExists.exit_code
+    assert capsys.readouterr().err.count("slmops: ") == 6
 
 
 @pytest.mark.slow

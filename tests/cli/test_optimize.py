@@ -23,7 +23,7 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--max-size", "60%", "--objective", "size", "--json"]
-    words += ["--format", "gguf", "--budget", "1h"]
+    words += ["--format", "gguf", "--budget", "1h", "--report", str(tmp_path / "report.html")]
     assert cli.main(words) == 0
     found = json.loads(capsys.readouterr().out)
     choice = found["choice"]
@@ -37,6 +37,11 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     assert all((tmp_path / "out" / one / "gguf" / "model.gguf").is_file() for one in measured)
     smaller = [one for one in found["trials"] if one["measured"]["bytes"] < choice["measured"]["bytes"]]
     assert all(not one["passed"] for one in smaller)
+    shown = (tmp_path / "report.html").read_text()
+    for one in found["trials"]:
+        assert f'<data value="{one["measured"]["quality"]["kl"]["value"]!r}">' in shown
+    assert all(one["because"] in shown for one in found["dropped"]) and "is chosen for size" in shown
+    assert found["artifacts"][0]["receipt"]["step"]["key"] in shown
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert cli.main(words) == 0
     again = json.loads(capsys.readouterr().out)
@@ -50,7 +55,7 @@ def test_an_impossible_demand_says_what_lacks(tmp_path: Path, capsys: pytest.Cap
     assert cli.main([*words, "--max-size", "1kB"]) == GateFailed.exit_code
     shown, complained = capsys.readouterr()
     assert "nothing passed its gates" in complained and "the smallest, gguf q2_k" in complained
-    assert re.search(r"lacks .*size", shown)
+    assert re.search(r"lacks .*size", shown) and re.search(r"gguf q4_k_m +\S+ [kM]B on disk, 1\.00 kB are allowed", shown)
 
 
 def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,15 @@ def test_staged_vanishes_on_error(tmp_path: Path) -> None:
     assert everything(tmp_path) == []
 
 
+def test_a_text_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.html"
+    store.write_whole(path, "first ü")
+    store.write_whole(path, "second")
+    with pytest.raises(UnicodeEncodeError):
+        store.write_whole(path, "x" * 100_000 + "\udce9")
+    assert path.read_text() == "second" and everything(tmp_path) == ["out.html"]
+
+
 def test_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from types import FrameType
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             out.reconfigure(encoding="utf-8", errors="replace")
     try:
         arguments = parser(verb).parse_args(words)
+        arguments.command = shlex.join(["slmops", *words])
         code = plugins.load("cli", arguments.verb).run(arguments)
         sys.stdout.flush()
         return int(code)

@@ -29,6 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for the tasks of one artifact (60)")
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
+    parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of the speed, after a warm-up (3)")
     text = "throughput and latency with so many requests in flight, such as 1,4: in engines that compute several at once"
     parser.add_argument("--concurrency", metavar="N,N", help=text)
@@ -36,7 +37,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import dataclasses
     import json
     import tempfile
     from pathlib import Path
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops import source as sources
     from slmops.cli._progress import Progress
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
-    from slmops.measure import artifact, gates, tasks
+    from slmops.measure import artifact, gates, report, tasks
     from slmops.plan import hardware
 
     progress = Progress(quiet=arguments.json)
@@ -60,12 +60,15 @@ def run(arguments: argparse.Namespace) -> int:
     if required and not unquantized:
         raise UsageError("--require compares with an unquantized artifact", "give one of f16, bf16 or f32 as the first")
     endures = DEFAULT in asked or any(gate.needs_endurance for gate in wanted)
+    if arguments.report:
+        report.check(Path(arguments.report))
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
     with tempfile.TemporaryDirectory(prefix="slmops-measure-") as scratch:
-        text = None
+        source = text = None
         if arguments.text is not None:
             content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
-            text = artifact.Text(sources.load(arguments.against), content, Path(scratch))
+            source = sources.load(arguments.against)
+            text = artifact.Text(source, content, Path(scratch))
         found = []
         for folder in arguments.artifact:
             one = artifact.measure(
@@ -100,14 +103,18 @@ def run(arguments: argparse.Namespace) -> int:
         if baseline is not None:
             said.extend(gates.against(one, baseline, required, hardware.detect().cache, raced))
         said.extend(gates.added(one, wanted))
-    if arguments.json:
-        facts = [
-            {**artifact.facts(one), "verdicts": list(map(dataclasses.asdict, said))}
-            for one, said in zip(found, verdicts, strict=True)
-        ]
-        print(json.dumps({"measured": facts, "compared": compared}, indent=1))
-    else:
-        print(_shown(found, compared, verdicts))
+    if arguments.json or arguments.report:
+        facts = report.plain({
+            **report.heading(arguments.command, source),
+            "inputs": report.inputs(text=arguments.text, tasks=arguments.tasks),
+            "measured": [{**artifact.facts(one), "verdicts": said} for one, said in zip(found, verdicts, strict=True)],
+            "compared": compared,
+            "machine": hardware.detect(),
+            "artifacts": [report.artifact(one.folder, source) for one in found],
+        })  # fmt: skip
+    print(json.dumps(facts, indent=1) if arguments.json else _shown(found, compared, verdicts))
+    if arguments.report:
+        report.write(Path(arguments.report), facts)
     if stopped := [
         f"{one.folder}: {each.gate}" for one, said in zip(found, verdicts, strict=True) for each in said if each.stops
     ]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from slmops.cli import _units
 
 if TYPE_CHECKING:
+    from slmops.core.model import Model
     from slmops.optimize import Found
-    from slmops.trials import Trial
+    from slmops.plan.decide import Candidate
+    from slmops.trials import Trial, Wanted
 
 HELP = "choose the best format, bits and engine for a model on this machine within limits: made, proven, measured"
-EXAMPLE = "slmops optimize samples/home --max-size 60% -o best"
+EXAMPLE = "slmops optimize samples/home --max-size 60% -o best --report best.html"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +31,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     _units.add_gates(parser, "besides quality, latency spread, stress and stability")
     parser.add_argument("--budget", default="10m", metavar="TIME", help="then nothing new is begun: 90s, 10m, 2h (10m)")
     parser.add_argument("--executor", default="local", metavar="NAME", help="where trials run: local, or ray on a cluster")
+    parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--dry-run", action="store_true", help="list the candidates, make nothing")
 
 
@@ -43,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.cli._progress import Progress
     from slmops.core import plugins
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
-    from slmops.measure import tasks
+    from slmops.measure import report, tasks
     from slmops.passes import calibrate
     from slmops.plan import hardware
 
@@ -52,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     budget, asked = _units.seconds(arguments.budget), _units.gates(arguments.gate)
     search.objectives(arguments.objective)
     plugins.load("executors", arguments.executor)
+    if arguments.report:
+        report.check(Path(arguments.report))
     model = sources.load(arguments.source)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
@@ -75,16 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
     )
     progress, given = Progress(quiet=arguments.json), trials.Given(wanted, content, tuple(cases), seen)
     found = optimize.optimize(model, Path(arguments.out), given, hardware.detect(), progress.watch(), arguments.executor)
-    print(json.dumps(_facts(found), indent=1) if arguments.json else _shown(found, wanted.objective))
+    inputs = report.inputs(text=text, tasks=arguments.tasks, calibrate=arguments.calibrate)
+    facts = _facts(found, model, wanted, arguments.command, inputs) if arguments.json or arguments.report else {}
+    print(json.dumps(facts, indent=1) if arguments.json else _shown(found, wanted.objective))
+    if arguments.report:
+        report.write(Path(arguments.report), facts)
     if found.choice is None:
         raise GateFailed("nothing passed its gates", "; ".join(found.relax))
     return 0
 
 
-def _facts(found: Found) -> dict[str, Any]:
+def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dict[str, Any]) -> dict[str, Any]:
+    """All that --json prints and the report shows."""
     import dataclasses
 
-    from slmops.measure import artifact
+    from slmops.measure import artifact, report
 
     def trial(one: Trial) -> dict[str, Any]:
         return {
@@ -92,23 +102,36 @@ def _facts(found: Found) -> dict[str, Any]:
             "scheme": one.candidate.scheme,
             "engine": one.candidate.engine,
             "passed": one.passed,
+            "chosen": one is found.choice,
+            "front": one in found.front,
             "measured": artifact.facts(one.measured) if one.measured else None,
-            "verdicts": [dataclasses.asdict(verdict) for verdict in one.verdicts],
+            "verdicts": one.verdicts,
             "failure": one.failure or None,
         }
 
-    return {
+    def predicted(one: Candidate) -> dict[str, Any]:
+        return {"format": one.format, "scheme": one.scheme, "engine": one.engine, "size": one.size, "speed": one.speed}
+
+    best = found.choice.measured if found.choice else None
+    facts = {
+        **report.heading(command, model),
+        "wanted": {**dataclasses.asdict(wanted.limits), "quality": wanted.quality, "objective": wanted.objective,
+                   "budget": wanted.budget, "formats": wanted.formats},
+        "inputs": inputs,
         "choice": trial(found.choice) if found.choice else None,
         "trials": [trial(one) for one in found.trials],
         "front": [[one.candidate.format, one.candidate.scheme, one.candidate.engine] for one in found.front],
-        "unmeasured": [[one.format, one.scheme, one.engine] for one in found.unmeasured],
-        "dropped": [{"format": one.format, "scheme": one.scheme, "because": one.dropped} for one in found.dropped],
-        "relax": list(found.relax),
-        "steps": list(found.steps),
+        "unmeasured": [predicted(one) for one in found.unmeasured],
+        "dropped": [{**predicted(one), "because": one.dropped} for one in found.dropped],
+        "relax": found.relax,
+        "steps": found.steps,
         "stopped": found.stopped,
         "seconds": round(found.seconds, 1),
-        "machine": dataclasses.asdict(found.machine),
-    }
+        "machine": found.machine,
+        "artifacts": [report.artifact(best.folder, model)] if best else [],
+    }  # fmt: skip
+    plain: dict[str, Any] = report.plain(facts)
+    return plain
 
 
 def _shown(found: Found, objective: str) -> str:
@@ -137,7 +160,10 @@ def _shown(found: Found, objective: str) -> str:
         lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
         lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
     lines += ["\n".join(found.steps)] if len(found.steps) > 1 else []
-    rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped by prediction"
-    lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest} (slmops plan --all)")
+    if found.dropped:
+        why = [(f"  {one.format.replace('_', '-')} {one.scheme}", one.dropped) for one in found.dropped]
+        lines.append(f"dropped by prediction:\n{_text.pairs(why)}")
+    rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped"
+    lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest}")
     lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")
     return "\n\n".join(lines)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slmops.core import store
 from slmops.core.errors import CorruptInput, SourceNotFound
 
 NAME = "slmops.json"
@@ -36,21 +37,26 @@ def load(folder: Path) -> dict[str, Any]:
         raise SourceNotFound(
             f"{folder} is not an artifact of slmops (it has no {NAME})", "make one: slmops convert SRC --to gguf -o OUT"
         )
-    if path.stat().st_size > MOST_BYTES:
-        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "convert the source again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptInput(f"{path} is not JSON: {error}", "convert the source again") from error
-    if (place := _misfit(value, FORM, "")) is not None:
+    value = parse(path)
+    if (place := misfit(value, FORM)) is not None:
         fault = f"{path} is damaged or of an earlier version: {place[:100] or 'all of it'} is missing or of another kind"
         raise CorruptInput(fault, "convert the source again")
     held: dict[str, Any] = value
     return held
 
 
-def _misfit(value: Any, form: Any, place: str) -> str | None:
-    """The first place where a value is not of its form, or None."""
+def parse(path: Path) -> Any:
+    """A JSON file of ours, within bounds. Raises CorruptInput."""
+    if path.stat().st_size > MOST_BYTES:
+        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "make it again")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CorruptInput(f"{path} is not JSON: {error}", "make it again") from error
+
+
+def misfit(value: Any, form: Any, place: str = "") -> str | None:
+    """The first place where a value is not of its form (see FORM), or None."""
     if isinstance(form, dict):
         if not isinstance(value, dict):
             return place
@@ -63,18 +69,12 @@ def _misfit(value: Any, form: Any, place: str) -> str | None:
         held = [(item, part, f"{place}[{at}]") for at, (item, part) in enumerate(zip(value, forms, strict=True))]
     else:
         return None if isinstance(value, form) else place
-    return next((found for item in held if (found := _misfit(*item)) is not None), None)
+    return next((found for item in held if (found := misfit(*item)) is not None), None)
 
 
 def save(folder: Path, receipt: Mapping[str, Any]) -> None:
     """Write it whole or not at all."""
-    temporary = folder / (NAME + ".partial")
-    with temporary.open("w", encoding="utf-8") as handle:
-        json.dump(receipt, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(folder / NAME)
+    store.write_whole(folder / NAME, json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
 
 
 def machine() -> dict[str, Any]:

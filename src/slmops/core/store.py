@@ -49,6 +49,20 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A text file that appears whole or not at all, in place of what stood there. Raises NoSpace."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with no_space(path), temporary.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def staged(final: Path, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `final` that becomes `final` when the block ends well, and vanishes when it does not.
