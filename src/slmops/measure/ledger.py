@@ -16,7 +16,7 @@ from slmops.measure.speed import Speed
 from slmops.measure.statistics import Estimate
 from slmops.measure.tasks import Answers
 
-CODE = "2"
+CODE = "3"
 """Raised whenever what a measurement means changes."""
 
 
@@ -55,7 +55,7 @@ def _from_facts(facts: dict[str, Any]) -> Measured:
         estimates = {key: Estimate(**value) for key, value in quality.items() if isinstance(value, dict)}
         quality = Quality(**{**quality, **estimates, "losses": tuple(quality["losses"])})
     if answers is not None:
-        answers = Answers(tuple(answers["right"]), tuple(answers["splits"]))
+        answers = Answers(tuple(answers["right"]), tuple(answers["splits"]), tuple(answers["marks"]))
     if speed is not None:
         speed = Speed(**{**speed, "itl": tuple(speed["itl"]), "decodes": tuple(speed["decodes"])})
     return Measured(**facts, quality=quality, answers=answers, speed=speed)
