@@ -107,6 +107,26 @@ def quantile(
     return Estimate(float(np.quantile(numbers, share)), float(low), float(high), numbers.size, len(parts))
 
 
+def trend(values: Sequence[float] | Array) -> Estimate:
+    """Growth from each value to the next: the median of the slopes of all pairs (Theil 1950), Sen's interval (1968).
+
+    A few outliers or one early step do not move it, so it suits memory over requests; errors must not follow each other.
+    """
+    numbers = np.asarray(values, np.float64)
+    count = len(numbers)
+    if count < 3:
+        return Estimate(math.nan, -math.inf, math.inf, count, count)
+    first, second = np.triu_indices(count, 1)
+    slopes = np.sort((numbers[second] - numbers[first]) / (second - first))
+    # Kendall's variance of the number of rising pairs, less what ties take from it.
+    ties = np.unique(numbers, return_counts=True)[1].astype(np.float64)
+    variance = (count * (count - 1) * (2 * count + 5) - float((ties * (ties - 1) * (2 * ties + 5)).sum())) / 18
+    away = Z * math.sqrt(max(0.0, variance))
+    low = max(0, round((len(slopes) - away) / 2) - 1)
+    high = min(len(slopes) - 1, round((len(slopes) + away) / 2))
+    return Estimate(float(np.median(slopes)), float(slopes[low]), float(slopes[high]), count, count)
+
+
 def proportion(right: int, cases: int) -> Estimate:
     """A share with Wilson's interval (1927)."""
     if not cases:
