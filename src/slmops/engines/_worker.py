@@ -73,14 +73,17 @@ class Server:
     def likelihoods(self, pairs: list[list[list[int]]]) -> dict[str, Any]:
         """For each context and continuation (both in ids, neither empty): the continuation's log-likelihood in nats after
         the context, and whether greedy decoding would say it."""
-        found = []
+        found: list[list[float | bool]] = []
+        known: list[int] = []
         for context, rest in pairs:
             if not context or not rest:
                 raise UsageError("a context and a continuation have a token each at least")
             ids = [*context, *rest[:-1]]
-            logits = self._session.logits(ids, [len(ids)])[-len(rest) :]
-            logs = log_softmax(logits)[np.arange(len(rest)), rest]
-            found.append([float(np.sum(logs, dtype=np.float64)), bool((logits.argmax(-1) == rest).all())])
+            if ids != known:  # choices of one token each differ in nothing that goes in
+                known, logits = ids, self._session.logits(ids, [len(ids)])
+            last = logits[-len(rest) :]
+            logs = log_softmax(last)[np.arange(len(rest)), rest]
+            found.append([float(np.sum(logs, dtype=np.float64)), bool((last.argmax(-1) == rest).all())])
         return {"found": found}
 
     def encode(self, texts: list[str]) -> dict[str, Any]:

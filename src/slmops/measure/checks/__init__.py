@@ -151,10 +151,10 @@ def _read(keys: Any, number: int, folder: Path) -> Check:
 
 
 def _known(keys: Mapping[str, Any], needed: Sequence[str], optional: Sequence[str]) -> None:
-    if lacking := [name for name in needed if name not in keys]:
-        raise ValueError(f"{' and '.join(map(repr, lacking))} must be given")
     if unknown := [name for name in keys if name not in (*needed, *optional)]:
         raise ValueError(f"unknown key {' and '.join(map(repr, unknown))}; known: {', '.join((*needed, *optional))}")
+    if lacking := [name for name in needed if name not in keys]:
+        raise ValueError(f"{' and '.join(map(repr, lacking))} must be given")
 
 
 def examine(check: Check, subject: Subject) -> Result:
@@ -165,12 +165,17 @@ def examine(check: Check, subject: Subject) -> Result:
     except SlmopsError as error:
         if isinstance(error, EngineCrashed):
             subject.close()
-        found = Finding(False, f"{type(error).__name__}: {error}")
+        found = Finding(False, told(error))
     seconds = time.perf_counter() - began
     return Result(check.name, check.kind, check.line, found.passed, found.said, seconds, found.details)
 
 
 # ---- what the kinds share
+
+
+def told(error: SlmopsError) -> str:
+    """The kind of an error and its first line: some bindings add a page of their own signatures."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def whole(keys: Mapping[str, Any], name: str, default: int, least: int = 1) -> int:

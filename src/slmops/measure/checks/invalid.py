@@ -46,7 +46,7 @@ def read(keys: dict[str, Any], folder: Path) -> Callable[[checks.Subject], check
         except EngineCrashed:
             raise
         except SlmopsError as error:
-            came, said = "error", f"{type(error).__name__}: {error}"
+            came, said = "error", checks.told(error)
         # Whatever came: the same engine must still answer what makes sense.
         list(subject.generate(subject.ids(8), 2))
         passed = expect in ("either", came)

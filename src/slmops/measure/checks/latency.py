@@ -37,7 +37,7 @@ def read(keys: dict[str, Any], folder: Path) -> Callable[[checks.Subject], check
             parts, row = [], {"prompt_tokens": length, "runs": runs}
             for name, short in BOUNDS.items():
                 row[name] = {"median": found[name].value, "low": found[name].low, "high": found[name].high}
-                part = f"{short} {found[name].value:.3g} ms ({found[name].low:.3g} to {found[name].high:.3g})"
+                part = f"{short} {_ms(found[name].value)} ms ({_ms(found[name].low)} to {_ms(found[name].high)})"
                 if name in bounds:
                     verdicts.append(checks.at_most(found[name], bounds[name][place]))
                     part += f", at most {bounds[name][place]:g} ms{_sign(verdicts[-1])}"
@@ -72,6 +72,10 @@ def _times(subject: checks.Subject, length: int, new_tokens: int, runs: int) -> 
     sizes = [len(one) for one in between]
     itl = statistics.quantile(np.concatenate(between), 0.5, sizes)
     return {"first_token_ms": statistics.quantile(firsts, 0.5), "itl_ms": itl}
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 99.5 else f"{value:.3g}"
 
 
 def _sign(verdict: bool | None) -> str:

@@ -24,11 +24,11 @@ ROOM = "measure.scorers"
 def make(name: str, keys: Keys) -> Callable[[Any], Marks]:
     """The scorer of this name for one case. Raises UsageError for an unknown name, ValueError for keys that it has not."""
     module = plugins.load(ROOM, name)
-    if lacking := sorted(set(module.KEYS) - set(keys)):
-        raise ValueError(f"the scorer {name} needs {' and '.join(map(repr, lacking))}")
     if unknown := sorted(set(keys) - set(module.KEYS) - set(module.OPTIONAL)):
         known, said = ", ".join((*module.KEYS, *module.OPTIONAL)), " or ".join(map(repr, unknown))
         raise ValueError(f"the scorer {name} takes no {said}, only {known} (remarks go under 'note')")
+    if lacking := sorted(set(module.KEYS) - set(keys)):
+        raise ValueError(f"the scorer {name} needs {' and '.join(map(repr, lacking))}")
     found: Callable[[Any], Marks] = module.make(keys)
     return found
 
