@@ -53,6 +53,15 @@ metric_list: [{metric: exact_match}]
 }
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its facts of the machine have pip list all that is installed; its bootstrap forks."""
+    from lm_eval import evaluator
+
+    monkeypatch.setattr(evaluator, "add_env_info", lambda results: None)
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+
+
 @pytest.fixture(scope="module")
 def tasks(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Task files over 12 of the sample's own cases."""
@@ -64,7 +73,7 @@ def tasks(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         choices = sorted({case["expected"], *(cases[number - 1 - back]["expected"] for back in range(3))})
         rows.append({
             "question": f"{said}\n" if number % 2 else said, "choices": choices, "answer": choices.index(case["expected"]),
-            "text": f"{said}\n{case['expected']}\n\n" * (1 + number * 4),
+            "text": f"{said}\n{case['expected']}\n\n" * (1 + number),
             "chat": f"<|im_start|>user\n{said}<|im_end|>\n<|im_start|>assistant\n", "expected": case["expected"],
         })  # fmt: skip
     (folder / "data.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
@@ -83,12 +92,13 @@ def test_the_same_scores_as_its_own_model(sample: Path, tasks: Path, tmp_path: P
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-    from slmops.measure import harness
+    from slmops.measure import harness, statistics
 
     names = ["home_choice", "home_rolling", "home_answer"]
-    theirs = HFLM(pretrained=str(sample), dtype="float32", device="cpu", batch_size=4, max_length=256)
+    # Its cache takes two windows of the same tokens for one, wherever the part that is weighed begins in them.
+    theirs = HFLM(pretrained=str(sample), dtype="float32", device="cpu", batch_size=4, max_length=256, logits_cache=False)
     manager = TaskManager(include_path=str(tasks), include_defaults=False)
-    expected = evaluator.simple_evaluate(theirs, tasks=list(names), task_manager=manager)
+    expected = evaluator.simple_evaluate(theirs, tasks=names, task_manager=manager, bootstrap_iters=statistics.RESAMPLES)
     for made in compiler.convert(load(sample), ["onnx", "gguf"], "f32", tmp_path / "made", verify=False):
         artifact = run.Artifact.open(made.folder)
         with run.open_worker(artifact, context=256) as worker:

@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     artifact = runner.Artifact.open(Path(arguments.artifact))
     if arguments.chat and artifact.chat_template is None:
         raise UsageError("this model has no chat template", "leave --chat out")
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # for its bootstrap, which would fork this process
     if arguments.json or not sys.stderr.isatty():
         os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
     from slmops.measure import harness

@@ -91,7 +91,10 @@ def _junit(path: Path, name: str, engine: str, results: list[Result]) -> None:
         facts = {"classname": one.kind, "name": clean(one.name), "time": f"{one.seconds:.3f}"}
         case = ElementTree.SubElement(suite, "testcase", facts)
         if one.passed is not True:
-            kind = {"message": clean(one.said.splitlines()[0]), "type": "failed" if one.passed is False else "undecided"}
+            kind = {
+                "message": clean((one.said.splitlines() or [""])[0]),
+                "type": "failed" if one.passed is False else "undecided",
+            }
             ElementTree.SubElement(case, "failure", kind).text = clean(one.said)
         else:
             ElementTree.SubElement(case, "system-out").text = clean(one.said)

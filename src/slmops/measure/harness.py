@@ -6,6 +6,8 @@ so that a checkpoint in f32 has the same scores in both.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from lm_eval.tasks import TaskManager
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.engines import Sampling
 from slmops.engines._host import Worker
-from slmops.measure import tasks
+from slmops.measure import statistics, tasks
 from slmops.run import Artifact, fit, tokens_of
 
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
@@ -141,11 +143,17 @@ def evaluate(
         cure = "lm-eval ls tasks lists them; --include FOLDER adds your own"
         raise SourceNotFound(f"lm-evaluation-harness has no task {' or '.join(map(repr, unknown))}", cure)
     try:
-        found = evaluator.simple_evaluate(
-            model, tasks=list(names), num_fewshot=shots, limit=limit, apply_chat_template=chat, task_manager=manager
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # it prints what it is doing
+            found: dict[str, Any] = evaluator.simple_evaluate(
+                model,
+                tasks=list(names),
+                num_fewshot=shots,
+                limit=limit,
+                apply_chat_template=chat,
+                task_manager=manager,
+                bootstrap_iters=statistics.RESAMPLES,
+            )
     except (OSError, ValueError, KeyError) as error:
         cure = "its data are fetched from the Hugging Face Hub when they are not here yet"
         raise SourceNotFound(f"lm-evaluation-harness: {type(error).__name__}: {str(error)[:300]}", cure) from error
-    kept: dict[str, Any] = found
-    return kept
+    return found
