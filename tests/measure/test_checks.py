@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -15,7 +16,7 @@ from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, SourceNotFound
-from slmops.measure import checks
+from slmops.measure import checks, scorers, tasks
 from slmops.measure.checks import _yaml
 from slmops.source import load
 
@@ -89,6 +90,26 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_samples_own_checks_have_every_kind(sample: Path) -> None:
     assert {one.kind for one in checks.read(sample / "checks.yaml").checks} == set(plugins.names(checks.ROOM))
+
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def block(name: str) -> str:
+    """The first indented block of a page."""
+    lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    "))
+    return "\n".join(line[4:] for line in itertools.takewhile(lambda line: line.startswith("    "), lines[first:]))
+
+
+def test_the_examples_of_the_pages_are_read_and_name_all_there_is(sample: Path, tmp_path: Path) -> None:
+    (tmp_path / "eval").symlink_to(sample / "eval", target_is_directory=True)
+    assert len(checks.read(write(tmp_path, block("checks.md"))).checks) == 6
+    (tmp_path / "cases.jsonl").write_text(block("tasks.md"), encoding="utf-8")
+    assert [one.scorer for one in tasks.read_cases(tmp_path / "cases.jsonl")] == ["json", "json", "choice"]
+    for page, room in (("checks.md", checks.ROOM), ("tasks.md", scorers.ROOM)):
+        for name in plugins.names(room):
+            assert f"\n| `{name}` |" in (DOCS / page).read_text(encoding="utf-8"), name
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from needs import needs
 from slmops import cli, run
 from slmops import compile as compiler
-from slmops.core.errors import EngineMissing, SourceNotFound, UsageError
+from slmops.core.errors import SourceNotFound, UsageError
 from slmops.source import load
 
 pytestmark = [pytest.mark.slow, needs("lm_eval", "torch", "transformers")]
@@ -131,11 +131,3 @@ def test_on_the_command_line(sample: Path, tasks: Path, tmp_path: Path, capfd: p
     assert cli.main([*words[:2], "home_beam", *words[3:]]) == UsageError.exit_code
     said = capfd.readouterr().err
     assert "no task 'no_such_task'" in said and "num_beams" in said
-
-
-def test_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import importlib.util
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["harness", "nowhere", "task"]) == EngineMissing.exit_code
-    assert "slmops[harness]" in capsys.readouterr().err

@@ -69,8 +69,21 @@ def test_json() -> None:
     assert mark("json", ' {"b": [1, true], "a": 1.0}', expected={"a": 1, "b": [1, True]}) == {"json": 1.0, "valid": 1.0}
     assert mark("json", "[1]", expected=[True]) == {"json": 0.0, "valid": 1.0}
     assert mark("json", "null", expected=None)["json"] == 1 and mark("json", "1", expected=None)["json"] == 0
-    for broken in ("", "{'a': 1}", '{"a": NaN}', '{"a": 1, "a": 2}', '{"a": 1} and more', "[" * 100_000):
+    for broken in (
+        "",
+        "{'a': 1}",
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        '{"a": 1} and more',
+        "[" * 100_000,
+        "[" * 800 + "]" * 800 + "x",
+    ):
         assert mark("json", broken) == {"json": 0.0, "valid": 0.0}
+
+
+def test_a_nest_too_deep_to_look_through_is_no_crash() -> None:
+    nest = "[" * 980 + "]" * 980
+    assert mark("json", nest, expected=1)["json"] == 0
 
 
 @needs("jsonschema")

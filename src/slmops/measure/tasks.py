@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -223,12 +223,7 @@ def answer(
         found.append(ask(worker, artifact, one))
         if len(found) >= least and time.perf_counter() - began > seconds:
             break
-    return answers(found, cases)
-
-
-def answers(found: Sequence[Answer], cases: Iterable[Case]) -> Answers:
-    """Of the first cases."""
-    splits = tuple(one.split for one, _ in zip(cases, found, strict=False))
+    splits = tuple(one.split for one in cases[: len(found)])
     return Answers(tuple(one.right for one in found), splits, tuple(one.marks for one in found))
 
 

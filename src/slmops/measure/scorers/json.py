@@ -28,10 +28,11 @@ def make(keys: scorers.Keys) -> Callable[[str], scorers.Marks]:
     def score(answer: str) -> scorers.Marks:
         try:
             value = json.loads(answer, parse_constant=_refused, object_pairs_hook=_once)
+            valid = fits is None or fits(value)
+            same = wanted is None or _comparable(value) in wanted
         except (ValueError, RecursionError):
             return {"json": 0.0, "valid": 0.0}
-        valid = fits is None or fits(value)
-        return {"json": float(valid and (wanted is None or _comparable(value) in wanted)), "valid": float(valid)}
+        return {"json": float(valid and same), "valid": float(valid)}
 
     return score
 
