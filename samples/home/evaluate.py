@@ -73,7 +73,7 @@ def main() -> None:
     right, total = Counter(), Counter()
     wrong = []
     for c, answer in zip(cases, found, strict=True):
-        for key in (c["split"], f"tool {c['tool']}" if c["split"] == "unseen-template" else "all"):
+        for key in (c["split"], f"tool {c['note']['tool']}" if c["split"] == "unseen-template" else "all"):
             total[key] += 1
             right[key] += answer == c["expected"]
         if answer != c["expected"]:

@@ -25,8 +25,7 @@ def case(example: Example, split: str) -> dict[str, object]:
         "messages": example.messages()[:1],
         "expected": example.answer,
         "split": split,
-        "tool": example.tool,
-        "template": example.template,
+        "note": {"tool": example.tool, "template": example.template},
     }
 
 

@@ -25,7 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("artifact", nargs="+", help="folders that slmops wrote; the others are compared with the first")
     parser.add_argument("--against", metavar="SRC", help="the unquantized model: a folder or a Hugging Face name")
     parser.add_argument("--text", metavar="FILE", help="a text in the model's own domain; needs --against")
-    parser.add_argument("--tasks", metavar="FILE", help='JSON lines of {"messages": [...], "expected": "..."}')
+    parser.add_argument("--tasks", metavar="FILE", help="JSON lines, each a case with its scorer (docs/tasks.md)")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for the tasks of one artifact (60)")
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
@@ -210,7 +210,7 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]], verdicts: list
             f"{speed.first_token * 1000:.1f} ms" if speed else "-",
             _text.size(one.peak),
         ])  # fmt: skip
-    header = ["format", "scheme", "engine", "size", "KL", "top-1", "retained", "exact", "tok/s", "TTFT", "peak"]
+    header = ["format", "scheme", "engine", "size", "KL", "top-1", "retained", "right", "tok/s", "TTFT", "peak"]
     lines = [_text.table(header, rows, "lll" + "r" * 8)]
     if loads := [(one, load) for one in found for load in one.concurrency.values()]:
         lines.append(_text.table(*_under_load(loads)))
@@ -222,6 +222,11 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]], verdicts: list
     for one, own in zip(found, verdicts, strict=True):
         if own:
             lines.append("\n".join([f"{one.folder} in {one.engine}:", *_text.verdicts(own)]))
+    for one in found:
+        figures = one.answers.figures() if one.answers else {}
+        if set(figures) - {"exact"}:
+            shown = [f"{name} {each.value:.3f} ({each.low:.3f}-{each.high:.3f})" for name, each in figures.items()]
+            lines.append(f"{one.folder} in {one.engine}: {', '.join(shown)}")
     for pair in compared:
         said = []
         if loss := pair.get("loss"):
@@ -241,7 +246,7 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]], verdicts: list
             lines.append(f"{pair['artifact']} less {pair['with']}:\n  " + "\n  ".join(said))
     lines.append(
         "KL: mean divergence from the source, nats ± standard error over windows; retained: the source's perplexity over\n"
-        "this one's, with its 95 % interval; exact: cases answered as expected, Wilson's interval; tok/s: decode, ± half\n"
+        "this one's, with its 95 % interval; right: cases answered as expected, Wilson's interval; tok/s: decode, ± half\n"
         "the spread of the runs; TTFT: time to the first token of a prompt of 128; peak: resident memory of the process"
     )
     return "\n\n".join(lines)

@@ -258,7 +258,7 @@ KEYS = ("$schema", "workflow_id", "input_model", "systems", "passes", "host", "t
 
 def _workflow(path: Path) -> dict[str, Any]:
     """A JSON or YAML file as a table; bounded, and YAML by its safe loader."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     if not path.is_file():
         raise SourceNotFound(f"there is no file {path}", "give Olive's workflow, in JSON or YAML")

@@ -12,7 +12,8 @@ SlmopsError                 1   anything below
 ├── VerificationFailed     10   an artifact does not compute what its source computes
 ├── NoSpace                11   the disk is full
 ├── OutputExists           12   something else already stands under the final name
-└── GateFailed             13   a measured gate was not met
+├── GateFailed             13   a measured gate was not met
+└── CheckFailed            14   a check of the user's own (slmops test) did not hold
 (Interrupted by Ctrl-C:   130, by SIGTERM: 143)
 """
 
@@ -75,3 +76,7 @@ class OutputExists(SlmopsError):
 
 class GateFailed(SlmopsError):
     exit_code = 13
+
+
+class CheckFailed(SlmopsError):
+    exit_code = 14

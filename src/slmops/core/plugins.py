@@ -1,8 +1,9 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
-Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`,
-`cli`). A file whose name starts with an underscore is furniture of the room, not a plugin. Packages outside add theirs by an
-entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a module.
+Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`, `cli`,
+`measure.scorers`, `measure.checks`). A file whose name starts with an underscore is furniture of the room, not a plugin.
+Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a
+module.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ WORDS = {
     "cli": "verb",
     "compat": "tool",
     "executors": "executor",
+    "measure.scorers": "scorer",
+    "measure.checks": "kind of check",
 }
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +48,7 @@ def _outside(room: str) -> dict[str, str]:
 @functools.cache
 def names(room: str) -> tuple[str, ...]:
     """Names of all plugins of a room, sorted; nothing is imported."""
-    folder = ROOT / room
+    folder = ROOT / room.replace(".", "/")
     own = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("_")}
     return tuple(sorted(own | set(_outside(room))))
 
@@ -54,5 +57,5 @@ def load(room: str, name: str) -> ModuleType:
     """Import one plugin. Raises UsageError naming the ones that exist when there is none of that name."""
     if name not in names(room):
         raise UsageError(f"there is no {WORDS.get(room, room)} called {name!r}", f"one of: {', '.join(names(room))}")
-    own = ROOT / room / f"{name}.py"
+    own = ROOT / room.replace(".", "/") / f"{name}.py"
     return importlib.import_module(f"slmops.{room}.{name}" if own.exists() else _outside(room)[name])

@@ -210,6 +210,11 @@ class Worker:
         """How far the engine's logits are from those in a .npy file; see _worker.distance."""
         return self.ask("compare", ids=list(ids), chunks=list(chunks), reference=str(reference))
 
+    def likelihoods(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+        """For each context and continuation, in ids; see _worker.Server.likelihoods."""
+        found = self.ask("likelihoods", pairs=[[list(context), list(rest)] for context, rest in pairs])["found"]
+        return [(float(total), bool(greedy)) for total, greedy in found]
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self.ask("encode", texts=list(texts))["ids"]
         return ids

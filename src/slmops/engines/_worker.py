@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from slmops.core import plugins
-from slmops.core.errors import EngineFailed, SlmopsError
+from slmops.core.errors import EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Sampling, Session
 
@@ -69,6 +69,22 @@ class Server:
                 found[key] += (-logs[np.arange(len(ids) - 1), ids[1:]]).astype(float).tolist()
             row += len(ids)
         return found
+
+    def likelihoods(self, pairs: list[list[list[int]]]) -> dict[str, Any]:
+        """For each context and continuation (both in ids, neither empty): the continuation's log-likelihood in nats after
+        the context, and whether greedy decoding would say it."""
+        found: list[list[float | bool]] = []
+        known: list[int] = []
+        for context, rest in pairs:
+            if not context or not rest:
+                raise UsageError("a context and a continuation have a token each at least")
+            ids = [*context, *rest[:-1]]
+            if ids != known:  # choices of one token each differ in nothing that goes in
+                known, logits = ids, self._session.logits(ids, [len(ids)])
+            last = logits[-len(rest) :]
+            logs = log_softmax(last)[np.arange(len(rest)), rest]
+            found.append([float(np.sum(logs, dtype=np.float64)), bool((last.argmax(-1) == rest).all())])
+        return {"found": found}
 
     def encode(self, texts: list[str]) -> dict[str, Any]:
         return {"ids": [list(self._session.encode(text)) for text in texts]}
