@@ -1,4 +1,4 @@
-"""A real `slmops optimize` that is interrupted, loses an engine or runs out of disk: nothing half done stays, the rest is kept."""
+"""A real `slmops optimize` that is interrupted, loses an engine or fills the disk: nothing half done stays."""
 
 from __future__ import annotations
 
@@ -25,7 +25,19 @@ SECONDS = 240
 
 
 def words(out: Path, *more: str) -> list[str]:
-    base = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf", "--objective", "size"]
+    base = [
+        sys.executable,
+        "-m",
+        "slmops",
+        "optimize",
+        str(SAMPLE),
+        "-o",
+        str(out),
+        "--format",
+        "gguf",
+        "--objective",
+        "size",
+    ]
     return [*base, "--json", "--budget", "1h", *more]
 
 

@@ -25,6 +25,7 @@ from slmops.core.errors import EngineCrashed, EngineFailed, OutputExists, Unsupp
 from slmops.core.model import Model
 from slmops.core.store import no_space
 from slmops.engines import _host
+from slmops.executors import Start
 from slmops.measure import artifact, gates
 from slmops.measure.artifact import Measured, Text
 from slmops.measure.gates import Verdict
@@ -135,12 +136,11 @@ def optimize(
     began = time.perf_counter()
     names = search.objectives(wanted.objective)
     runner, given = plugins.load("executors", executor), (wanted, text, tuple(cases), calibration)
+    start: Start = lambda check: laboratory(model, out, *given, machine, watch)  # noqa: E731 - a signal ends what runs here
     if runner.ELSEWHERE:
         (out / MEASUREMENTS).mkdir(parents=True, exist_ok=True)
-        path, print_ = str(Path(str(model.source["path"])).resolve()), compiler.fingerprint(model)
-        start = functools.partial(_elsewhere, path, print_, out.resolve(), given)
-    else:
-        start = lambda check: laboratory(model, out, *given, machine, watch)  # noqa: E731
+        where = str(Path(str(model.source["path"])).resolve())
+        start = functools.partial(_elsewhere, where, compiler.fingerprint(model), out.resolve(), given)
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(runner.open(start, watch.say))
         machine = nodes.machine
@@ -217,7 +217,8 @@ def _elsewhere(path: str, fingerprint: str, out: Path, given: tuple[Any, ...], c
     if compiler.fingerprint(model) != fingerprint:
         raise UsageError(f"the node {where} sees another model at {path}", cure)
     watch = compiler.Watch(say=lambda _: check(), advance=lambda _: check())
-    with laboratory(model, out, *given, hardware.detect(out), watch) as lab:
+    wanted, text, cases, calibration = given
+    with laboratory(model, out, wanted, text, cases, calibration, hardware.detect(out), watch) as lab:
         yield lab
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from slmops.core.model import Model
-from slmops.core.tensor import Floats
 from slmops.engines._host import Worker
 from slmops.measure import statistics
 from slmops.measure.statistics import Estimate

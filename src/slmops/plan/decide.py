@@ -67,7 +67,7 @@ def candidates(
     here: bool = True,
 ) -> list[Candidate]:
     """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed."""
-    found = []
+    found: list[Candidate] = []
     for form in formats or memory.writers():
         for name in schemes or schemes_of(form):
             found += _candidates(model, machine, limits, form, name, here)
