@@ -1,4 +1,4 @@
-"""A real `slmops optimize` that is interrupted, loses an engine or runs out of disk: nothing half done stays, the rest is kept."""
+"""A real `slmops optimize` that is interrupted, loses an engine or fills the disk: nothing half done stays."""
 
 from __future__ import annotations
 

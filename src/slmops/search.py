@@ -20,11 +20,13 @@ from slmops.core.tensor import Array
 from slmops.forecast import Effect, Forecast, Traits
 from slmops.plan.decide import Candidate, Limits
 
-OBJECTIVES = ("speed", "size", "memory", "quality")
+OBJECTIVES = ("size", "memory", "speed", "quality")
 ALIKE = 1e-4
 """KL divergence in nats a token below which nobody tells two models apart: such differences count for nothing."""
 MISSING = 0.015
 """Share of the hypervolume that may be left unfound."""
+FLOORS = {"quality": math.log(ALIKE)}
+"""Of the logarithms of figures."""
 DRAWS = 256
 MARGIN = 0.1
 """How far behind the worst candidate the hypervolume is measured from, as a share of the range."""
@@ -49,7 +51,7 @@ class Seen:
     passed: bool
     """Whether it kept every gate."""
     good: bool = True
-    """Whether it kept the gate of quality."""
+    """Whether it kept the gate of quality, whatever else it lacks."""
     size: float | None = None
     memory: float | None = None
     speed: float | None = None
@@ -66,7 +68,7 @@ class Seen:
         value: float | None = getattr(self, objective)
         if value is None or not math.isfinite(value):
             return math.inf
-        return math.log(max(value, ALIKE if objective == "quality" else 1e-12))
+        return max(math.log(max(value, 1e-12)), FLOORS.get(objective, -math.inf))
 
 
 def step(candidate: Candidate) -> str:
@@ -168,73 +170,78 @@ class Search:
         return picked
 
     def _best(self, seen: Sequence[Seen], first: bool) -> tuple[Candidate, Seen] | None:
-        drawn = self._draw(seen)
-        left = [place for place, one in enumerate(self._all) if _key(one) not in {_key(s.candidate) for s in seen}]
+        measured = {_key(one.candidate) for one in seen}
+        left = [place for place, one in enumerate(self._all) if _key(one) not in measured]
         if not left:
             self.missing = 0.0
             return None
-        costs = np.stack([self._cost(drawn, name) for name in self._names], axis=-1)
-        fits = self._fits(drawn)
-        found = [[one.cost(name) for name in self._names] for one in seen if one.passed]
-        best = np.array(found).reshape(-1, len(self._names))
+        drawn = self._draw(seen)
+        costs = np.stack([np.maximum(drawn[name], FLOORS.get(name, -np.inf)) for name in self._names], axis=-1)
+        within = self._within(drawn)
+        fits = within & (drawn["lost"] <= self._lost)
+        best = np.array([[one.cost(name) for name in self._names] for one in seen if one.passed])
+        best = best.reshape(-1, len(self._names))
         reference = self._reference(costs, fits, best, left)
-        gained = np.where(fits[:, left], gains(costs[:, left], best, reference), 0.0)
+        above = self._above(seen, [place for place in left if within[:, place].any()])
         if first:
             self.missing = self._regret(costs, fits, best, reference, left)
-            if self.missing < MISSING:
-                return None
-        seconds = np.exp(drawn["seconds"][:, left]).mean(axis=0)
-        worth = gained.mean(axis=0) / seconds
-        allowed = self._allowed(seen, left)
-        if not allowed or not (worth > 0).any():
+        enough = self.missing < MISSING
+        if not len(best) and above != [] and (above or enough):
+            fits = within  # nothing has passed: what is thought to fail for quality is tried before giving up
+        elif enough and first:
             return None
-        place = max(allowed, key=lambda at: worth[left.index(at)])
-        middle = {key: float(np.exp(np.median(values[:, place]))) for key, values in drawn.items() if key != "lost"}
-        belief = Seen(self._all[place], bool(fits[:, place].mean() > 0.5), **{k: middle[k] for k in OBJECTIVES})
-        return self._all[place], belief
+        gained = np.where(fits, gains(costs, best, reference), 0.0).mean(axis=0)
+        worth = gained / np.exp(drawn["seconds"]).mean(axis=0)
+        # With something that passed, a step that surely fails is passed over; without, each is tried.
+        place = max([at for at in above or () if worth[at] > 0] or left, key=lambda at: float(worth[at]))
+        if worth[place] <= 0:
+            return None
+        size, memory, speed, kl = (float(np.exp(np.median(drawn[name][:, place]))) for name in OBJECTIVES)
+        passes = bool(fits[:, place].mean() > 0.5)
+        return self._all[place], Seen(self._all[place], passes, passes, size, memory, speed, kl)
 
-    def _allowed(self, seen: Sequence[Seen], left: Sequence[int]) -> list[int]:
-        """While quality has failed on the highest step tried and nothing quantized has passed, the next step up."""
-        tried = [one for one in seen if step(one.candidate) != STEPS[-1][0] and one.quality is not None]
+    def _above(self, seen: Sequence[Seen], left: Sequence[int]) -> list[int] | None:
+        """While quality has failed on every step tried and nothing quantized has passed: what stands on the next step that
+        there is, or nothing on the last. None where any may be tried."""
         names = [name for name, _ in STEPS]
-        if not tried or any(one.passed for one in tried) or any(one.good for one in tried):
-            return list(left)
+        tried = [one for one in seen if step(one.candidate) != names[-1] and one.quality is not None]
+        if not tried or any(one.good for one in tried):
+            return None
         highest = max(names.index(step(one.candidate)) for one in tried)
         for name in names[highest + 1 :]:
-            if above := [place for place in left if step(self._all[place]) == name]:
-                return above
-        return list(left)
+            if found := [place for place in left if step(self._all[place]) == name]:
+                return found
+        return []
 
     def _draw(self, seen: Sequence[Seen]) -> dict[str, Array]:
         """Draws [DRAWS, candidates] of the logarithm of every figure, and of `lost`."""
         drawn = {}
         for key, forecast in self._forecasts.items():
             told = [(self._place[_key(one.candidate)], value) for one in seen if (value := getattr(one, key)) is not None]
-            told = [(place, value) for place, value in told if math.isfinite(value)]
-            logs = [math.log(max(value, 1e-9 if key != "quality" else ALIKE / 100)) for _, value in told]
-            drawn[key] = forecast.draw([place for place, _ in told], logs, self._normal[key])
+            # A divergence that nobody can tell from none says nothing of other schemes' either.
+            told = [(at, value) for at, value in told if math.isfinite(value) and (key != "quality" or value >= ALIKE)]
+            drawn[key] = forecast.draw([at for at, _ in told], [math.log(max(value, 1e-9)) for _, value in told],
+                                       self._normal[key])  # fmt: skip
         # Tokens' losses differ by what has a variance of about twice the divergence, if the divergence is small.
         kl = np.exp(drawn["quality"])
-        likely = 1 - np.exp(-(kl + 2 * np.sqrt(2 * kl / self._positions)))
-        lost = likely * np.exp(0.3 * self._normal["slack"])
-        for one in seen:
-            if one.lost is not None:
-                lost[:, self._place[_key(one.candidate)]] = one.lost
-        for one in seen:  # the same codes elsewhere keep what they keep here
-            if one.lost is not None:
-                same = [at for at, other in enumerate(self._all) if other.codes == one.candidate.codes]
-                rest = [at for at in same if at not in {self._place[_key(s.candidate)] for s in seen}]
-                lost[:, rest] = one.lost * np.exp(0.05 * self._normal["slack"][:, rest])
-        drawn["lost"] = lost
+        slack = self._normal["slack"]
+        drawn["lost"] = (1 - np.exp(-(kl + 2 * np.sqrt(2 * kl / self._positions)))) * np.exp(0.3 * slack)
+        measured = {_key(one.candidate) for one in seen}
+        for one in seen:  # the same codes keep elsewhere what they keep here
+            for place, other in enumerate(self._all):
+                own = _key(other) == _key(one.candidate)
+                if other.codes == one.candidate.codes and (own or _key(other) not in measured):
+                    about = 1.0 if own else np.exp(0.05 * slack[:, place])
+                    if one.lost is not None:
+                        drawn["lost"][:, place] = one.lost * about
+                    if one.quality is not None and one.quality < ALIKE:
+                        drawn["quality"][:, place] = FLOORS["quality"]
         return drawn
 
-    def _cost(self, drawn: Mapping[str, Array], name: str) -> Array:
-        return np.maximum(drawn[name], math.log(ALIKE)) if name == "quality" else drawn[name]
-
-    def _fits(self, drawn: Mapping[str, Array]) -> Array:
-        """[draws, candidates]: whether all limits are kept."""
+    def _within(self, drawn: Mapping[str, Array]) -> Array:
+        """[draws, candidates]: whether the limits of size, memory and speed are kept."""
         limits = self._limits
-        fits: Array = drawn["lost"] <= self._lost
+        fits: Array = np.ones_like(drawn["size"], bool)
         if limits.size is not None:
             fits = fits & (drawn["size"] <= math.log(limits.size))
         if limits.memory is not None:

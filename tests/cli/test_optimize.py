@@ -35,6 +35,7 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     measured = [one["scheme"] for one in found["trials"]]
     assert measured[0] == "f16" and "q8" not in measured  # dropped by its size before anything was made
     assert all((tmp_path / "out" / one / "gguf" / "model.gguf").is_file() for one in measured)
+    assert found["steps"] and "keeps at least" in found["steps"][0]
     smaller = [one for one in found["trials"] if one["measured"]["bytes"] < choice["measured"]["bytes"]]
     assert all(not one["passed"] for one in smaller)
     shown = (tmp_path / "report.html").read_text()
@@ -45,7 +46,9 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert cli.main(words) == 0
     again = json.loads(capsys.readouterr().out)
-    assert [one["measured"] for one in again["trials"]] == [one["measured"] for one in found["trials"]]
+    measured = {one["scheme"]: one["measured"] for one in found["trials"]}
+    assert {one["scheme"]: one["measured"] for one in again["trials"]} == measured  # recalled, in the order of the table
+    assert again["choice"]["scheme"] == choice["scheme"]
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
 
@@ -65,7 +68,7 @@ def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFix
     assert "--text" in capsys.readouterr().err
     same = ["--text", str(source / "config.json"), "--calibrate", str(source / "config.json")]
     assert cli.main([*start, *same]) == UsageError.exit_code
-    odd = [["--gate", "kl.mean<=1"], ["--require", "size"]]
+    odd = [["--gate", "kl.mean<=1"], ["--require", "size"], ["--objective", "size,price"], ["--executor", "nowhere"]]
     for words in (["--min-quality", "1.5"], ["--budget", "soon"], ["--max-size", "small"], *odd):
         assert cli.main([*start, *words]) == UsageError.exit_code
     assert not (tmp_path / "out").exists()
@@ -75,3 +78,19 @@ def test_a_dry_run_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert cli.main(["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--dry-run", "--max-size", "60%"]) == 0
     shown = capsys.readouterr().out
     assert "gguf" in shown and "because" in shown and not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_two_objectives_give_a_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--objective", "size,quality", "--json"]
+    assert cli.main([*words, "--format", "gguf", "--format", "onnx", "--budget", "1h"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trials = {(one["format"], one["scheme"], one["engine"]): one["measured"] for one in found["trials"] if one["passed"]}
+    figures = [
+        (one["bytes"], max(1e-4, one["quality"]["kl"]["value"])) for one in map(trials.get, map(tuple, found["front"]))
+    ]
+    assert len(figures) >= 3 and figures == [
+        one for one in figures if not any(a < one[0] and b < one[1] for a, b in figures)
+    ]
+    assert [found["choice"][key] for key in ("format", "scheme", "engine")] in found["front"]
+    assert found["unmeasured"]  # not a grid

@@ -1,0 +1,102 @@
+"""--executor ray on a real cluster: a head that computes nothing, two workers, token authentication on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import SAMPLE
+from slmops import cli
+from slmops.core import plugins
+from slmops.core.errors import EngineMissing, UsageError
+
+RAY = Path(sys.executable).with_name("ray")
+SECONDS = 300
+no_ray = pytest.mark.skipif(not RAY.exists(), reason="not installed: ray; pip install 'slmops[ray]'")
+
+
+def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf", "--json"]
+    words += ["--objective", "size,quality", "--executor", "ray", "--budget", "1h"]
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=SECONDS)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment in which the cluster can be reached."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # A socket's path must be short, so not below pytest's own folder.
+    with tempfile.TemporaryDirectory(prefix="ray") as folder, contextlib.ExitStack() as stack:
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"127.0.0.1:{port}"}
+        head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
+        for words in (head, *[[f"--address=127.0.0.1:{port}", "--num-cpus=1"]] * 2):
+            start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
+            log = stack.enter_context(tempfile.TemporaryFile())
+            process = stack.enter_context(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
+            stack.callback(process.terminate)
+            if words is head:
+                end = time.monotonic() + 120
+                while time.monotonic() < end:
+                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                        break
+                    time.sleep(0.2)
+        ask = "import ray; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment)
+            if said.stdout.strip().endswith("3"):
+                break
+        yield environment
+
+
+@no_ray
+@pytest.mark.slow
+def test_trials_on_two_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = optimize(out, cluster)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["choice"]["passed"] and len(found["trials"]) > 3
+    schemes = [one["scheme"] for one in found["trials"]]
+    assert schemes[0] == "f16" and len(set(schemes)) == len(schemes)
+    assert all((out / one / "gguf" / "model.gguf").is_file() for one in schemes) and not list(out.rglob("*.partial"))
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = optimize(out, cluster)
+    assert again.returncode == 0 and json.loads(again.stdout)["choice"]["scheme"] == found["choice"]["scheme"]
+    assert all(path.stat().st_mtime_ns == changed for path, changed in times.items())
+
+
+@no_ray
+@pytest.mark.slow
+def test_another_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
+    done = optimize(tmp_path / "out", {**cluster, "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    assert done.returncode == UsageError.exit_code and "no Ray cluster can be reached" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(RAY.exists(), reason="ray is installed")
+def test_without_ray_the_command_that_installs_it_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--executor", "ray"]
+    assert cli.main(words) == EngineMissing.exit_code
+    assert 'pip install "slmops[ray]"' in capsys.readouterr().err
+
+
+def test_an_executor_that_there_is_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--executor", "spark"]
+    assert cli.main(words) == UsageError.exit_code
+    assert "local, ray" in capsys.readouterr().err
+    assert plugins.names("executors") == ("local", "ray")
