@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
-    budget, asked = _units.seconds(arguments.budget), _units.gates(arguments.gate)
+    budget, asked, required = _units.seconds(arguments.budget), _units.gates(arguments.gate), _units.required(arguments)
     search.objectives(arguments.objective)
     plugins.load("executors", arguments.executor)
     if arguments.report:
@@ -74,7 +74,6 @@ def run(arguments: argparse.Namespace) -> int:
         if seen == content:
             raise UsageError("--calibrate and --text are one text: its figures would flatter", "give two of one domain")
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    required = _units.required(arguments)
     wanted = trials.Wanted(
         limits, arguments.min_quality, arguments.objective, budget, formats, gates=asked, required=required
     )
