@@ -133,15 +133,19 @@ def swapped_layers(folder: Path, form: str) -> None:
     parts.save()
 
 
-def shifted_scales(folder: Path, form: str, all_of_them: bool = True) -> None:
-    """Scales times 1.1, as of a wrong range: of every matrix but the embedding, or of one."""
-    parts, names = opened(folder, form), NAMES[form]
-    coded = {"gguf": 18, "openvino": 16}[form]
-    for name, (_, size) in parts.spans.items():
-        matrix = name.endswith(".weight") and not name.endswith(names["norm"]) and size % coded == 0
-        if matrix and name != names["embedding"] and (all_of_them or name == names["matrix"]):
-            values = scales(parts, name, form)
-            values[:] = (values.astype(np.float32) * 1.1).astype(np.float16)
+def shifted_scales(folder: Path, form: str) -> None:
+    """Each group of one matrix with the scale of the group before it, as of an offset that is off by one."""
+    parts = opened(folder, form)
+    values = scales(parts, NAMES[form]["matrix"], form)
+    values[:] = np.roll(values, 1)
+    parts.save()
+
+
+def larger_scales(folder: Path, form: str) -> None:
+    """The scales of one matrix times 1.1, as of another range."""
+    parts = opened(folder, form)
+    values = scales(parts, NAMES[form]["matrix"], form)
+    values[:] = (values.astype(np.float32) * 1.1).astype(np.float16)
     parts.save()
 
 
@@ -162,14 +166,19 @@ def lost_row(folder: Path, form: str, row: int, rows: int) -> None:
 
 
 def wrong_template(folder: Path, form: str) -> None:
-    """The marks of no family, in the engine's file and in what slmops renders with; no byte more or less in the file."""
-    path = folder / {"gguf": "model.gguf", "openvino": "chat_template.jinja"}[form]
-    known: str = json.loads((folder / "slmops.json").read_text(encoding="utf-8"))["chat_template"]
+    """The marks of no family, in what the engine and in what slmops renders with; no byte more or less in the file."""
+    receipt = json.loads((folder / "slmops.json").read_text(encoding="utf-8"))
+    known: str = receipt["chat_template"]
     wrong = known.replace("<|im_start|>", "[INSTRUCT:] ").replace("<|im_end|>", "[/INSTRUC]")
     assert len(wrong) == len(known) != 0 and wrong != known
-    data = path.read_bytes()
-    assert known.encode() in data
-    path.write_bytes(data.replace(known.encode(), wrong.encode()))
-    receipt = json.loads((folder / "slmops.json").read_text(encoding="utf-8"))
     receipt["chat_template"] = wrong
     (folder / "slmops.json").write_text(json.dumps(receipt), encoding="utf-8")
+    path = folder / {"gguf": "model.gguf", "openvino": "openvino_tokenizer.xml"}[form]
+    before, after = known, wrong
+    if form == "openvino":
+        # Two of the brackets as references, so that the lengths are the same: three times 4 for 1, and 5 and 6 for 1.
+        before, after = known.replace("<", "&lt;"), wrong.replace("[", "&#91;", 1).replace("[", "&#091;", 1)
+    assert len(before) == len(after)
+    data = path.read_bytes()
+    assert before.encode() in data
+    path.write_bytes(data.replace(before.encode(), after.encode()))

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from slmops import stream
-from slmops.core import plugins, receipt
+from slmops.core import chat, plugins, receipt
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, VerificationFailed
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
@@ -53,6 +53,7 @@ def verify(
     model: Model = module.read(folder)
     check_files(folder, facts)
     check_tensors(model, facts)
+    check_template(facts)
     result: dict[str, Any] = {"read_back": {"tensors": len(model.tensors), "identical": True}, "engines": {}, "skipped": {}}
     chosen = list(engines) if engines is not None else _host.engines_for(form)
     with tempfile.TemporaryDirectory(prefix="slmops-verify-") as scratch:
@@ -134,6 +135,14 @@ def check_tensors(model: Model, facts: Mapping[str, Any]) -> None:
         for fault in pool.map(check, model.tensors):
             if fault is not None:
                 raise VerificationFailed(fault, "the file was changed or damaged: convert the source again")
+
+
+def check_template(facts: Mapping[str, Any]) -> None:
+    """The receipt's own chat template, which `slmops run` renders with, still says what the source's said."""
+    special = facts["tokenizer"].get("special", {})
+    for messages, expected in facts["probes"]["conversations"]:
+        if chat.render(facts.get("chat_template") or "", messages, special=special) != expected:
+            raise VerificationFailed("the receipt's chat template is not the source's", "convert the source again")
 
 
 def _engine(

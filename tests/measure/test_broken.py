@@ -68,9 +68,9 @@ def whole(bench: Bench) -> Callable[[str], Measured]:
     return measured
 
 
-def refused(bench: Bench, folder: Path, form: str, parent: Measured) -> set[str]:
-    """The gates of quality that refuse it."""
-    return {one.gate for one in gates.quality(bench.measured(folder, form), parent=parent) if one.stops}
+def failed(bench: Bench, folder: Path, form: str, parent: Measured) -> set[str]:
+    """The gates of quality that it misses with their whole interval: not for want of samples."""
+    return {one.gate for one in gates.quality(bench.measured(folder, form), parent=parent) if one.passed is False}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -86,7 +86,7 @@ def test_the_whole_one_passes(bench: Bench, whole: Callable[[str], Measured], fo
     [
         (broken.swapped_layers, {"quality", "tasks against the parent"}),
         (broken.lost_norms, {"quality", "tasks against the parent"}),
-        (broken.shifted_scales, {"quality"}),
+        (broken.shifted_scales, {"quality"}),  # of one matrix
         (broken.wrong_template, {"tasks against the parent"}),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_is_broken_is_refused(
 ) -> None:
     folder = bench.copy(form, fault.__name__)
     fault(folder, form)
-    assert refused(bench, folder, form, whole(form)) >= seen
+    assert failed(bench, folder, form, whole(form)) >= seen
     with pytest.raises(VerificationFailed):
         prove.verify(folder, engines=[ENGINES[form]])
 
@@ -106,16 +106,16 @@ def test_a_lost_row_of_the_vocabulary(bench: Bench, whole: Callable[[str], Measu
     counted = collections.Counter(token for window in bench.text.windows for token in window)
     folder = bench.copy(form, "row")
     broken.lost_row(folder, form, counted.most_common(1)[0][0], bench.model.spec.vocab)
-    assert "quality" in refused(bench, folder, form, whole(form))
+    assert "quality" in failed(bench, folder, form, whole(form))
     with pytest.raises(VerificationFailed):
         prove.verify(folder, engines=[ENGINES[form]])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_one_shifted_tensor_keeps_its_quality_and_not_its_checksum(bench: Bench, form: str) -> None:
+def test_one_tensor_a_tenth_larger_keeps_its_quality_and_not_its_checksum(bench: Bench, form: str) -> None:
     """An honest limit: a tenth more in one tensor costs less perplexity than any gate asks for. The checksums see it."""
     folder = bench.copy(form, "one")
-    broken.shifted_scales(folder, form, all_of_them=False)
+    broken.larger_scales(folder, form)
     found = artifact.measure(folder, ENGINES[form], text=bench.text, runs=2, new_tokens=8, context=512)
     assert found.quality is not None and found.quality.retained.low > 0.95
     stops = {one.gate for one in gates.default(found) if one.stops}

@@ -93,7 +93,7 @@ class Measured:
     """Tokens that the engine was opened for."""
     effective: dict[str, str] = field(default_factory=dict)
     altered: str = ""
-    """What is not as it was when the artifact was proven: files, codes and scales by their checksums."""
+    """What is not as it was when the artifact was proven: files, codes and scales by their checksums, chat template."""
     concurrency: dict[str, Load] = field(default_factory=dict)
     """By the number of requests in flight."""
     stress: Stress | None = None
@@ -162,6 +162,7 @@ def _altered(form: str, folder: Path, facts: Mapping[str, Any]) -> str:
     try:
         prove.check_files(folder, facts)
         prove.check_tensors(plugins.load("formats", form).read(folder), facts)
+        prove.check_template(facts)
     except (CorruptInput, VerificationFailed) as error:
         return str(error)
     return ""
