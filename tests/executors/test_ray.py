@@ -32,6 +32,17 @@ def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProc
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=SECONDS)
 
 
+def alive(environment: dict[str, str], count: int) -> None:
+    """Wait until so many nodes are."""
+    ask = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment)
+        if said.stdout.strip() == str(count):
+            return
+    pytest.fail(f"the cluster has not {count} nodes: {said.stdout}{said.stderr[-500:]}")
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
     """The environment in which the cluster can be reached."""
@@ -39,27 +50,17 @@ def cluster() -> Iterator[dict[str, str]]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # A socket's path must be short, so not below pytest's own folder.
-    with tempfile.TemporaryDirectory(prefix="ray") as folder, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder, contextlib.ExitStack() as stack:
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"127.0.0.1:{port}"}
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
-        for words in (head, *[[f"--address=127.0.0.1:{port}", "--num-cpus=1"]] * 2):
+        worker = [f"--address=127.0.0.1:{port}", "--num-cpus=1"]
+        for number, words in enumerate((head, worker, worker)):
             start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
             log = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
             stack.callback(process.terminate)
-            if words is head:
-                end = time.monotonic() + 120
-                while time.monotonic() < end:
-                    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                        break
-                    time.sleep(0.2)
-        ask = "import ray; ray.init(log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
-        end = time.monotonic() + 120
-        while time.monotonic() < end:
-            said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment)
-            if said.stdout.strip().endswith("3"):
-                break
+            alive(environment, number + 1)
         yield environment
 
 
