@@ -184,7 +184,8 @@ def replay(where: str, folder: Path) -> None:
             [
                 f"{asked.objective} ({'own list' if asked.few else 'all'}; {asked})",
                 f"{found.measured}/{found.candidates}", f"{time_:.1%}", f"{volume:.3f}",
-                f"{at[-1]:.3f}" if at else "-", f"{reached:.1%}" if math.isfinite(reached) else "never", "yes" if found.same else "no",
+                f"{at[-1]:.3f}" if at else "-", f"{reached:.1%}" if math.isfinite(reached) else "never",
+                "yes" if found.same else "no",
             ]
         )  # fmt: skip
     header = ["objective (candidates; limits)", "measured", "time", "hypervolume", f"at {GOAL_TIME:.0%} of the time",

@@ -35,7 +35,7 @@ from slmops.quantize._cast import check_finite
 
 TITLE = "compressed-tensors"
 DENSE = ("f32", "f16", "bf16")
-MIXES = ("q4", "q4a", "q8")
+MIXES = ("q4", "q8")
 
 I32, I64 = _safetensors.DTYPES["I32"], _safetensors.DTYPES["I64"]
 METHOD = "compressed-tensors"
