@@ -28,7 +28,7 @@ import harness
 from harness import RunError, Usage
 
 HERE = Path(__file__).resolve().parent
-TOOLS = ("llama-quantize", "llama-bench", "llama-server", "llama-perplexity")
+TOOLS = ("llama-quantize", "llama-imatrix", "llama-bench", "llama-server", "llama-perplexity")
 Command = list[str | Path]
 
 
