@@ -105,6 +105,8 @@ def _candidate(
     read = weights * (1 - _looked_up(model)) + taken.kv_cache / 2
     if engine.dense:
         read = 2 * model.parameters
+    if engine.plain is not None and engine.plain > engine.copies and scheme in ("f16", "bf16"):
+        read += weights  # they grow when they are loaded, for they are held, and read, as f32
     likely = machine.bandwidth * engine.efficiency / max(read, 1)
     speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
     dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
