@@ -26,6 +26,7 @@ import harness
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from slmops import run
+from slmops.core import plugins
 from slmops.core.errors import SlmopsError, Unsupported
 from slmops.core.roles import facts, layer
 from slmops.core.tensor import elements
@@ -99,7 +100,8 @@ def factors(readings: Sequence[dict[str, Any]]) -> Iterator[Row]:
     """Memory at run time over the file, in llama.cpp."""
     for scheme, claim in FACTORS.items():
         own = [one for one in readings if one["format"] == "gguf" and one["scheme"] == scheme]
-        seen = [one for one in own if one["checkpoint"] == SHAPE]
+        shape = max(own, key=lambda each: each["parameters"])["checkpoint"] if own else ""
+        seen = [one for one in own if one["checkpoint"] == shape]
         label = {"f16": "F16", "q4": "Q4_0", "q8": "Q8_0"}[scheme]
         if not seen:
             yield f"{label} takes {claim}x its file in memory", "not measured", "-", "-"
@@ -109,12 +111,13 @@ def factors(readings: Sequence[dict[str, Any]]) -> Iterator[Row]:
         ours = f"{min(ratios):.2f}x" + (f" to {max(ratios):.2f}x" if len(ratios) > 1 else "")
         context = " and ".join(str(each["context"]) for each in sorted(seen, key=lambda each: each["context"]))
         floor = (one["weights"] + one["kv_cache"]) / one["file"]
-        far = (memory.kv_cache(models.load(SHAPE).model.spec, 32768) + one["weights"] + one["overhead"]) / one["file"]
+        spec = plugins.load("architectures", one["spec"]["model_type"]).spec(one["spec"])
+        far = (memory.kv_cache(spec, spec.context) + one["weights"] + one["overhead"]) / one["file"]
         verdict = "a factor of the file says little: the KV cache and the engine do not grow with it"
         near = all(0.9 * claim <= ratio <= 1.1 * claim for ratio in ratios)
         yield (
-            f"{label} takes {claim}x its file in memory", f"{ours} ({SHAPE}'s shape, {context} tokens)",
-            f"{floor:.2f}x: weights and KV cache; {far:.1f}x at 32,768 tokens (predicted)",
+            f"{label} takes {claim}x its file in memory", f"{ours} ({shape}'s shape, {context} tokens)",
+            f"{floor:.2f}x: weights and KV cache; {far:.1f}x at {spec.context:,} tokens (predicted)",
             "holds here; " + verdict if near else "does not hold; " + verdict,
         )  # fmt: skip
 
@@ -124,20 +127,26 @@ def faster(races: Sequence[dict[str, Any]]) -> Iterator[Row]:
     model = models.load(SHAPE).model
     for form, (title, low, high) in FASTER.items():
         ceiling = memory.weights(model, form, "f16") / memory.weights(model, form, "q4")
-        claim = f"{title}: {low}-{high}x faster"
-        limit = f"{ceiling:.1f}x by the bytes that a token reads"
         own = [one for one in races if one["format"] == form]
+        ceiling = max([ceiling, *(one["bytes"] for one in own)])  # of the shape that was raced, where one was
+        engine = memory.footprint(form)[1]
+        wide = engine.plain is not None and engine.plain > engine.copies
+        ceiling *= 2 if wide else 1
+        claim = f"{title}: {low}-{high}x faster"
+        limit = f"{ceiling:.1f}x by the bytes that a token reads" + (" (16-bit weights are held as f32)" if wide else "")
+        beyond = f"; {high}x cannot be reached by decoding" if high > ceiling * 1.05 else ""
         if not own:
-            why = "needs a Mac" if form == "mlx" else "not measured"
-            verdict = f"at most {ceiling:.1f}x for decoding" if high > ceiling else "possible"
-            yield claim, why, limit, verdict
+            yield claim, "needs a Mac" if form == "mlx" else "not measured", limit, f"undecided{beyond}"
             continue
-        values = [one["value"] for one in own]
         shown = "; ".join(f"{one['value']:.2f}x ({one['low']:.2f} to {one['high']:.2f}) in {one['engine']}" for one in own)
-        verdict = "holds" if any(low <= value <= high * 1.1 for value in values) else "does not hold here"
-        if high > ceiling * 1.05:
-            verdict += f"; {high}x cannot be reached by decoding from 16 bits"
-        yield claim, f"{shown}, {own[0]['rounds']} pairs, {own[0]['checkpoint']}'s shape", limit, verdict
+        # By the interval: at least `low` surely, surely not, or neither.
+        if any(one["low"] >= low for one in own):
+            verdict = "holds"
+        elif all(one["high"] < low for one in own):
+            verdict = "does not hold here"
+        else:
+            verdict = "undecided: the intervals are too wide" if any(one["value"] >= low for one in own) else "hardly"
+        yield claim, f"{shown}, {own[0]['rounds']} pairs, {own[0]['checkpoint']}'s shape", limit, f"{verdict}{beyond}"
 
 
 def bounds(readings: Sequence[dict[str, Any]]) -> Iterator[Row]:
@@ -172,7 +181,7 @@ def bounds(readings: Sequence[dict[str, Any]]) -> Iterator[Row]:
     )  # fmt: skip
 
 
-def race(folder: Path, rounds: int, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def race(folder: Path, rounds: int, threads: int | None, known: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """4 bits against 16 in each engine that opens both, in turn."""
     done = {(one["checkpoint"], one["engine"]) for one in known}
     for form in FASTER:
@@ -183,13 +192,16 @@ def race(folder: Path, rounds: int, known: list[dict[str, Any]]) -> Iterator[dic
             if not _host.installed(name) or (folder.name, name) in done:
                 continue
             with contextlib.ExitStack() as both, contextlib.suppress(SlmopsError):
-                workers = [both.enter_context(run.open_worker(run.Artifact.open(path), name, context=256)) for path in pair]
+                workers = [
+                    both.enter_context(run.open_worker(run.Artifact.open(path), name, threads=threads, context=256))
+                    for path in pair
+                ]
                 slow, quick = speed.together(workers, [5] * 64, 24, rounds)
                 found = speed.ratio(slow, quick)
                 yield {
                     "checkpoint": folder.name, "format": form, "engine": name, "value": found.value, "low": found.low,
-                    "high": found.high, "rounds": rounds, "f16": slow.decode, "q4": quick.decode,
-                    "load_average": os.getloadavg()[0],
+                    "high": found.high, "bytes": harness.size(pair[0]) / harness.size(pair[1]), "rounds": rounds,
+                    "threads": threads, "f16": slow.decode, "q4": quick.decode, "load_average": os.getloadavg()[0],
                 }  # fmt: skip
 
 
@@ -199,11 +211,12 @@ def main() -> None:
     parser.add_argument("--races", type=Path, help="where races are kept")
     parser.add_argument("--race", type=Path, help="a folder of artifacts to race now")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of each engine")
     a = parser.parse_args()
     readings = [one for path in a.readings for one in json.loads(path.read_text())]
     races = json.loads(a.races.read_text()) if a.races and a.races.is_file() else []
     if a.race:
-        for one in race(a.race, a.rounds, races):
+        for one in race(a.race, a.rounds, a.threads, races):
             races.append(one)
             print(f"{one['engine']}: {one['value']:.2f}", file=sys.stderr)
             harness.write_json(a.races, races)

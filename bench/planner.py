@@ -130,8 +130,9 @@ def show(a: argparse.Namespace) -> None:
     for engine in sorted({one["engine"] for one in found}):
         own = [one for one in found if one["engine"] == engine]
         ratios = sorted(one["peak"] / one["predicted"] for one in own)
-        spreads[engine] = {"readings": len(ratios), "least": round(ratios[0], 3), "greatest": round(ratios[-1], 3)}
         shapes = sorted({one["checkpoint"] for one in own})
+        ends = {"least": round(ratios[0], 3), "greatest": round(ratios[-1], 3)}
+        spreads[engine] = {"readings": len(ratios), "shapes": len(shapes), **ends}
         off = sum(abs(ratio - 1) > 0.15 for ratio in ratios)
         rows.append([engine, str(len(ratios)), ", ".join(shapes), f"{harness.median(ratios):.2f}",
                      f"{ratios[0]:.2f} to {ratios[-1]:.2f}", str(off)])  # fmt: skip

@@ -103,14 +103,15 @@ def test_intervals_come_from_readings(tmp_path: Path, monkeypatch: pytest.Monkey
     """Ten readings from 0.9 to 1.08: a gap of 0.02 on either side; of two nothing is learned; none is narrower than 5 %."""
     path = tmp_path / "spread.json"
     path.write_text(json.dumps({
-        "many": {"readings": 10, "least": 0.9, "greatest": 1.08},
-        "few": {"readings": 2, "least": 0.99, "greatest": 1.0},
-        "close": {"readings": 9, "least": 1.0, "greatest": 1.0},
+        "many": {"readings": 10, "shapes": 2, "least": 0.9, "greatest": 1.08},
+        "few": {"readings": 2, "shapes": 2, "least": 0.99, "greatest": 1.0},
+        "close": {"readings": 9, "shapes": 3, "least": 1.0, "greatest": 1.0},
+        "alone": {"readings": 9, "shapes": 1, "least": 0.99, "greatest": 1.0},
     }))  # fmt: skip
     monkeypatch.setattr(memory, "SPREAD", path)
     memory.spread.cache_clear()
     assert memory.spread("many") == pytest.approx((0.88, 1.1))
-    assert memory.spread("few") == memory.spread("never seen") == pytest.approx((0.85, 1.15))
+    assert memory.spread("few") == memory.spread("alone") == memory.spread("never seen") == pytest.approx((0.85, 1.15))
     assert memory.spread("close") == pytest.approx((0.95, 1.05))
     memory.spread.cache_clear()
 
@@ -118,7 +119,7 @@ def test_intervals_come_from_readings(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_what_was_learned_is_of_engines_that_there_are() -> None:
     """As bench/planner.py wrote it: predictions are within 15 % of what was measured in each engine."""
     for name, one in json.loads(memory.SPREAD.read_text()).items():
-        assert name in plugins.names("engines") and set(one) == {"readings", "least", "greatest"}
+        assert name in plugins.names("engines") and set(one) == {"readings", "shapes", "least", "greatest"}
         assert 0.85 <= one["least"] <= one["greatest"] <= 1.15, name
         assert memory.spread(name)[0] < 1 < memory.spread(name)[1]
 

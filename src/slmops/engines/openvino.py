@@ -18,7 +18,7 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = _openvino.DEVICES
-FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, efficiency=0.69)
+FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, plain=2.08, efficiency=0.69)
 
 
 def open(

@@ -19,7 +19,7 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render", "parallel"})
 DEVICES = ("cpu", "gpu")
-FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, efficiency=0.71)
+FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, plain=2.08, efficiency=0.71)
 
 
 def open(

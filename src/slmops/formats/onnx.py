@@ -139,6 +139,12 @@ def weights(model: Model) -> int:
     return some + (spec.context - TABLES) * (more - some) // TABLES
 
 
+def tables(spec: Spec) -> int:
+    """Bytes of the rotation tables of the whole context in model.onnx.data, of which only the positions in use are read."""
+    each = {(rope, far) for rope in (spec.ropes or (spec.rope,)) if rope for far in (False, rope.scaling == "longrope")}
+    return sum(spec.context * rope.dim * 4 for rope, _ in each)
+
+
 def twin(folder: Path, target: Path) -> Path:
     """A proof copy: the same weights (linked where the disk can), computed in f32 without rounding activations to int8.
 

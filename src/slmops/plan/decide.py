@@ -121,6 +121,8 @@ def _candidates(model: Model, machine: Machine, limits: Limits, form: str, schem
         engine = plugins.load("engines", name).FOOTPRINT if name else memory.UNKNOWN
         taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
         read = 2 * model.parameters if engine.dense else weights * (1 - _looked_up(model)) + taken.kv_cache / 2
+        if engine.plain is not None and engine.plain > engine.copies and scheme in ("f16", "bf16"):
+            read += weights  # they grow when they are loaded, for they are held, and read, as f32
         likely = machine.bandwidth * engine.efficiency / max(read, 1)
         speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
         lack = lacking(name) if here else ""

@@ -11,8 +11,8 @@
 
 What differs between engines stands in their files (FOOTPRINT). A sliding window is not counted: engines may keep the whole
 context. These are predictions of what ru_maxrss of the engine's process will be; `low` and `high` come from how far off they
-have been: spread.json holds, for each engine, the least and the greatest ratio of measured to predicted and of how many
-readings, and is written by bench/planner.py.
+have been: spread.json holds, for each engine, the least and the greatest ratio of measured to predicted, of how many
+readings and shapes, and is written by bench/planner.py.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ TOKEN_TEXT = 75
 BLANK = Tokenizer(json.dumps({"added_tokens": [], "normalizer": None, "model": {"type": "BPE"}}).encode())
 """In place of the tokenizer when only weights are laid out."""
 SPREAD = Path(__file__).with_name("spread.json")
-FEW, GUESSED, LEAST = 3, 0.15, 0.05
-"""With fewer readings than FEW an interval is guessed; none is narrower than LEAST, for machines differ."""
+FEW, GUESSED, LEAST = 4, 0.15, 0.05
+"""With fewer readings than FEW, or of one shape, an interval is guessed; none is narrower than LEAST: machines differ."""
 UNKNOWN = Footprint(base=300 << 20)
 """Of a format that no engine of ours opens."""
 
@@ -83,7 +83,7 @@ def spread(engine: str) -> tuple[float, float]:
     range is widened on either side by the mean gap between neighbours.
     """
     one = json.loads(SPREAD.read_text(encoding="utf-8")).get(engine)
-    if one is None or one["readings"] < FEW:
+    if one is None or one["readings"] < FEW or one["shapes"] < 2:
         return 1 - GUESSED, 1 + GUESSED
     gap = (one["greatest"] - one["least"]) / (one["readings"] - 1)
     return min(one["least"] - gap, 1 - LEAST), max(one["greatest"] + gap, 1 + LEAST)
@@ -108,14 +108,20 @@ def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
     return round(2 * spec.layers * spec.kv_heads * spec.head_dim * context * number)
 
 
-def overhead(spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int, scheme: str = "") -> int:
-    """Bytes beside weights and KV cache when a prompt of so many tokens is computed."""
+def overhead(
+    spec: Spec, engine: Footprint, weights: int, prompt: int, parameters: int, scheme: str = "", untouched: int = 0
+) -> int:
+    """Bytes beside weights and KV cache when a prompt of so many tokens is computed; less than nothing where `untouched`
+    bytes of the weights are mapped and not read."""
     chunk = min(prompt, engine.chunk or prompt)
     rows = min(chunk, engine.rows or chunk)
     activations = chunk * (2 * spec.intermediate + 4 * spec.hidden) * 4
-    copies = engine.plain if engine.plain is not None and scheme in ("f16", "bf16") else engine.copies
-    held = 2 * parameters if engine.dense else round(copies * weights)
-    return engine.base + activations + rows * spec.vocab * 4 + TOKEN * spec.vocab + max(0, held - weights)
+    plain = scheme in ("f16", "bf16")
+    copies = engine.plain if engine.plain is not None and plain else engine.copies
+    held = round(copies * (weights - untouched))
+    if engine.dense:  # codes lie beside the numbers that they are written out as until all are
+        held = 2 * parameters + (0 if plain else weights)
+    return engine.base + activations + rows * spec.vocab * 4 + TOKEN * spec.vocab + held - weights
 
 
 def weights(model: Model, format_name: str, scheme_name: str) -> int:
@@ -198,7 +204,10 @@ def of(
     """The prediction for weights of `size` bytes, the context filled by one prompt, in the engine `where` (its name and what
     it takes), or else in the format's usual one."""
     name, engine = where or footprint(form)
-    more = overhead(spec, engine, size, context, parameters, scheme)
+    known = form in plugins.names("formats")  # or else the name of a foreign quantization
+    tables = getattr(plugins.load("formats", form), "tables", None) if known else None
+    untouched = round(tables(spec) * (1 - context / max(spec.context, context))) if tables is not None else 0
+    more = overhead(spec, engine, size, context, parameters, scheme, untouched)
     return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, spread(name))
 
 
