@@ -8,6 +8,7 @@ and tells of the rest before anything new is begun.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import platform
@@ -157,7 +158,7 @@ def optimize(
         trials += [lab.judged(one, known) for one in able if one is not first and (known := lab.recall(one)) is not None]
         watch.say(f"predicting {len(able)} candidates")
         traits = {one.scheme: forecast.traits(model, one.scheme, lab.solves(one.scheme)) for one in able}
-        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, parts(model))
+        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, forecast.beside(model))
         stopped, said = "", 0
         while not stopped:
             seen = [_seen(one, trials[0]) for one in trials]
@@ -176,10 +177,11 @@ def optimize(
     seen = [_seen(one, trials[0]) for one in trials]
     chosen = search.choose(seen, names)
     tried = {_key(one.candidate) for one in trials}
+    best = search.front([one for one in seen if one.passed], names) if len(names) > 1 else search.front(seen, SHOWN)
     return Found(
         trials=tuple(trials),
         choice=trials[seen.index(chosen)] if chosen else None,
-        front=tuple(trials[seen.index(one)] for one in _front(seen, names)),
+        front=tuple(trials[seen.index(one)] for one in best),
         unmeasured=tuple(one for one in able if _key(one) not in tried),
         dropped=tuple(one for one in listed if one.dropped),
         relax=() if chosen else tuple(_relax(trials, listed, wanted, names)),
@@ -265,6 +267,9 @@ class _Lab:
         if not (folder / receipt.NAME).is_file():
             return None
         known = self._ledger.recall(self._facts(one, step.key))
+        if known is not None and known.quality is None and (judge := _judge_of(one)) is not None:
+            of_judge = self._ledger.recall(self._facts(judge, step.key))
+            known = dataclasses.replace(known, quality=of_judge.quality) if of_judge is not None else None
         return Outcome(known, "", receipt.machine(), None) if known is not None else None
 
     def judged(self, one: Candidate, outcome: Outcome) -> Trial:
@@ -301,7 +306,15 @@ class _Lab:
         }
 
     def _measure(self, one: Candidate) -> tuple[Measured, bool]:
-        """The figures, and whether anything had to be done for them."""
+        """The figures, and whether anything had to be done for them. An engine without logits has its codes judged in
+        another that opens the format."""
+        known, fresh = self._taken(one)
+        if known.quality is None and (judge := _judge_of(one)) is not None:
+            of_judge, more = self._taken(judge)
+            return dataclasses.replace(known, quality=of_judge.quality), fresh or more
+        return known, fresh
+
+    def _taken(self, one: Candidate) -> tuple[Measured, bool]:
         folder, calibration = self._place(one.scheme, one.format)
         try:
             (made,) = compiler.convert(
@@ -370,10 +383,6 @@ def _seen(one: Trial, first: Trial) -> Seen:
     )
 
 
-def _front(seen: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
-    return search.front([one for one in seen if one.passed], names) if len(names) > 1 else search.front(seen, SHOWN)
-
-
 def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
     """A line for each step that was tried for quality, up to the first that kept it."""
     lines = []
@@ -384,9 +393,11 @@ def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
     return lines
 
 
-def parts(model: Model) -> int:
-    """Bytes, more or less, that a format's files have beside the weights: the tokenizer and the receipt."""
-    return 65_536 + 64 * model.spec.vocab
+def _judge_of(one: Candidate) -> Candidate | None:
+    """The same codes in the preferred installed engine that gives logits; None where the candidate's own does."""
+    names = [name for name in _host.engines_for(one.format) if "logits" in plugins.load("engines", name).CAN]
+    able = [name for name in names if _host.installed(name)]
+    return dataclasses.replace(one, engine=able[0]) if able and one.engine not in names else None
 
 
 def _label(machine: dict[str, Any]) -> str:
