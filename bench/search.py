@@ -180,12 +180,12 @@ def replay(where: str, folder: Path) -> None:
         at = [volume for share, volume in found.curve if share <= GOAL_TIME]
         reached = next((share for share, volume in found.curve if volume >= GOAL), math.nan)
         (time_, volume) = found.curve[-1]
+        when = f"{reached:.1%}" if math.isfinite(reached) else "never"
         rows.append(
             [
                 f"{asked.objective} ({'own list' if asked.few else 'all'}; {asked})",
                 f"{found.measured}/{found.candidates}", f"{time_:.1%}", f"{volume:.3f}",
-                f"{at[-1]:.3f}" if at else "-", f"{reached:.1%}" if math.isfinite(reached) else "never",
-                "yes" if found.same else "no",
+                f"{at[-1]:.3f}" if at else "-", when, "yes" if found.same else "no",
             ]
         )  # fmt: skip
     header = ["objective (candidates; limits)", "measured", "time", "hypervolume", f"at {GOAL_TIME:.0%} of the time",
@@ -218,7 +218,7 @@ def _replay(
     worst = passed.max(axis=0)
     reference = worst + search.MARGIN * np.maximum(worst - passed.min(axis=0), 0.1)
     whole, spent, total = search.hypervolume(passed, reference), 0.0, _seconds(records, [_name(one) for one in able])
-    hunt = search.Search(able, traits, names, limits, asked.quality, POSITIONS, optimize.parts(model))
+    hunt = search.Search(able, traits, names, limits, asked.quality, POSITIONS, forecast.beside(model))
     seen: list[search.Seen] = []
     curve = []
     batch = [first]

@@ -100,6 +100,10 @@ def test_a_few_measurements_find_nearly_all(names: tuple[str, ...], limits: Limi
     assert len(seen) <= 12 < len(ALL)
 
 
+def test_nothing_to_search() -> None:
+    assert search.Search([], {}, ("size",), Limits(), 0.95, 8192, 100_000).next([]) == []
+
+
 def test_several_at_once_are_different_ones() -> None:
     hunt = search.Search(ALL, TRAITS, ("size", "speed"), Limits(), 0.95, 8192, 100_000)
     batch = hunt.next([truth(candidate("f16", "quick"))], slots=3)

@@ -65,6 +65,11 @@ def traits(model: Model, scheme: str, solved: bool = False) -> Traits:
     return Traits(max(EXACT, error / norm if norm else 0.0), f"{main}, solved" if solved else main)
 
 
+def beside(model: Model) -> int:
+    """Bytes, more or less, that a format's files have beside weights and tokenizer: graphs, the receipt."""
+    return 65_536 + 16 * model.spec.vocab
+
+
 @dataclass(frozen=True)
 class Effect:
     """One random effect: candidates of the same group share it, each by its weight (1 by default)."""

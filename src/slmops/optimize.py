@@ -92,7 +92,7 @@ def optimize(
         trials += [lab.judged(one, known) for one in able if one is not first and (known := lab.recall(one)) is not None]
         watch.say(f"predicting {len(able)} candidates")
         traits = {one.scheme: forecast.traits(model, one.scheme, lab.solves(one.scheme)) for one in able}
-        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, parts(model))
+        hunt = search.Search(able, traits, names, wanted.limits, wanted.quality, lab.positions, forecast.beside(model))
         said = 0
         while True:
             seen = [_seen(one, trials[0]) for one in trials]
@@ -115,10 +115,11 @@ def optimize(
                 break
     stopped = "no other candidate could change the answer" if len(able) > len(trials) else "every candidate was measured"
     tried = {_key(one.candidate) for one in trials}
+    front = search.front([one for one in seen if one.passed], names) if len(names) > 1 else search.front(seen, SHOWN)
     return Found(
         trials=tuple(trials),
         choice=best,
-        front=tuple(trials[seen.index(one)] for one in _front(seen, names)),
+        front=tuple(trials[seen.index(one)] for one in front),
         unmeasured=tuple(one for one in able if _key(one) not in tried),
         dropped=tuple(one for one in listed if one.dropped),
         relax=() if best else tuple(_relax(trials, listed, wanted, names)),
@@ -156,10 +157,6 @@ def _seen(one: Trial, first: Trial) -> Seen:
     )
 
 
-def _front(seen: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
-    return search.front([one for one in seen if one.passed], names) if len(names) > 1 else search.front(seen, SHOWN)
-
-
 def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
     """A line for each step that was tried for quality, up to the first that kept it."""
     lines = []
@@ -168,11 +165,6 @@ def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
         verdict = "enough" if best.good else "not enough"
         lines.append(f"{name}: {what} keeps at least {kept:.3f} of the quality, {wanted.quality:g} is asked: {verdict}")
     return lines
-
-
-def parts(model: Model) -> int:
-    """Bytes, more or less, that a format's files have beside weights and tokenizer: graphs, the receipt."""
-    return 65_536 + 16 * model.spec.vocab
 
 
 def _key(one: Candidate) -> tuple[str, str, str]:

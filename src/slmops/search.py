@@ -151,7 +151,7 @@ class Search:
         self._all, self._names, self._limits = list(candidates), tuple(names), limits
         self._lost, self._positions = 1 - quality, positions
         self._place = {_key(one): number for number, one in enumerate(self._all)}
-        self._forecasts = _forecasts(self._all, traits, parts)
+        self._forecasts = _forecasts(self._all, traits, parts) if self._all else {}
         random = np.random.default_rng(0)
         self._normal = {key: random.standard_normal((DRAWS, len(self._all))) for key in (*self._forecasts, "slack")}
         self.missing = 1.0

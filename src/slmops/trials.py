@@ -164,6 +164,9 @@ class Lab:
         if not (folder / receipt.NAME).is_file():
             return None
         known = self._ledger.recall(self._facts(one, step.key))
+        if known is not None and known.quality is None and (judge := _judge_of(one)) is not None:
+            of_judge = self._ledger.recall(self._facts(judge, step.key))
+            known = dataclasses.replace(known, quality=of_judge.quality) if of_judge is not None else None
         return Outcome(known, "", receipt.machine(), None) if known is not None else None
 
     def judged(self, one: Candidate, outcome: Outcome) -> Trial:
@@ -220,7 +223,15 @@ class Lab:
         }
 
     def _measure(self, one: Candidate) -> tuple[Measured, bool]:
-        """The figures, and whether anything had to be done for them."""
+        """The figures, and whether anything had to be done for them. An engine without logits has its codes judged in
+        another that opens the format."""
+        known, fresh = self._taken(one)
+        if known.quality is None and (judge := _judge_of(one)) is not None:
+            of_judge, more = self._taken(judge)
+            return dataclasses.replace(known, quality=of_judge.quality), fresh or more
+        return known, fresh
+
+    def _taken(self, one: Candidate) -> tuple[Measured, bool]:
         folder, calibration = self._place(one.scheme, one.format)
         try:
             (made,) = compiler.convert(
@@ -259,6 +270,13 @@ class Lab:
         engine, spec = plugins.load("engines", one.engine).FOOTPRINT, self._model.spec
         held = measured.reserved if engine.reserved else measured.filled
         return memory.kv_cache(spec, max(0, min(self._wanted.limits.context, spec.context) - held), engine.kv)
+
+
+def _judge_of(one: Candidate) -> Candidate | None:
+    """The same codes in the preferred installed engine that gives logits; None where the candidate's own does."""
+    names = [name for name in _host.engines_for(one.format) if "logits" in plugins.load("engines", name).CAN]
+    able = [name for name in names if _host.installed(name)]
+    return dataclasses.replace(one, engine=able[0]) if able and one.engine not in names else None
 
 
 def _label(machine: dict[str, Any]) -> str:
