@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,11 @@ import pytest
 import slmops
 from slmops import cli, probes
 from slmops.core import roles
-from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, UsageError
 from slmops.core.scheme import Packed
 from slmops.core.tensor import to_numpy
 from slmops.ops.numpy import Reference
-from slmops.passes import calibrate, solve
+from slmops.passes import _moments, calibrate, solve
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, quantize
 from slmops.source import load
@@ -39,6 +40,20 @@ def test_the_first_layers_moments_by_hand(toy: Toy, tmp_path: Path) -> None:
     expected = x.T @ x / len(x)
     (moments,) = np.load(found.moments["layers.0.attention.query"].path)
     assert np.allclose(moments, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_disk_that_is_full_is_said(tmp_path: Path) -> None:
+    """Files of moments take their blocks at once; a limit on a file's size stands for the disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(NoSpace):
+            _moments.zeros(tmp_path / "a.npy", (1, 1024, 1024))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, old)
 
 
 def test_roles_that_share_an_input_share_a_file(toy: Toy, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from slmops.core import plugins, roles
 from slmops.core.model import Model
 from slmops.core.tensor import Array, Floats, row_blocks
-from slmops.passes._moments import Moments
+from slmops.passes._moments import Moments, zeros
 
 BATCH = 2
 """Windows that pass at once, with all their activations."""
@@ -113,8 +113,7 @@ class _Sums:
 
     def _of(self, role: str, kinds: int, columns: int) -> Floats:
         if role not in self._sums:
-            path = self._folder / f"{role}.npy"
-            self._sums[role] = np.lib.format.open_memmap(path, "w+", np.float32, (kinds, columns, columns))
+            self._sums[role] = zeros(self._folder / f"{role}.npy", (kinds, columns, columns))
         return self._sums[role]
 
     def layer(self, role: str, x: Floats, gradients: Floats) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from slmops.core.store import no_space
 from slmops.core.tensor import Array, Floats
 
 
@@ -18,6 +20,17 @@ class Moments:
     """f32 [kinds, columns, columns]."""
     kinds: Array
     """Which of them is each row's, uint16 [rows]."""
+
+
+def zeros(path: Path, shape: tuple[int, ...]) -> Floats:
+    """A .npy file of f32 zeros, mapped for writing. Its blocks are taken at once: a disk that fills up under a map kills the
+    process, and here it is NoSpace."""
+    with no_space(path.parent):
+        array: Floats = np.lib.format.open_memmap(path, "w+", np.float32, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def load(path: Path, kind: int) -> Floats:

@@ -22,7 +22,7 @@ from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
 from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
-from slmops.passes._moments import Moments
+from slmops.passes._moments import Moments, zeros
 
 WINDOW = 256
 BATCH = 8
@@ -121,7 +121,7 @@ class Watching(NumpyOps):
         if weight not in self._sums:
             path = self._folder / f"{weight}.npy"
             columns = x.shape[-1]
-            self._sums[weight] = np.lib.format.open_memmap(path, "w+", np.float32, (1, columns, columns))
+            self._sums[weight] = zeros(path, (1, columns, columns))
             self._files[weight] = path
         flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
         self._sums[weight] += flat.T @ flat
