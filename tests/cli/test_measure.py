@@ -46,7 +46,7 @@ def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < eight["quality"]["kl"]["value"] < four["quality"]["kl"]["value"]
     assert eight["bytes"] > four["bytes"] and four["peak"] >= four["empty"] > 10_000_000 and four["load"] > 0
     assert four["quality"]["bits_per_byte"]["value"] > 0 and "losses" not in four["quality"]
-    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["firsts"]) == 2
+    assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["first_tokens"]) == 2
     assert four["speed"]["itl"]["p50"]["value"] <= four["speed"]["itl"]["p99"]["value"] and four["speed"]["cores"] > 0
     assert four["altered"] == "" and four["stress"] is None and four["verdicts"] == []
     assert four["answers"]["right"] == [False] * 3 and four["answers"]["share"]["value"] == 0

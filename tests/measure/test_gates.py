@@ -23,7 +23,7 @@ def measured(low: float = 0.97, high: float = 0.99, decode: float = 20.0, spread
     retained = Estimate(middle, low, high, 1000, 30)
     quality = Quality(GUESS, 0.1, GUESS, GUESS, GUESS, 1.0, retained, None, 1000, 30)
     runs = (decode * 0.98, decode, decode * 1.02)
-    speed = Speed(0.1, decode, 100.0, spread, 10, 64, 3, runs, firsts=(0.09, 0.1, 0.11))
+    speed = Speed(0.1, decode, 100.0, spread, 10, 64, 3, runs, first_tokens=(0.09, 0.1, 0.11))
     return Measured("out", "gguf", "q4", "llamacpp", 400, quality, None, speed, peak, 300, 0.5, base=100)
 
 

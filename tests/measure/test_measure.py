@@ -110,7 +110,7 @@ def test_noisy_runs_are_taken_again() -> None:
     noisy: Any = Paced([1, 0.05, 0.1, 0.1, 1, 0.1, 0.1, 0.1])
     found = speed.measure(noisy, [1, 2], 5, 3)
     assert (found.batches, found.spread, found.decode) == (2, pytest.approx(0), pytest.approx(10))
-    assert found.firsts == pytest.approx((0.1, 0.1, 0.1)) and not noisy.paces
+    assert found.first_tokens == pytest.approx((0.1, 0.1, 0.1)) and not noisy.paces
     never: Any = Paced([1, 0.05, 0.1, 0.1] * speed.BATCHES)
     assert speed.measure(never, [1, 2], 5, 3).batches == speed.BATCHES and not never.paces
     steady: Any = Paced([1, 0.1, 0.1, 0.1])

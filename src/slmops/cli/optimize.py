@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
-    budget, asked = _units.seconds(arguments.budget), _units.gates(arguments.gate)
+    budget, asked, required = _units.seconds(arguments.budget), _units.gates(arguments.gate), _units.required(arguments)
     model = sources.load(arguments.source)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
@@ -62,7 +62,6 @@ def run(arguments: argparse.Namespace) -> int:
         if seen == content:
             raise UsageError("--calibrate and --text are one text: its figures would flatter", "give two of one domain")
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    required = _units.required(arguments)
     wanted = optimize.Wanted(
         limits, arguments.min_quality, arguments.objective, budget, formats, gates=asked, required=required
     )

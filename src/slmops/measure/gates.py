@@ -223,7 +223,7 @@ def figure(one: Measured, place: str) -> Estimate | None:
     """A figure by its place in the JSON; None where it was not taken. One that was taken once has no width."""
     if place in ("speed.decode", "speed.first_token") and one.speed and one.speed.decodes:
         # The JSON has medians of the runs; a gate needs an interval, so it takes their mean.
-        return statistics.mean(one.speed.decodes if place == "speed.decode" else one.speed.firsts)
+        return statistics.mean(one.speed.decodes if place == "speed.decode" else one.speed.first_tokens)
     value: Any = artifact.facts(one)
     for key in place.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -56,7 +56,7 @@ class Speed:
     """Processor seconds of the engine for each second of the runs."""
     joules_per_token: float | None = None
     """Of the whole processor (RAPL), idle power included; None where the system does not tell."""
-    firsts: tuple[float, ...] = ()
+    first_tokens: tuple[float, ...] = ()
     """TTFT of each run, in order."""
     batches: int = 1
     """How often all runs were taken, because they lay more than NOISY apart; the figures are of the steadiest batch."""
@@ -181,7 +181,7 @@ def _summary(taken: list[_Run], prompt: int) -> Speed:
         itl=statistics.percentiles(between, [len(one.stamps) - 1 for one in taken]),
         cores=sum(one.processor for one in taken) / sum(one.seconds for one in taken),
         joules_per_token=sum(energies) / made if len(energies) == len(taken) else None,
-        firsts=tuple(one.stamps[0] for one in taken),
+        first_tokens=tuple(one.stamps[0] for one in taken),
     )
 
 
