@@ -42,14 +42,18 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.chat and artifact.chat_template is None:
         raise UsageError("this model has no chat template", "leave --chat out")
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # for its bootstrap, which would fork this process
-    if arguments.json or not sys.stderr.isatty():
-        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported
     from slmops.measure import harness
 
     with runner.open_worker(artifact, arguments.engine, device=arguments.device, context=arguments.context) as worker:
         model = harness.Model(worker, artifact, arguments.context)
         found = harness.evaluate(
-            model, arguments.task, folder=folder, shots=arguments.shots, limit=arguments.limit, chat=arguments.chat
+            model,
+            arguments.task,
+            folder=folder,
+            shots=arguments.shots,
+            limit=arguments.limit,
+            chat=arguments.chat,
+            quiet=arguments.json or not sys.stderr.isatty(),
         )
         engine = worker.engine
     if arguments.json:

@@ -7,6 +7,7 @@ so that a checkpoint in f32 has the same scores in both.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -130,9 +131,11 @@ def evaluate(
     shots: int | None = None,
     limit: int | None = None,
     chat: bool = False,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run tasks by name and return lm_eval's results: {"results": {task: {"metric,filter": value, ...}}, "configs": ...}.
 
+    quiet: without its bars and prints, which else go to standard error; warnings stay.
     folder: with task files of the user's own, beside lm_eval's. Raises SourceNotFound for a task, or data, not there.
     """
     manager = TaskManager(include_path=str(folder), include_defaults=False) if folder is not None else None
@@ -143,7 +146,11 @@ def evaluate(
         cure = "lm-eval ls tasks lists them; --include FOLDER adds your own"
         raise SourceNotFound(f"lm-evaluation-harness has no task {' or '.join(map(repr, unknown))}", cure)
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it is doing
+        with contextlib.ExitStack() as kept:
+            # Its bars heed no setting, and it prints to standard output too.
+            said = kept.enter_context(Path(os.devnull).open("w")) if quiet else sys.stderr
+            kept.enter_context(contextlib.redirect_stdout(said))
+            kept.enter_context(contextlib.redirect_stderr(said))
             found: dict[str, Any] = evaluator.simple_evaluate(
                 model,
                 tasks=list(names),
