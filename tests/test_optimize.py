@@ -26,20 +26,8 @@ SECONDS = 240
 
 
 def words(out: Path, *more: str) -> list[str]:
-    base = [
-        sys.executable,
-        "-m",
-        "slmops",
-        "optimize",
-        str(SAMPLE),
-        "-o",
-        str(out),
-        "--format",
-        "gguf",
-        "--objective",
-        "size",
-    ]
-    return [*base, "--json", "--budget", "1h", *more]
+    base = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf"]
+    return [*base, "--objective", "size", "--json", "--budget", "1h", *more]
 
 
 @contextlib.contextmanager
@@ -48,7 +36,9 @@ def optimizing(out: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch)}
     pipe = subprocess.PIPE
-    with subprocess.Popen(words(out), stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+    # A shell that runs the tests in the background has them ignore SIGINT, and what they start too.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    with subprocess.Popen(words(out), stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heard) as process:
         try:
             yield process
         finally:

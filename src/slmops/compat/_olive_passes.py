@@ -96,7 +96,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "RyzenGenerateModelLLM": ("not done", _NPU),
     "SDLoRA": ("not done", "for images"),
     "SaveTestModelConfig": ("no need", "a test's help of Olive's own"),
-    "SelectiveMixedPrecision": ("ours", "slmops convert --quantize mixed:5bpw --calibrate FILE; in GGUF also q4_k_m and kin"),
+    "SelectiveMixedPrecision": ("ours", "slmops convert --quantize mixed:5bpw --calibrate FILE; in GGUF q4_k_m too"),
     "SliceGPT": ("not done", "widths that differ from the family's fit no engine"),
     "SparseGPT": ("not done", "none of the engines gains from zeros"),
     "SpinQuant": ("not done", _ROTATION),

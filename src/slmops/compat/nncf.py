@@ -14,7 +14,7 @@ TABLE: dict[str, tuple[str, str]] = {
     "compress_weights NF4": ("not done", "codes of a table have no exact form in the other engines"),
     "compress_weights MXFP4, MXFP8, FP8, FP4": ("not done", "MXFP4 is read from GGUF and passed on; the others are not"),
     "compress_weights CODEBOOK, ADAPTIVE_CODEBOOK": ("not done", "codes of a table have no exact form in the other engines"),
-    "ratio, sensitivity_metric (mixed precision)": ("ours", "slmops convert --quantize mixed:5bpw --calibrate FILE: by gradients and a knapsack"),
+    "ratio, sensitivity_metric (mixed precision)": ("ours", "slmops convert --quantize mixed:5bpw --calibrate FILE"),
     "all_layers": ("ours", "embedding and head are quantized too, as the rest"),
     "backup_mode": ("no need", "a matrix that a group does not divide keeps its own numbers, and the plan says so"),
     "ignored_scope": ("not done", "what a tensor is for decides (its role), not its name"),
