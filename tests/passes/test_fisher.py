@@ -28,6 +28,7 @@ def log_p(model: Model, windows: list[list[int]]) -> np.ndarray:
     return np.asarray(logits - np.log(np.exp(logits).sum(axis=1, keepdims=True)))
 
 
+@pytest.mark.slow
 def test_half_of_d_h_d_is_the_divergence(toy: Toy, tmp_path: Path) -> None:
     """Of a matrix moved a little at random. In the last layer, behind which no position sees another, the sum is exact but
     for the draw of labels; the kinds of rows change nothing in the mean."""

@@ -50,6 +50,7 @@ def test_names_that_say_nothing(name: str) -> None:
         mix.bits(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["gguf", "mlx", "onnx", "openvino", "compressed_tensors"])
 def test_a_budget_is_kept_in_every_format(toy: Toy, tmp_path: Path, form: str) -> None:
     """Within 1 %, by layouts alone; and what costs most has the most bits."""
