@@ -16,7 +16,7 @@ import psutil
 
 from slmops import prove, run
 from slmops.core import plugins, receipt
-from slmops.core.errors import CorruptInput, EngineCrashed, UsageError, VerificationFailed
+from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, UsageError, VerificationFailed
 from slmops.core.model import Model
 from slmops.engines._host import Worker
 from slmops.measure import quality, speed, statistics, tasks
@@ -189,18 +189,22 @@ def endure(one: Measured, text: Text | None = None, seconds: float = STABLE, dev
     memory, answers are timed beside a fresh process.
     """
     can = plugins.load("engines", one.engine).CAN
-    at_once = stresses.AT_ONCE if "parallel" in can else 1
     prompt, vocab = _prompt(text, PROMPT), run.Artifact.open(Path(one.folder)).vocab
-    with _opened(one, device, one.reserved, at_once) as worker:
-        shaken = stresses.stress(worker, prompt, vocab, one.reserved, logits="logits" in can, at_once=at_once)
-        try:
+    shaken, steady = Stress(0, (), 0, 1, 0), None
+    try:
+        with _opened(one, device, one.reserved) as worker:
+            shaken = stresses.stress(worker, prompt, vocab, one.reserved, logits="logits" in can)
             steady = stresses.stability(worker, prompt, one.reserved, seconds)
             if steady.slowdown.high > stresses.SLOWDOWN and 2 * one.peak < psutil.virtual_memory().available:
-                with _opened(one, device, one.reserved, at_once) as fresh:
+                with _opened(one, device, one.reserved) as fresh:
                     steady = stresses.beside(worker, fresh, prompt, steady)
-        except EngineCrashed as error:
-            fault = f"requests over and over: {error}"
-            return dataclasses.replace(one, stress=dataclasses.replace(shaken, faults=(*shaken.faults, fault)))
+        if "parallel" in can:
+            # Of a context of its own: some engines take that of all requests at once.
+            short = prompt[: max(1, min(PROMPT, one.reserved) - stresses.SHORT)]
+            with _opened(one, device, len(short) + stresses.SHORT, stresses.AT_ONCE) as worker:
+                shaken = stresses.at_once(worker, short, shaken)
+    except (EngineCrashed, EngineFailed) as error:
+        shaken = dataclasses.replace(shaken, faults=(*shaken.faults, str(error)))
     return dataclasses.replace(one, stress=shaken, stability=steady)
 
 

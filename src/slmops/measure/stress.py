@@ -39,7 +39,7 @@ WARM_UP, LEAST, MOST = 8, 16, 64
 PAIRS, BEST, LOOKS = 6, 4, 4
 """Pairs beside a fresh process, the best answers of so many taken in turn, and how often more pairs are taken while nothing
 is decided. The best is what the rest of the machine disturbs least; a process that has become slow has no fast answers."""
-HANG = 300.0
+HANG = 900.0
 """Seconds without an answer after which the engine is taken to hang."""
 
 
@@ -74,10 +74,8 @@ class Stability:
     trend of the run's own times."""
 
 
-def stress(
-    worker: Worker, prompt: Sequence[int], vocab: int, context: int, *, logits: bool = True, at_once: int = 1
-) -> Stress:
-    """Odd, longest, cancelled, hurried and concurrent requests; the same greedy answer before and after all of them.
+def stress(worker: Worker, prompt: Sequence[int], vocab: int, context: int, *, logits: bool = True) -> Stress:
+    """Odd, longest, cancelled and hurried requests; the same greedy answer before and after all of them.
 
     prompt: tokens of an ordinary request. context: tokens that the engine was opened for. logits: whether it gives them.
     """
@@ -111,18 +109,11 @@ def stress(
         tokens.close()
         return ""
 
-    def together() -> str:
-        made: dict[int, int] = {}
-        for which, token, _ in worker.serve([usual] * at_once, Sampling(max_tokens=SHORT), at_once):
-            made[which] = made.get(which, 0) + (token is not None)
-        return "" if list(made.values()) == [SHORT] * at_once else f"answers of {sorted(made.values())} tokens came"
-
     checks: list[tuple[str, Callable[[], str]]] = [("an ordinary request", functools.partial(ask, usual))]
     checks += [(what, functools.partial(ask, ids)) for what, ids in odd.items()]
     checks += [(f"{what}, logits", functools.partial(look, ids[:rows])) for what, ids in odd.items() if rows]
     checks += [("a request that is cancelled", cancel)]
     checks += [("requests without a pause", functools.partial(ask, usual))] * BACK_TO_BACK
-    checks += [(f"{at_once} requests at once", together)] * (at_once > 1)
     checks += [("the first request again", functools.partial(ask, usual))]
     for what, check in checks:
         try:
@@ -136,7 +127,18 @@ def stress(
         if fault:
             faults.append(f"{what}: {fault}")
     looked = sum(len(ids[:rows]) for ids in odd.values())
-    return Stress(len(checks), tuple(faults), most + SHORT, at_once, looked)
+    return Stress(len(checks), tuple(faults), most + SHORT, 1, looked)
+
+
+def at_once(worker: Worker, prompt: Sequence[int], found: Stress) -> Stress:
+    """The same with AT_ONCE requests in flight. The worker is of an engine with "parallel" in CAN, opened for as many."""
+    made = [0] * AT_ONCE
+    with _watched(worker):
+        for which, token, _ in worker.serve([list(prompt)] * AT_ONCE, Sampling(max_tokens=SHORT), AT_ONCE):
+            made[which] += token is not None
+    fault = f"{AT_ONCE} requests at once: answers of {made} tokens came, and {SHORT} were asked"
+    faults = found.faults if made == [SHORT] * AT_ONCE else (*found.faults, fault)
+    return dataclasses.replace(found, requests=found.requests + AT_ONCE, faults=faults, at_once=AT_ONCE)
 
 
 def stability(worker: Worker, prompt: Sequence[int], context: int, seconds: float) -> Stability:
