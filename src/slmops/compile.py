@@ -29,6 +29,7 @@ from slmops.passes import mix, solve
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
+from slmops.quantize import _solve
 
 SMALL = 64 << 20
 """Parameters below which two formats are proven at a time."""
@@ -229,7 +230,7 @@ def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibrat
     if calibration is not None:
         inputs["calibration"] = calibration.digest
         how = "weighted" if calibration.weighted else "plain"
-        parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, {how}, damping {solve.DAMPING}"
+        parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, {how}, damping {_solve.DAMPING}"
     return Step("convert", inputs, parameters, WRITERS_CODE)
 
 

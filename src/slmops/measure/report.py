@@ -25,12 +25,12 @@ from slmops import prove
 from slmops.core import receipt, roles, store, units
 from slmops.core.errors import OutputExists, SlmopsError, SourceNotFound
 from slmops.core.model import Model
-from slmops.measure import _charts, layers
+from slmops.measure import _charts, _figures, layers
 from slmops.measure._charts import Point, Row, axis
 
 MOST_BYTES = 1_000_000
-MOST_LISTED, MOST_TEXT, RECEIPT = 128, 600, 400
-"""Members of a list and characters of a text that are shown, and characters of a receipt for each member of a list."""
+MOST_LISTED, RECEIPT = 128, 400
+"""Members of a list that are shown, and characters of a receipt for each of them."""
 DEEPEST = 32
 FLOOR = 1e-5
 """Nats of divergence below which points stand on the lower edge of a chart."""
@@ -131,8 +131,8 @@ def _rendered(facts: Mapping[str, Any], most: int) -> str:
         importlib.resources.files("slmops.measure").joinpath(f"report.{kind}").read_text("utf-8") for kind in ("html", "css")
     )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "interval": _interval, "name": _name, "words": _words}
-    environment.filters |= {"brief": _brief, "cut": _cut, "size": units.size, "count": units.count}
+    environment.filters |= {"figure": _figures.figure, "interval": _figures.interval, "name": _name, "words": _figures.words}
+    environment.filters |= {"brief": _figures.brief, "cut": _figures.cut, "size": units.size, "count": units.count}
     every = facts.get("trials") or [{"measured": one} for one in facts.get("measured", ())]
     trials = _ordered([{"number": number, **_complete(one)} for number, one in enumerate(every)])[:most]
     return environment.from_string(text).render(
@@ -148,7 +148,7 @@ def _rendered(facts: Mapping[str, Any], most: int) -> str:
         charts=_planes(trials, facts.get("wanted")),
         latencies=_latencies(trials),
         artifacts=[{**one, "grid": _grid(one["tensors"])} for one in facts["artifacts"][:most]],
-        receipt=lambda one: _cut(json.dumps(one, indent=1, ensure_ascii=False), RECEIPT * most),
+        receipt=lambda one: _figures.cut(json.dumps(one, indent=1, ensure_ascii=False), RECEIPT * most),
     )
 
 
@@ -181,81 +181,11 @@ def _effective(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]
 
 
 def _name(trial: Mapping[str, Any]) -> str:
-    return _brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {trial['engine']}", 48)
+    return _figures.brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {trial['engine']}", 48)
 
 
 def _label(trial: Mapping[str, Any]) -> str:
-    return _brief(trial["scheme"] or trial["format"], 18)
-
-
-def _brief(text: object, most: int = MOST_TEXT) -> str:
-    return _cut(" ".join(str(text).split()), most)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def _words(value: object) -> str:
-    """Nested data in a line: name value, name (name value, ...); what is empty is left out."""
-    if isinstance(value, Mapping):
-        kept = {key: one for key, one in value.items() if one not in (None, "", [], {})}
-        pairs = (
-            f"{key} ({_words(one)})" if isinstance(one, Mapping) else f"{key} {_words(one)}" for key, one in kept.items()
-        )
-        return ", ".join(pairs)
-    return "; ".join(map(_words, value)) if isinstance(value, list) else str(value)
-
-
-def _number(value: float) -> str:
-    """Three figures or all whole ones."""
-    if value and abs(value) < 1e-4:
-        return f"{value:.1e}"
-    if abs(value) < 0.1:
-        return f"{value:.4f}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}" if abs(value) < 100 else f"{value:,.0f}"
-
-
-def _percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.4g}"
-
-
-def _percent_tick(value: float) -> str:
-    return f"{100 * value:.4g}%"
-
-
-def _power(value: float) -> str:
-    return f"{value:g}".replace("e-0", "e-")
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value * 1000:.3g} ms" if value < 1 else f"{value:.3g} s"
-
-
-SHOWS = {"bytes": units.size, "number": _number, "percent": _percent, "time": _milliseconds, "rate": _rate}
-
-
-def _figure(value: float | None, kind: str = "number") -> Markup:
-    """A figure as it was taken and as people read it."""
-    return Markup("–") if value is None else Markup('<data value="{}">{}</data>').format(repr(value), SHOWS[kind](value))
-
-
-def _interval(found: Mapping[str, Any] | None, kind: str = "number") -> Markup:
-    """An estimate: the figure, and its 95 % interval below it."""
-    if found is None:
-        return Markup("–")
-    ends = _range(found)
-    said = f"{SHOWS[kind](ends[0])} to {SHOWS[kind](ends[1])}" if ends else "no interval: one sample"
-    return Markup('{} <span class="interval">{}</span>').format(_figure(found["value"], kind), said)
-
-
-def _range(found: Mapping[str, Any]) -> tuple[float, float] | None:
-    low, high = found["low"], found["high"]
-    return (low, high) if low is not None and high is not None else None
+    return _figures.brief(trial["scheme"] or trial["format"], 18)
 
 
 def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -272,7 +202,7 @@ def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | Non
         (
             "quality kept",
             "retained",
-            axis("quality kept", [*kept, *([bound] if bound else [])], _percent_tick),
+            axis("quality kept", [*kept, *([bound] if bound else [])], _figures.percent_tick),
             bound,
         ),
         (
@@ -281,7 +211,7 @@ def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | Non
             axis(
                 "KL divergence, nats a token (lower is better)",
                 divergences,
-                _power,
+                _figures.power,
                 True,
                 FLOOR,
             ),
@@ -290,14 +220,14 @@ def _planes(trials: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any] | Non
     )
     columns = (
         ("size", axis("size of the artifact", sizes, units.size)),
-        ("speed", axis("decoding, tokens a second", speeds, _rate)),
+        ("speed", axis("decoding, tokens a second", speeds, _figures.rate)),
     )
     colours = _engines(trials)
     drawn = []
     for about, key, up, gate in rows:
         for against, across in columns:
             points = [_point(one, key, against, colours.index(one["engine"]) % 6) for one in able]
-            says = f"asked: {_percent(gate)}" if gate else ""
+            says = f"asked: {_figures.percent(gate)}" if gate else ""
             drawn.append({"title": f"{about} against {against}", "svg": _charts.scatter(points, across, up, gate, says)})
     return drawn
 
@@ -314,34 +244,30 @@ def _point(trial: Mapping[str, Any], key: str, against: str, colour: int) -> Poi
     quality, speed = taken["quality"], taken["speed"]
     found = quality[key]
     kept, spread = quality["retained"], speed["spread"]
-    ends = _range(kept)
+    ends = _figures.bounds(kept)
+    form, scheme = (_figures.brief(taken[key], 20) for key in ("format", "scheme"))
     details = [
-        f"{_brief(taken['format'], 20).replace('_', '-')} {_brief(taken['scheme'], 20)} in {_brief(taken['engine'], 16)}",
+        f"{form.replace('_', '-')} {scheme} in {_figures.brief(taken['engine'], 16)}",
         f"{units.size(taken['bytes'])}, {units.size(taken['peak'])} at the peak",
-        f"keeps {_percent(kept['value'])}" + (f" ({_percent(ends[0])} to {_percent(ends[1])})" if ends else ""),
-        f"KL {_number(quality['kl']['value'])} nats a token",
-        f"{_rate(speed['decode'])} tokens/s, spread {spread:.0%}"
+        f"keeps {_figures.percent(kept['value'])}"
+        + (f" ({_figures.percent(ends[0])} to {_figures.percent(ends[1])})" if ends else ""),
+        f"KL {_figures.number(quality['kl']['value'])} nats a token",
+        f"{_figures.rate(speed['decode'])} tokens/s, spread {spread:.0%}"
         if spread is not None
-        else f"{_rate(speed['decode'])} tokens/s",
-        f"first token {_milliseconds(speed['first_token'])}",
+        else f"{_figures.rate(speed['decode'])} tokens/s",
+        f"first token {_figures.milliseconds(speed['first_token'])}",
         _standing(trial),
     ]
     return Point(
         x=float(taken["bytes"]) if against == "size" else speed["decode"],
         y=found["value"],
         x_range=None if against == "size" or len(speed["decodes"]) < 2 else (min(speed["decodes"]), max(speed["decodes"])),
-        y_range=_range(found),
+        y_range=_figures.bounds(found),
         label=_label(trial),
         details=tuple(line for line in details if line),
         target=f"t{trial['number']}",
         colour=colour,
-        mark="choice"
-        if trial["chosen"]
-        else "failed"
-        if trial["passed"] is False
-        else "front"
-        if trial["front"]
-        else "passed",
+        mark=_mark(trial),
     )
 
 
@@ -357,7 +283,7 @@ def _mark(trial: Mapping[str, Any]) -> str:
 def _standing(trial: Mapping[str, Any]) -> str:
     lacks = [one["gate"] for one in trial["verdicts"] if one["blocks"] and one["passed"] is not True]
     if lacks:
-        return _brief(f"lacks {', '.join(lacks)}", 44)
+        return _figures.brief(f"lacks {', '.join(lacks)}", 44)
     return "the choice" if trial["chosen"] else "passed its gates" if trial["passed"] else ""
 
 
@@ -371,18 +297,21 @@ def _latencies(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             continue
         common = {"name": _name(one), "chosen": one["chosen"], "colour": colours.index(one["engine"]) % 6}
         runs = tuple(speed["first_tokens"])
-        said = f"median {_milliseconds(speed['first_token'])}"
+        said = f"median {_figures.milliseconds(speed['first_token'])}"
         first.append(Row(says=said, dots=runs or (speed["first_token"],), **common))
         if speed["itl"] and None not in (tail := [speed["itl"][key]["value"] for key in ("p50", "p95", "p99")]):
             p50, p95, p99 = tail
-            said = " / ".join(map(_milliseconds, (p50, p95, p99)))
+            said = " / ".join(map(_figures.milliseconds, (p50, p95, p99)))
             between.append(Row(says=said, bar=(p50, p95, p99), **common))
     drawn = []
     for title, rows in (("time to the first token, each run", first), ("between tokens: p50 / p95 / p99", between)):
         values = [value for row in rows for value in (*row.dots, *(row.bar or ()))]
         if values:
             drawn.append(
-                {"title": title, "svg": _charts.strips(rows, axis("logarithmic scale", values, _milliseconds, True, 1e-6))}
+                {
+                    "title": title,
+                    "svg": _charts.strips(rows, axis("logarithmic scale", values, _figures.milliseconds, True, 1e-6)),
+                }
             )
     return drawn
 

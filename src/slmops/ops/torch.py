@@ -6,7 +6,6 @@ Weights are read when they are needed and not kept, forwards and backwards: memo
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +29,6 @@ class TorchOps:
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], watch: Watch, keep: bool | None = None) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
         self._tensors, self._watch = tensors, watch
         small = sum(int(np.prod(tensor.shape)) for tensor in tensors.values()) < KEEP_BELOW
         keep = small if keep is None else keep

@@ -18,7 +18,6 @@ from slmops.quantize import _solve
 
 CODE = "2"
 """Raised whenever the solver's codes change."""
-DAMPING = 0.05
 AT_ONCE = 3
 """Moments whose factors are kept: threads work on neighbours."""
 
@@ -61,7 +60,7 @@ class _Preparer:
 
     @staticmethod
     def _make(path: Path, kind: int) -> _solve.Prepared:
-        return _solve.prepare(load(path, kind), DAMPING)
+        return _solve.prepare(load(path, kind))
 
 
 def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, prepare: _Preparer, cache: Path) -> Packed:

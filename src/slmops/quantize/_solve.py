@@ -23,7 +23,7 @@ BLOCK = 64
 """Columns whose feedback is applied at once; the rest follows by one matrix product."""
 ROWS = 256
 """Solved at once: what changes with every move stays near the core."""
-DAMPING = 0.01
+DAMPING = 0.05
 """Of the mean diagonal, added to it: activations are of low rank, and the inverse must exist."""
 Solvable = Affine | Blocks
 """The schemes that a solver can take apart."""
