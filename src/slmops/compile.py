@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import tempfile
@@ -25,7 +26,7 @@ from slmops.core.model import Model
 from slmops.core.scheme import Chooser, stored_as
 from slmops.core.step import Step
 from slmops.ops.numpy import Reference
-from slmops.passes import mix, solve
+from slmops.passes import mix, solve, tune
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
@@ -50,6 +51,8 @@ class Plan:
     scheme: str
     layouts: Mapping[str, Layout]
     notes: tuple[str, ...]
+    sensitivities: Callable[[], Mapping[str, float]] = field(default=dict)
+    """What each matrix's codes cost in divergence, once they are made; empty where no gradients tell."""
 
     @property
     def nbytes(self) -> int:
@@ -220,8 +223,13 @@ def _solved(planned: Plan, source: Model, calibration: Calibration, scratch: Pat
     watch.say("calibrating")
     model = solve.solve(planned.model, source, calibration.moments, scratch)
     how = ", weighted by gradients" if calibration.weighted else ""
-    note = f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text{how}"
-    return dataclasses.replace(planned, model=model, notes=(*planned.notes, note))
+    notes = [f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text{how}"]
+    if calibration.tune:
+        done = tune.tune(model, source, calibration.windows, calibration.tune, scratch, watch.say)
+        model = done.model
+        notes.append(f"scales and norms tuned: KL divergence of held-back windows {done.before:.4g} to {done.after:.4g}")
+    nats = functools.partial(mix.sensitivities, model, source, calibration.moments if calibration.weighted else {})
+    return dataclasses.replace(planned, model=model, notes=(*planned.notes, *notes), sensitivities=nats)
 
 
 def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibration | None = None) -> Step:
@@ -231,6 +239,8 @@ def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibrat
         inputs["calibration"] = calibration.digest
         how = "weighted" if calibration.weighted else "plain"
         parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, {how}, damping {_solve.DAMPING}"
+        if calibration.tune:
+            parameters["tuning"] = f"{tune.CODE}, {calibration.tune} passes"
     return Step("convert", inputs, parameters, WRITERS_CODE)
 
 
@@ -285,7 +295,10 @@ def _make(
             watch.end()
         seconds = time.perf_counter() - began
         truth = probes.truth(planned.model)
+        nats = {role: float(f"{value:.4g}") for role, value in planned.sensitivities().items()}
         facts = {name: _receipt(planned, name, folders[name], step, digests, truth, seconds) for name in targets}
+        for name in targets if nats else ():
+            facts[name]["sensitivities"] = nats
         for name in targets:
             receipt.save(folders[name], facts[name])
         failures: dict[str, VerificationFailed] = {}

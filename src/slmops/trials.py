@@ -65,6 +65,8 @@ class Given:
     cases: tuple[Case, ...] = ()
     calibration: str | None = None
     """A text by which codes are solved for, wherever the scheme allows."""
+    tune: int = 0
+    """Passes over it that move scales and norms afterwards."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def laboratory(model: Model, out: Path, given: Given, machine: Machine, watch: c
     """A lab with a scratch folder of its own."""
     with tempfile.TemporaryDirectory(prefix="slmops-optimize-") as scratch, no_space(Path(scratch)):
         content, moments = given.calibration, Path(scratch) / "moments"
-        solver = Calibration(model, content, moments) if content is not None else None
+        solver = Calibration(model, content, moments, tune=given.tune) if content is not None else None
         yield Lab(model, out, given, Text(model, given.text, Path(scratch)), solver, machine, watch)
 
 

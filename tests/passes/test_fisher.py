@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from slmops.core.model import Model
+from slmops.core.scheme import Packed
 from slmops.core.tensor import Constant, to_numpy
 from slmops.ops.numpy import Reference
-from slmops.passes import _fisher
+from slmops.passes import _fisher, mix
 from slmops.passes._moments import load as moments_of
 from slmops.passes.calibrate import Calibration
+from slmops.passes.quantize import chooser, quantize
 from slmops.source import load
 
 pytest.importorskip("torch")
@@ -77,3 +79,20 @@ def test_rows_of_one_direction_are_one_kind(toy: Toy) -> None:
 @pytest.mark.parametrize(("rows", "columns", "expected"), [(4096, 1024, 4), (4096, 2048, 2), (1024, 14336, 1), (6, 64, 3)])
 def test_wide_matrices_have_fewer_kinds_of_rows(rows: int, columns: int, expected: int) -> None:
     assert _fisher.runs(rows, columns) == expected
+
+
+@pytest.mark.slow
+def test_sensitivities_foretell_the_divergence_of_codes(toy: Toy, tmp_path: Path) -> None:
+    """Of each matrix that was rounded alone, in the last layer, where the sum is exact but for the draw of labels."""
+    model = load(toy("qwen3", tie_word_embeddings=False))
+    found = Calibration(model, LETTERS, tmp_path / "moments", tokens=512, weighted=True)
+    packed = quantize(model, chooser("q4"))
+    nats = mix.sensitivities(packed, model, found.moments)
+    assert set(nats) == {role for role, tensor in packed.tensors.items() if isinstance(tensor, Packed)}
+    ids = model.tokenizer.encoder.encode(LETTERS, add_special_tokens=False).ids[:512]
+    windows = [ids[:256], ids[256:]]
+    truth = log_p(model, windows)
+    for role in ("layers.2.mlp.up", "layers.2.mlp.down", "layers.2.attention.output", "head"):
+        other = dataclasses.replace(model, tensors={**model.tensors, role: packed.tensors[role]})
+        real = float((np.exp(truth) * (truth - log_p(other, windows))).sum(axis=1).mean())
+        assert 0.7 < nats[role] / real < 1.4, role

@@ -28,6 +28,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibrate-tokens", type=int, default=8192, metavar="N", help="of that text, from its start (8192)"
     )
+    parser.add_argument(
+        "--tune",
+        type=int,
+        default=0,
+        metavar="N",
+        help="then move scales and norms by gradients: N passes over it (0)",
+    )
     parser.add_argument("--requantize", action="store_true", help="allow --quantize on a model that is quantized already")
     parser.add_argument("--adapter", metavar="FOLDER", help="a LoRA (PEFT's folder) to merge into the weights first")
     parser.add_argument(
@@ -65,6 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(arguments.source)
     if arguments.beside and not arguments.adapter:
         raise UsageError("--beside says where an adapter goes, and there is none", "add --adapter FOLDER")
+    if arguments.tune and not arguments.calibrate:
+        raise UsageError("--tune needs the text of --calibrate", "add --calibrate FILE")
     if arguments.adapter:
         found = adapter(arguments.adapter, model)
         model = beside(model, found) if arguments.beside else merge(model, found)
@@ -82,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
         calibration = None
         if arguments.calibrate:
             text = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
-            calibration = calibrate.Calibration(model, text, Path(scratch), arguments.calibrate_tokens)
+            calibration = calibrate.Calibration(model, text, Path(scratch), arguments.calibrate_tokens, tune=arguments.tune)
         results = compiler.convert(
             model,
             formats,

@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", metavar="FILE", help="a text of the model's own domain; default: SRC/eval/text.txt")
     parser.add_argument("--tasks", metavar="FILE", help='JSON lines of {"messages": [...], "expected": "..."}')
     parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
+    parser.add_argument("--tune", type=int, default=0, metavar="N", help="with it, N passes that tune scales and norms (0)")
     parser.add_argument(
         "--objective", default="speed", metavar="WHAT", help="speed, size, memory or quality, or two: size,speed (speed)"
     )
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
             f"there is no text to measure quality on ({text})", "give one of the model's own domain: --text FILE"
         )
     content, seen = text.read_text(encoding="utf-8", errors="replace"), None
+    if arguments.tune and not arguments.calibrate:
+        raise UsageError("--tune needs the text of --calibrate", "add --calibrate FILE")
     if arguments.calibrate:
         seen = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
         if seen == content:
@@ -77,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     wanted = trials.Wanted(
         limits, arguments.min_quality, arguments.objective, budget, formats, gates=asked, required=required
     )
-    progress, given = Progress(quiet=arguments.json), trials.Given(wanted, content, tuple(cases), seen)
+    progress, given = Progress(quiet=arguments.json), trials.Given(wanted, content, tuple(cases), seen, arguments.tune)
     found = optimize.optimize(model, Path(arguments.out), given, hardware.detect(), progress.watch(), arguments.executor)
     inputs = report.inputs(text=text, tasks=arguments.tasks, calibrate=arguments.calibrate)
     facts = _facts(found, model, wanted, arguments.command, inputs) if arguments.json or arguments.report else {}

@@ -1,7 +1,8 @@
 """The receipt: `slmops.json` in every artifact, what it was made from, how, and what was proven of it.
 
 Keys: format, name, scheme, source, step, config, generation, tokenizer {bos, eos, pad, adds_bos, special}, chat_template,
-licence, tensors {role: {stored, shape, crc}}, files {name: bytes}, probes, notes, machine, versions, verification.
+licence, tensors {role: {stored, shape, crc}}, files {name: bytes}, probes, notes, machine, versions, verification;
+sensitivities {role: nats a token}, where codes were solved for under gradients.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,16 @@ class Codes:
         if self.biases is not None:
             value = zlib.crc32(np.ascontiguousarray(self.biases + np.float32(0)).view(np.uint8), value)
         return zlib.crc32(np.ascontiguousarray(self.zeros), value) if self.zeros is not None else value
+
+    def cut(self, rows: Array | slice) -> Codes:
+        """Some of the rows."""
+        return Codes(**{name: array[rows] for name, array in vars(self).items() if array is not None})
+
+
+def joined(parts: Sequence[Codes]) -> Codes:
+    """Blocks of rows, one below the other."""
+    names = [name for name, array in vars(parts[0]).items() if array is not None]
+    return Codes(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
 
 class Scheme(Protocol):

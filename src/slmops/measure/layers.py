@@ -30,6 +30,8 @@ class Held:
     """For each weight, scales and zero points included."""
     error: float | None
     """Root of the squared error over that of the source's numbers (0.1: 10 %); None without a source of the same shape."""
+    nats: float | None = None
+    """What that costs in KL divergence, nats a token, where the receipt says it: by gradients, before any measurement."""
 
 
 def held(folder: Path, source: Model | None = None) -> list[Held]:
@@ -37,7 +39,10 @@ def held(folder: Path, source: Model | None = None) -> list[Held]:
 
     Reads at most SAMPLE weights of each. Raises what the format's reader raises.
     """
-    model: Model = plugins.load("formats", receipt.load(folder)["format"]).read(folder)
+    facts = receipt.load(folder)
+    model: Model = plugins.load("formats", facts["format"]).read(folder)
+    told = facts.get("sensitivities")
+    nats = told if isinstance(told, dict) else {}
     multiple = math.lcm(model.spec.row_multiple, source.spec.row_multiple if source else 1)
     found = []
     for role, tensor in model.tensors.items():
@@ -48,7 +53,8 @@ def held(folder: Path, source: Model | None = None) -> list[Held]:
         origin = source.tensors.get(role) if source else None
         same = origin is not None and origin.shape == tensor.shape
         error = _error(tensor, origin, multiple) if origin is not None and same else None
-        found.append(Held(role, tensor.shape, stored_as(tensor), bits, error))
+        cost = nats.get(role)
+        found.append(Held(role, tensor.shape, stored_as(tensor), bits, error, cost if isinstance(cost, float) else None))
     return found
 
 

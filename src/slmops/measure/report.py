@@ -317,13 +317,18 @@ def _latencies(trials: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _grid(tensors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Matrices as rows (layers) and columns (kinds), with a shade for bits and one for errors."""
+    """Matrices as rows (layers) and columns (kinds), with a shade for bits, one for errors and one for their cost."""
     inside: dict[int, dict[str, Any]] = {}
     outside, kinds = [], {}
+    most = max((one["nats"] for one in tensors if one["nats"]), default=1.0)
     for one in tensors:
-        bits, error = one["bits"], one["error"]
-        # Shades 0 to 7: from 2 to 16 bits, and from an error of 0.1 % to 50 %, on logarithmic scales.
-        shade = {"bits": _shade(bits, 2, 16), "error": _shade(error, 1e-3, 0.5) if error else 0}
+        bits, error, nats = one["bits"], one["error"], one["nats"]
+        # Shades 0 to 7: from 2 to 16 bits, an error of 0.1 % to 50 %, a cost to 1 % of the largest; on logarithmic scales.
+        shade = {
+            "bits": _shade(bits, 2, 16),
+            "error": _shade(error, 1e-3, 0.5) if error else 0,
+            "nats": _shade(nats, most / 100, most) if nats else 0,
+        }
         cell = {**one, "shade": shade}
         layer = roles.layer(one["role"])
         if layer is None:

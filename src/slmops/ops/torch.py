@@ -5,17 +5,36 @@ Weights are read when they are needed and not kept, forwards and backwards: memo
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from slmops.core.model import Weights
 from slmops.core.spec import Rope, Spec
 from slmops.core.tensor import Array, Floats, Tensor, to_numpy
 from slmops.ops.numpy import KEEP_BELOW
+
+
+@contextlib.contextmanager
+def _passive() -> Iterator[None]:
+    """PyTorch's threads spin while they wait, by default, and what numpy computes between its operations then takes twice as
+    long. OpenMP reads the policy when it is loaded; engines that use it in processes of their own must not inherit this one.
+    """
+    before = os.environ.get("OMP_WAIT_POLICY")
+    os.environ["OMP_WAIT_POLICY"] = before or "passive"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_WAIT_POLICY"]
+
+
+with _passive():
+    import torch
 
 Watch = Callable[[str, Floats, Floats], None]
 """(role, inputs [tokens, columns], gradients of the outputs [tokens, rows])."""
@@ -34,14 +53,25 @@ class TorchOps:
         keep = small if keep is None else keep
         self._matrix = functools.cache(self._read) if keep else self._read
         self._looked_up = self._last = torch.empty(0)
+        self.leaves: Mapping[str, Floats] = {}
+        """Vectors, norms and biases, whose gradients are wanted: their values in place of the tensors'."""
+        self._leaves: dict[str, torch.Tensor] = {}
 
     def _read(self, role: str) -> torch.Tensor:
         return torch.from_numpy(to_numpy(self._tensors[role]))
 
     def forward(self, program: Callable[..., torch.Tensor], spec: Spec, ids: Array) -> Floats:
         """What the head is given, f32 [batch, positions, hidden]. program: an architecture's `forward`."""
+        self._leaves = {role: torch.from_numpy(values).requires_grad_() for role, values in self.leaves.items()}
         self._last = program(self, spec, Weights(self._tensors), torch.from_numpy(ids))
         return np.asarray(self._last.detach().numpy())
+
+    def look(self, program: Callable[..., torch.Tensor], spec: Spec, ids: Array) -> Floats:
+        """What `forward` gives, with no way back."""
+        with torch.no_grad():
+            found = self.forward(program, spec, ids)
+        self._looked_up = self._last = torch.empty(0)
+        return found
 
     def backward(self, gradient: Floats) -> Floats:
         """From the gradients of what `forward` gave, of its shape, to those of the rows that were looked up."""
@@ -49,6 +79,14 @@ class TorchOps:
         found = np.asarray(self._looked_up.grad.numpy())
         self._looked_up = self._last = torch.empty(0)
         return found
+
+    @property
+    def gradients(self) -> dict[str, Floats]:
+        """Of the `leaves`, once `backward` has passed them."""
+        return {role: np.asarray(leaf.grad.numpy()) for role, leaf in self._leaves.items() if leaf.grad is not None}
+
+    def _vector(self, role: str) -> torch.Tensor:
+        return self._leaves[role] if role in self._leaves else self._matrix(role)
 
     def embed(self, weight: str, ids: torch.Tensor) -> torch.Tensor:
         table = self._tensors[weight]
@@ -59,7 +97,7 @@ class TorchOps:
 
     def linear(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
         y: torch.Tensor = _Linear.apply(x, weight, self._matrix, self._watch)
-        return y if bias is None else y + self._matrix(bias)
+        return y if bias is None else y + self._vector(bias)
 
     def split(self, x: torch.Tensor, sizes: Sequence[int]) -> Sequence[torch.Tensor]:
         return tuple(torch.split(x, list(sizes), dim=-1))
@@ -69,7 +107,7 @@ class TorchOps:
         if heads is not None:
             x = x.reshape(*shape[:-1], heads, -1)
         x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-        return (x * (self._matrix(weight) + offset)).reshape(shape)
+        return (x * (self._vector(weight) + offset)).reshape(shape)
 
     def attention(
         self,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core import plugins, roles
-from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UsageError
 from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
@@ -50,26 +50,41 @@ def read(path: Path, render: Callable[[Sequence[Mapping[str, Any]]], str]) -> st
 class Calibration:
     """A text as windows of the model's tokens, and the second moments that they give once somebody asks.
 
-    weighted: by gradients; None: where PyTorch is installed. Raises UsageError for a text of less than a window.
+    weighted: by gradients; None: where PyTorch is installed. tune: passes over the windows that move scales and norms once
+    codes are solved (passes/tune.py). Raises UsageError for a text of less than a window.
     """
 
-    def __init__(self, model: Model, content: str, folder: Path, tokens: int = TOKENS, weighted: bool | None = None) -> None:
-        self.weighted = importlib.util.find_spec("torch") is not None if weighted is None else weighted
+    def __init__(
+        self,
+        model: Model,
+        content: str,
+        folder: Path,
+        tokens: int = TOKENS,
+        weighted: bool | None = None,
+        tune: int = 0,
+    ) -> None:
+        self.tune = tune
+        torch = importlib.util.find_spec("torch") is not None
+        self.weighted = torch if weighted is None else weighted
+        if tune < 0:
+            raise UsageError(f"--tune {tune} is no count of passes over the calibration text", "such as --tune 8")
+        if tune and not torch:
+            raise EngineMissing("tuning scales and norms takes PyTorch", 'pip install "slmops[train]"')
         length = min(WINDOW, model.spec.context)
         ids = model.tokenizer.encoder.encode(content, add_special_tokens=False).ids[:tokens]
         self._model, self._folder = model, folder
-        self._windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
-        if not len(self._windows):
+        self.windows = np.array(ids[: len(ids) // length * length], np.int64).reshape(-1, length)
+        if not len(self.windows):
             raise UsageError(f"the calibration text has {len(ids)} tokens, and {length} are the least", "give a longer one")
 
     @property
     def tokens(self) -> int:
-        return int(self._windows.size)
+        return int(self.windows.size)
 
     @functools.cached_property
     def digest(self) -> str:
         """sha256 of the ids: with it a step is told from another."""
-        return hashlib.sha256(self._windows.tobytes()).hexdigest()
+        return hashlib.sha256(self.windows.tobytes()).hexdigest()
 
     @functools.cached_property
     def moments(self) -> dict[str, Moments]:
@@ -81,12 +96,12 @@ class Calibration:
         if self.weighted:
             from slmops.passes import _fisher
 
-            return _fisher.moments(self._model, self._windows, self._folder)
+            return _fisher.moments(self._model, self.windows, self._folder)
         watching, spec = Watching(self._model, self._folder), self._model.spec
         program = plugins.load("architectures", spec.family)
-        for start in range(0, len(self._windows), BATCH):
+        for start in range(0, len(self.windows), BATCH):
             watching.reset()
-            program.forward(watching, spec, Weights(self._model.tensors), self._windows[start : start + BATCH])
+            program.forward(watching, spec, Weights(self._model.tensors), self.windows[start : start + BATCH])
         watching.reset()
         return watching.finish(self._model, self.tokens)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from slmops.core.errors import UsageError
 from slmops.core.model import Model
 from slmops.core.scheme import Chooser, Scheme
 from slmops.core.spec import Spec
-from slmops.core.tensor import Tensor, elements
+from slmops.core.tensor import Array, Floats, Tensor, elements, row_blocks
 from slmops.passes._moments import Moments, load
 from slmops.quantize import _affine, _solve
 
@@ -104,15 +104,50 @@ def knapsack(tables: Sequence[Sequence[tuple[int, float]]], budget: float) -> li
     raise ValueError(f"nothing fits into {budget:.0f} bytes")
 
 
+def sensitivities(packed: Model, source: Model, moments: Mapping[str, Moments]) -> dict[str, float]:
+    """What the error of each matrix that is codes in `packed` costs in KL divergence, nats a token, by a sample of rows.
+
+    moments: weighted by gradients. Shares of many matrices add up as long as they are small.
+    """
+    found = {}
+    for role, held in moments.items():
+        tensor = packed.tensors[role]
+        if isinstance(tensor, scheme.Packed):
+            found[role] = 0.0
+            for rows, weighed, share in _sampled(held):
+                errors = _of_codes(tensor, rows) - _rows(source.tensors[role], rows)
+                found[role] += share * _solve.loss(errors, weighed)
+    return found
+
+
 def _errors(tensor: Tensor, able: Sequence[Scheme], held: Moments) -> list[float]:
-    """What each scheme's rounding costs a matrix, by a sample of its rows."""
+    """What rounding to each scheme costs a matrix, by a sample of its rows."""
     costs = np.zeros(len(able))
+    for rows, moments, share in _sampled(held):
+        values = _rows(tensor, rows)
+        for place, one in enumerate(able):
+            if one.dense is None:
+                costs[place] += share * _solve.loss(one.dequantize(one.quantize(values)) - values, moments)
+    return list(costs)
+
+
+def _sampled(held: Moments) -> Iterator[tuple[Array, Floats, float]]:
+    """For each kind of rows: some of them, its moments, and half of how many rows each stands for."""
     for kind in np.unique(held.kinds).tolist():
         members = np.flatnonzero(held.kinds == kind)
         sample = members[np.unique(np.linspace(0, len(members) - 1, min(ROWS, len(members))).astype(int))]
-        values = np.concatenate([tensor.rows(row, row + 1) for row in sample.tolist()]).astype(np.float32)
-        moments, share = load(held.path, kind), len(members) / len(sample) / 2
-        for place, one in enumerate(able):
-            if one.dense is None:
-                costs[place] += share * _solve.loss(one, one.quantize(values), values, moments)
-    return list(costs)
+        yield sample, load(held.path, kind), len(members) / len(sample) / 2
+
+
+def _rows(tensor: Tensor, rows: Array) -> Floats:
+    return np.concatenate([tensor.rows(row, row + 1) for row in rows.tolist()]).astype(np.float32)
+
+
+def _of_codes(tensor: scheme.Packed, rows: Array) -> Floats:
+    """The same of codes that are kept in blocks, of which each is opened once."""
+    found = []
+    for start, stop in row_blocks(tensor.shape):
+        if (here := rows[(rows >= start) & (rows < stop)]).size:
+            codes = tensor.block(start, stop)
+            found.append(tensor.scheme.dequantize(codes.cut(here - start)))
+    return np.concatenate(found)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from slmops.core.model import Model
-from slmops.core.scheme import Codes, Packed
-from slmops.core.tensor import Array, Tensor, row_blocks
+from slmops.core.scheme import Codes, Packed, joined
+from slmops.core.tensor import Tensor, row_blocks
 from slmops.passes._moments import Moments, load
 from slmops.quantize import _solve
 
@@ -74,7 +74,7 @@ def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, p
             parts.append(_solve.solve(scheme, values[rows], prepare(held, kind)))
             places.append(rows)
         back = np.argsort(np.concatenate(places))
-        return _rows(_solve.joined(parts), back)
+        return joined(parts).cut(back)
 
     def part(start: int, stop: int) -> Codes:
         path = cache / f"{role}-{start}.npz"
@@ -92,11 +92,7 @@ def _solved(role: str, source: Tensor, scheme: _solve.Solvable, held: Moments, p
         for first, last in grid:
             if first < stop and start < last:
                 low, high = max(start, first) - first, min(stop, last) - first
-                parts.append(_rows(part(first, last), slice(low, high)))
-        return _solve.joined(parts)
+                parts.append(part(first, last).cut(slice(low, high)))
+        return joined(parts)
 
     return Packed(source.shape, scheme, block)
-
-
-def _rows(codes: Codes, which: Array | slice) -> Codes:
-    return Codes(**{name: array[which] for name, array in vars(codes).items() if array is not None})

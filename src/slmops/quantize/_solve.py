@@ -8,12 +8,11 @@ scheme, so what is solved is written wherever the scheme is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from slmops.core.scheme import Codes, Scheme
+from slmops.core.scheme import Codes, Scheme, joined
 from slmops.core.tensor import Array, Floats
 from slmops.quantize._affine import Affine
 from slmops.quantize._ggml import Blocks
@@ -66,12 +65,6 @@ def solve(scheme: Solvable, values: Array, prepared: Prepared, rounds: int = 3) 
         improve(grid, weights, prepared, rounds)
         parts.append(scheme.ungrid(grid))
     return joined(parts)
-
-
-def joined(parts: Sequence[Codes]) -> Codes:
-    """Blocks of rows, one below the other."""
-    names = [name for name, array in vars(parts[0]).items() if array is not None]
-    return Codes(**{name: np.concatenate([getattr(one, name) for one in parts]) for name in names})
 
 
 def feed_back(grid: Grid, weights: Floats, prepared: Prepared) -> None:
@@ -130,9 +123,8 @@ def refit(numbers: Numbers, slopes: Floats, moments: Floats, gradient: Floats) -
             gradient += (move[:, None] * part) @ moments[at]
 
 
-def loss(scheme: Scheme, codes: Codes, values: Array, moments: Floats) -> float:
-    """Sum over rows of d H d': what solving lowers."""
-    errors = scheme.dequantize(codes) - np.asarray(values, np.float32)
+def loss(errors: Floats, moments: Floats) -> float:
+    """Sum over rows of d H d': what solving lowers. errors: f32 [rows, columns]."""
     return float(np.einsum("ij,ij->", errors @ moments, errors, dtype=np.float64))
 
 
