@@ -97,6 +97,8 @@ def test_what_makes_no_sense(toy: Toy, text: str, tmp_path: Path, capsys: pytest
         ([folder, "--text", text, "--width", "0.75", "--min-quality", "2"], UsageError),
         ([folder, "--text", text, "--layers", "3"], UsageError),
         ([folder, "--text", text, "--layers", "-1"], UsageError),
+        ([folder, "--text", text, "--layers", "1", "--tokens", "0"], UsageError),
+        ([folder, "--text", text, "--vocabulary-size", "-1"], UsageError),
         ([folder, "--text", str(tmp_path / "nowhere"), "--layers", "1"], SourceNotFound),
         ([str(tmp_path / "nowhere"), "--text", text, "--layers", "1"], SourceNotFound),
     ):

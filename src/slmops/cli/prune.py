@@ -57,9 +57,10 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops.source import load
 
     progress, out = Progress(quiet=arguments.json), Path(arguments.out)
-    wants_tokens = arguments.vocabulary or arguments.vocabulary_size > 0
-    if not (wants_tokens or arguments.layers or arguments.width):
+    if not (arguments.vocabulary or arguments.vocabulary_size or arguments.layers or arguments.width):
         raise UsageError("nothing is to be pruned", "give --vocabulary, --layers N or --width FRACTION")
+    if arguments.vocabulary_size < 0 or arguments.tokens < 1:
+        raise UsageError("a number of tokens below 1 makes no sense", "give more")
     bound = gates.QUALITY if arguments.min_quality is None else arguments.min_quality
     if not 0 <= bound <= 1:
         raise UsageError(f"{bound:g} is no share of a quality", "give --min-quality from 0 to 1")
@@ -129,7 +130,7 @@ def _prune(
         say("activations of the MLPs")
         scores = prune_width.importance(small, _windows(source, text, arguments.tokens))
         small = prune_width.prune_width(small, scores, width)
-    if arguments.vocabulary or arguments.vocabulary_size > 0:
+    if arguments.vocabulary or arguments.vocabulary_size:
         # Last, for the others choose by the source's ids.
         kept = prune_vocabulary.choose(small, text + _conversations(source), arguments.vocabulary_size)
         small = prune_vocabulary.prune_vocabulary(small, kept)
