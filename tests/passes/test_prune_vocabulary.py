@@ -205,6 +205,6 @@ def test_every_engine_tokenizes_and_computes_the_same(toy: Toy, sample: Path, tm
     model = load(sample) if kind == "sample" else real(toy, kind, tmp_path)
     kept = prune_vocabulary.choose(model, PROSE, 300)
     pruned = prune_vocabulary.prune_vocabulary(model, kept)
-    for made in compiler.convert(pruned, ["gguf", "onnx", "openvino"], "q8", tmp_path / "out"):
+    for made in compiler.convert(pruned, ["gguf", "onnx", "openvino", "huggingface"], "q8", tmp_path / "out"):
         assert made.failure is None, made.failure
         assert made.receipt["verification"]["engines"], made.receipt["verification"]["skipped"]

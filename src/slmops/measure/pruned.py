@@ -57,38 +57,30 @@ def compare(
     kept: the source's id of each of the pruned model's; None where the vocabulary is the same. Raises UsageError for a text
     of too few tokens.
     """
-    ids = source.tokenizer.encoder.encode(content, add_special_tokens=False)
-    cut = windows(ids.ids, min(window, source.spec.context), most)
+    own = np.array(source.tokenizer.encoder.encode(content, add_special_tokens=False).ids, np.int64)
+    theirs, mine, sizes = own, np.arange(source.spec.vocab), np.ones(source.spec.vocab, np.int64)
+    if kept is not None:
+        theirs, mine = np.array(pruned.tokenizer.encoder.encode(content, add_special_tokens=False).ids, np.int64), kept
+        for one, width in prune_vocabulary.widths(source.tokenizer).items():
+            sizes[one] = width
+    cut = windows(own.tolist(), min(window, source.spec.context), most)
     if not cut or len(cut[0]) < 2:
         raise UsageError("the part of the text to measure on has fewer than two tokens", "give a longer text")
-    mine = np.arange(source.spec.vocab) if kept is None else kept
-    sizes = None if kept is None else prune_vocabulary.widths(source.tokenizer)
     number = {int(old): new for new, old in enumerate(mine)}
+    ends = np.cumsum(sizes[own]), np.cumsum(sizes[mine[theirs]])
     references, found, start = (Reference(source), Reference(pruned)), [], 0
-    for at, own in enumerate(cut):
+    for at, ids in enumerate(cut):
         say(f"the source and the pruned model beside each other: window {at + 1} of {len(cut)}")
-        theirs = [number.get(one, -1) for one in own]
-        if sizes is not None and -1 in theirs:
-            text = content[ids.offsets[start][0] : ids.offsets[start + len(own) - 1][1]]
-            own = source.tokenizer.encoder.encode(text, add_special_tokens=False).ids
-            theirs = pruned.tokenizer.encoder.encode(text, add_special_tokens=False).ids
-        places = _places(own, [int(mine[one]) for one in theirs], sizes)
-        start += len(cut[at])
-        if len(theirs) <= pruned.spec.context and len(places[0]) > 1:
-            found.append(_window(references, (own, theirs), places, mine, number))
+        stop = start + len(ids)
+        first = int(np.searchsorted(ends[1], ends[0][start - 1], "right")) if start else 0
+        last = min(int(np.searchsorted(ends[1], ends[0][stop - 1], "right")), first + pruned.spec.context)
+        _, *places = np.intersect1d(ends[0][start:stop], ends[1][first:last], return_indices=True)
+        if len(places[0]) > 1:
+            found.append(_window(references, (ids, theirs[first:last].tolist()), (places[0], places[1]), mine, number))
+        start = stop
     if not found:
         raise UsageError("no window of the text can be compared", "give a longer text")
-    gone = [one not in number for own in cut for one in own]
-    return Kept(_quality(found), float(np.mean(gone)))
-
-
-def _places(own: Sequence[int], theirs: Sequence[int], sizes: dict[int, int] | None) -> tuple[Array, Array]:
-    """Positions at which both have read as much of the text."""
-    if sizes is None or own == theirs:
-        return np.arange(len(own)), np.arange(len(theirs))
-    ends = [np.cumsum([sizes[one] for one in ids]) for ids in (own, theirs)]
-    _, first, second = np.intersect1d(ends[0], ends[1], return_indices=True)
-    return first, second
+    return Kept(_quality(found), float(np.mean([one not in number for ids in cut for one in ids])))
 
 
 def _window(

@@ -82,7 +82,7 @@ class Pieces:
         self._base = _base(document)
         self._vocab: Mapping[str, int] = document["model"]["vocab"]
         self._merges = _merges(document)
-        self._ranks = {pair: rank for rank, pair in reversed(list(enumerate(self._merges)))}
+        self._ranks = {pair: rank for rank, pair in enumerate(self._merges)}
         self._rows = rows
         self._added = {
             token.content: number for number, token in tokenizer.encoder.get_added_tokens_decoder().items() if number < rows
