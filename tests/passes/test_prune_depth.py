@@ -82,6 +82,20 @@ def test_what_is_missed_least_goes_first(toy: Toy, tmp_path: Path) -> None:
     assert second[1] == pytest.approx(total / windows.size, rel=1e-3)
 
 
+@pytest.mark.parametrize("family", plugins.names("architectures"))
+def test_beginning_in_the_middle_changes_nothing(toy: Toy, family: str) -> None:
+    """The first layer dropped is that of the least divergence among whole passes of the models without one each."""
+    model = load(toy(family))
+    windows = np.random.default_rng(3).integers(0, model.spec.vocab, (2, 80))
+    truth = prune_depth._Truth(model, windows)
+    whole = {
+        layer: truth.divergence(prune_depth._prune.Body(prune_depth.prune_depth(model, [layer])), None)
+        for layer in range(model.spec.layers)
+    }
+    ((layer, found),) = prune_depth.choose(model, windows, 1)
+    assert layer == min(whole, key=lambda one: whole[one]) and found == pytest.approx(whole[layer], rel=1e-3, abs=1e-6)
+
+
 def test_what_an_engine_cannot_say_is_refused_by_name(toy: Toy) -> None:
     """llama.cpp and mlx-lm know which layers slide or do not rotate by their numbers alone."""
     smol, gemma = (load(toy(family)) for family in ("smollm3", "gemma3_text"))

@@ -82,7 +82,7 @@ def test_importance_by_hand(toy: Toy) -> None:
             return super().linear(x, weight, bias)
 
     body = Inputs(model)
-    body.hidden(WINDOWS)
+    body.run(WINDOWS)
     down = to_numpy(model.tensors["layers.0.mlp.down"]).astype(np.float64)
     added = body.seen.reshape(-1, 256, 1).astype(np.float64) * down.T[None]
     assert np.allclose(found, np.square(added).sum(-1).mean(0), rtol=1e-4)

@@ -76,7 +76,7 @@ def rows(tensor: Tensor, indices: Array) -> Tensor:
     def pull(start: int, stop: int) -> Array:
         wanted = indices[start:stop]
         steps = np.diff(wanted)
-        near = np.split(wanted, np.flatnonzero((steps < 1) | (steps > GAP)) + 1)
+        near = np.split(wanted, np.flatnonzero(steps > GAP) + 1)
         return np.concatenate([tensor.rows(int(run[0]), int(run[-1]) + 1)[run - run[0]] for run in near])
 
     return Lazy((len(indices), *tensor.shape[1:]), tensor.dtype, pull)
@@ -98,20 +98,41 @@ class Body(NumpyOps):
         super().__init__(model.tensors, keep=model.parameters < KEEP_BELOW)
         self._model = model
         self._last: tuple[Floats, str, float | None]
+        self._before: Floats
+        self._start: Floats | None = None
+
+    def embed(self, weight: str, ids: Floats) -> Floats:
+        return super().embed(weight, ids) if self._start is None else self._start
+
+    def scale(self, x: Floats, factor: float) -> Floats:
+        # Of what is begun with, whatever a program does to a row that it has looked up is done already.
+        return x if x is self._start else super().scale(x, factor)
+
+    def norm(self, x: Floats, weight: str, eps: float, heads: int | None = None, offset: float = 0.0) -> Floats:
+        if weight == "norm":
+            self._before = x
+        return super().norm(x, weight, eps, heads, offset)
 
     def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
         self._last = (x, weight, cap)
         return np.zeros((*x.shape[:-1], 1), np.float32)
 
-    def hidden(self, windows: Array) -> Floats:
-        """What the head would multiply, f32 [ids, hidden], of windows of ids [windows, positions]."""
-        program, parts = plugins.load("architectures", self._model.spec.family), []
-        for start in range(0, len(windows), BATCH):
+    def run(self, windows: Array, start: Floats | None = None) -> tuple[Floats, Floats]:
+        """What the last norm is given, and what the head would multiply: f32 [windows, positions, hidden] each.
+
+        windows: ids [windows, positions]. start: what to begin the first layer with in place of the embedding's rows, such
+        as the former of the two of a model of the layers before.
+        """
+        program, spec = plugins.load("architectures", self._model.spec.family), self._model.spec
+        parts: tuple[list[Floats], list[Floats]] = ([], [])
+        for at in range(0, len(windows), BATCH):
             self.reset()
-            program.forward(self, self._model.spec, Weights(self._model.tensors), windows[start : start + BATCH])
-            parts.append(self._last[0].reshape(-1, self._model.spec.hidden))
+            self._start = None if start is None else start[at : at + BATCH]
+            program.forward(self, spec, Weights(self._model.tensors), windows[at : at + BATCH])
+            parts[0].append(self._before)
+            parts[1].append(self._last[0])
         self.reset()
-        return np.concatenate(parts)
+        return np.concatenate(parts[0]), np.concatenate(parts[1])
 
     def logits(self, hidden: Floats) -> Floats:
         """Of some rows of `hidden`, f32 [rows, vocab]."""

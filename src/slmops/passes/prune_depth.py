@@ -3,13 +3,13 @@
 Each layer in turn is left out and the KL divergence from the whole model taken on a text; the layer of the least goes, and
 the rest are measured again without it (greedy, as SLEB, Song et al. 2024). Block influence (ShortGPT, Men et al. 2024) takes
 one pass instead of one for each layer and each drop, but looks at a layer's own output alone, and not again once another is
-gone; at the sizes slmops is made for the passes are affordable.
+gone. At the sizes that slmops is made for the passes are affordable: what comes before the layer is computed once.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,19 @@ from slmops.core import roles
 from slmops.core import spec as specs
 from slmops.core.errors import UsageError
 from slmops.core.model import Model
-from slmops.core.tensor import Array
+from slmops.core.tensor import Array, Floats
 from slmops.ops.numpy import log_softmax
 from slmops.passes import _prune
 
-POSITIONS = 64
-"""Whose logits are held at once."""
+POSITIONS = 256
+"""Whose predictions are compared at most, evenly spaced: the logits of all take gigabytes, and longer than the layers."""
 
 
 def choose(model: Model, windows: Array, count: int, say: Callable[[str], None] = lambda _: None) -> list[tuple[int, float]]:
     """`count` layers in the order in which they go, each with the divergence (nats a token) once it is gone too.
 
-    windows: ids int64 [windows, positions]; layers * count passes of them are taken. Raises UsageError where no layer would
-    stay.
+    windows: ids int64 [windows, positions]; half of layers * count passes of them are taken. Raises UsageError where no
+    layer would stay.
     """
     _prune.refuse(model)
     _check(model, count)
@@ -39,10 +39,12 @@ def choose(model: Model, windows: Array, count: int, say: Callable[[str], None] 
     for number in range(count):
         out = {layer for layer, _ in gone}
         left = [layer for layer in range(model.spec.layers) if layer not in out]
-        found = []
+        found, before = [], None
         for at, layer in enumerate(left):
             say(f"layer {number + 1} of {count} to drop: {at + 1} of {len(left)} tried")
-            found.append((truth.divergence(_without(model, {*out, layer})), layer))
+            after = _prune.Body(_only(model, left[at + 1 :]))
+            found.append((truth.divergence(after, before), layer))
+            before = _prune.Body(_only(model, [layer])).run(windows, before)[0]
         least, layer = min(found)
         gone.append((layer, least))
     return gone
@@ -57,8 +59,8 @@ def prune_depth(model: Model, layers: Collection[int]) -> Model:
     if not layers or not all(0 <= layer < model.spec.layers for layer in layers):
         raise UsageError(f"layers {sorted(layers)} of {model.spec.layers} cannot be dropped", "they count from 0")
     _check(model, len(set(layers)))
-    short = _without(model, layers)
     kept = [layer for layer in range(model.spec.layers) if layer not in layers]
+    short = _only(model, kept)
     config = _config(model, short, kept)
     names = ", ".join(map(str, sorted(layers)))
     note = f"{len(set(layers))} of {model.spec.layers} layers left out: {names}"
@@ -72,10 +74,9 @@ def _check(model: Model, count: int) -> None:
         )
 
 
-def _without(model: Model, layers: Collection[int]) -> Model:
-    """The model of fewer layers, its config.json still the old one."""
+def _only(model: Model, kept: Sequence[int]) -> Model:
+    """The model of these layers, its config.json still the old one."""
     spec = model.spec
-    kept = [layer for layer in range(spec.layers) if layer not in layers]
     number = {layer: at for at, layer in enumerate(kept)}
     tensors = {}
     for role, tensor in model.tensors.items():
@@ -112,19 +113,18 @@ def _config(model: Model, short: Model, kept: list[int]) -> dict[str, Any]:
 
 
 class _Truth:
-    """What the whole model says of some windows. Its last hidden states are kept, not its logits: those of a real
-    vocabulary take gigabytes."""
+    """What the whole model says at some positions of the windows."""
 
     def __init__(self, model: Model, windows: Array) -> None:
-        self._body, self._windows = _prune.Body(model), windows
-        self._hidden = self._body.hidden(windows)
+        self._windows = windows
+        self._picked = np.linspace(0, windows.size - 1, min(POSITIONS, windows.size)).astype(np.int64)
+        self._logs = self._predictions(_prune.Body(model), None)
 
-    def divergence(self, other: Model) -> float:
-        """Mean KL divergence of the other model from this one, in nats a token."""
-        body, total = _prune.Body(other), 0.0
-        hidden = body.hidden(self._windows)
-        for start in range(0, len(hidden), POSITIONS):
-            part = slice(start, start + POSITIONS)
-            p, q = log_softmax(self._body.logits(self._hidden[part])), log_softmax(body.logits(hidden[part]))
-            total += float(np.sum(np.exp(p) * (p - q), dtype=np.float64))
-        return total / len(hidden)
+    def _predictions(self, body: _prune.Body, start: Floats | None) -> Floats:
+        hidden = body.run(self._windows, start)[1]
+        return log_softmax(body.logits(hidden.reshape(-1, hidden.shape[-1])[self._picked]))
+
+    def divergence(self, body: _prune.Body, start: Floats | None) -> float:
+        """Mean KL divergence from it, in nats a token, of a body that begins with `start`."""
+        logs = self._predictions(body, start)
+        return float(np.sum(np.exp(self._logs) * (self._logs - logs), dtype=np.float64)) / len(logs)

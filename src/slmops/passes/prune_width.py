@@ -41,7 +41,7 @@ def importance(model: Model, windows: Array) -> dict[int, Array]:
     """Layer -> mean square of what each channel adds, f64 [intermediate]. windows: ids int64 [windows, positions]."""
     _prune.refuse(model)
     body = _Squares(model)
-    body.hidden(windows)
+    body.run(windows)
     found = {}
     for role, squares in body.sums.items():
         layer = roles.layer(role)
