@@ -23,7 +23,7 @@ from slmops.ops.numpy import log_softmax
 from slmops.passes import _prune
 
 POSITIONS = 256
-"""Whose predictions are compared at most, evenly spaced: the logits of all take gigabytes, and longer than the layers."""
+"""Whose logits are held at once. All are compared: divergences have so long a tail that a share of them misleads."""
 
 
 def choose(model: Model, windows: Array, count: int, say: Callable[[str], None] = lambda _: None) -> list[tuple[int, float]]:
@@ -113,18 +113,18 @@ def _config(model: Model, short: Model, kept: list[int]) -> dict[str, Any]:
 
 
 class _Truth:
-    """What the whole model says at some positions of the windows."""
+    """What the whole model says of some windows. Its last hidden states are kept, not its logits: those of a real
+    vocabulary take gigabytes."""
 
     def __init__(self, model: Model, windows: Array) -> None:
-        self._windows = windows
-        self._picked = np.linspace(0, windows.size - 1, min(POSITIONS, windows.size)).astype(np.int64)
-        self._logs = self._predictions(_prune.Body(model), None)
-
-    def _predictions(self, body: _prune.Body, start: Floats | None) -> Floats:
-        hidden = body.run(self._windows, start)[1]
-        return log_softmax(body.logits(hidden.reshape(-1, hidden.shape[-1])[self._picked]))
+        self._body, self._windows = _prune.Body(model), windows
+        self._hidden = self._body.run(windows)[1].reshape(-1, model.spec.hidden)
 
     def divergence(self, body: _prune.Body, start: Floats | None) -> float:
         """Mean KL divergence from it, in nats a token, of a body that begins with `start`."""
-        logs = self._predictions(body, start)
-        return float(np.sum(np.exp(self._logs) * (self._logs - logs), dtype=np.float64)) / len(logs)
+        hidden, total = body.run(self._windows, start)[1].reshape(self._hidden.shape), 0.0
+        for at in range(0, len(hidden), POSITIONS):
+            part = slice(at, at + POSITIONS)
+            p, q = log_softmax(self._body.logits(self._hidden[part])), log_softmax(body.logits(hidden[part]))
+            total += float(np.sum(np.exp(p) * (p - q), dtype=np.float64))
+        return total / len(hidden)
