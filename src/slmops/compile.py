@@ -259,6 +259,7 @@ def fingerprint(model: Model) -> str:
             "template": model.chat_template,
             "tokenizer": hashlib.sha256(model.tokenizer.json).hexdigest(),
             "adapter": [model.source.get("adapter"), model.adapter is not None],
+            **({"pruned": model.source["pruned"]} if "pruned" in model.source else {}),
         }
     )
 

@@ -25,6 +25,7 @@ from slmops.core import plugins
 from slmops.core.errors import EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Sampling, Session
+from slmops.ops.numpy import log_softmax
 
 HELD_BACK = 8
 """Tokens re-decoded with each new one, so that characters that span tokens come out whole."""
@@ -167,11 +168,6 @@ def _high_water(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
 
 
 def distance(actual: Floats, expected: Floats) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def support(spec: Spec) -> None:
         raise Unsupported(f"llama.cpp does not know {spec.family}", "use another format: onnx or openvino")
     turning = [rope is not None for rope in spec.ropes]
     bases = {rope.theta for rope, window in zip(spec.ropes, spec.windows, strict=False) if rope and window is not None}
+    sixth = _sliding(spec) == _every(6, spec.layers)
     missing = [
         what
         for what, wanted, needs in (
@@ -109,11 +110,22 @@ def support(spec: Spec) -> None:
             ("soft cap", bool(spec.attention_cap or spec.logit_cap), "soft cap"),
             ("scale of its scores", not math.isclose(spec.score_scale, spec.head_dim**-0.5), "score scale"),
             ("rotation base but 10,000 where a window slides", bool(bases - {10000.0}), "local base"),
+            ("rotation bases of layers by such a pattern", _other_bases(spec) and not sixth, "any pattern"),
         )
         if wanted and needs not in able
     ]
     if missing:
         raise Unsupported(f"llama.cpp's {named} has no {missing[0]}", "use another format: onnx, openvino or mlx")
+
+
+def _sliding(spec: Spec) -> list[bool]:
+    """Which layers have a window."""
+    return [spec.window(layer) is not None for layer in range(spec.layers)]
+
+
+def _other_bases(spec: Spec) -> bool:
+    """Whether some layers rotate by another base than the model's."""
+    return any(rope is not None and rope.theta != spec.rope.theta for rope in spec.ropes)
 
 
 def _every(nth: int, count: int) -> list[bool]:
@@ -123,13 +135,16 @@ def _every(nth: int, count: int) -> list[bool]:
 
 def _context(spec: Spec) -> tuple[int, int | None, list[str]]:
     """The context and the sliding window to write, and notes: without windows the context ends where one would slide."""
-    lengths = [window for window in spec.windows if window is not None and window < spec.context]
+    lengths = [window for window in spec.windows if window is not None]
+    family = plugins.load("architectures", spec.family)
+    sixth = _sliding(spec) == _every(6, spec.layers)
+    of_gemma = "windows of gemma3" in family.GGUF_TAKES and len(set(lengths)) == 1 and sixth
+    # A window tells llama.cpp which layers rotate by the other base too, so it is written even if nothing reaches so far.
+    if of_gemma and (min(lengths) < spec.context or _other_bases(spec)):
+        return spec.context, lengths[0], []
+    lengths = [window for window in lengths if window < spec.context]
     if not lengths:
         return spec.context, None, []
-    family = plugins.load("architectures", spec.family)
-    sliding = [window is not None for window in spec.windows]
-    if "windows of gemma3" in family.GGUF_TAKES and len(set(lengths)) == 1 and sliding == _every(6, len(sliding)):
-        return spec.context, lengths[0], []
     short = min(lengths)
     reason = f"for llama.cpp's {family.GGUF} has no sliding window and none slides within"
     return short, None, [f"context: {short:,} of {spec.context:,} positions, {reason}"]

@@ -54,7 +54,9 @@ def support(spec: Spec) -> None:
     module = getattr(plugins.load("architectures", spec.family), "MLX", None)
     if module is None:
         raise Unsupported(f"mlx-lm has no module for {spec.family}", "choose another format")
-    if _windowed(spec) and not (_of_gemma3(spec) if module == "gemma3_text" else module == "llama" and None in spec.windows):
+    # Of gemma3 the windows say which layers rotate by the other base too, whether anything reaches so far or not.
+    fits = _of_gemma3(spec) if module == "gemma3_text" else module == "llama" and None in spec.windows
+    if (_windowed(spec) or module == "gemma3_text") and not fits:
         raise Unsupported(f"mlx-lm's {module} has no sliding window of this kind", "choose another format")
     if module == "gemma3_text" and float(np.float32(DTYPES["bf16"].type(spec.hidden**0.5))) != spec.hidden**0.5:
         raise Unsupported(
@@ -74,7 +76,8 @@ def support(spec: Spec) -> None:
 def _of_gemma3(spec: Spec) -> bool:
     """Whether one window slides in all layers but every sixth."""
     kinds = [window is not None for window in spec.windows]
-    return len(set(spec.windows)) == 2 and kinds == [bool((number + 1) % 6) for number in range(spec.layers)]
+    every = [bool((number + 1) % 6) for number in range(spec.layers)]
+    return len(set(spec.windows) - {None}) == 1 and kinds == every
 
 
 def _windowed(spec: Spec) -> bool:

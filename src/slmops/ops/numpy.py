@@ -144,6 +144,12 @@ def rotate(x: Floats, positions: np.ndarray[tuple[int], np.dtype[np.int64]], rop
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
 
+def log_softmax(logits: Floats) -> Floats:
+    """Log-probabilities along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float32)
+
+
 class Reference:
     """A model made ready to compute logits; keeps small models' weights in memory between calls."""
 
