@@ -69,3 +69,18 @@ def test_there_and_back(toy: Toy, family: str, keep: bool) -> None:
     assert set(kept) - set(seen) == {"embedding"}
     scale = model.spec.hidden**0.5 if family == "gemma3_text" else 1.0  # theirs scales within the lookup
     assert near(looked_up / np.float32(scale), kept["embedding"][1].grad)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_token_that_the_table_lacks_is_said(toy: Toy, keep: bool) -> None:
+    """A tokenizer may have added tokens that the model never got."""
+    from slmops.core.errors import UsageError
+    from slmops.ops.torch import TorchOps
+
+    model = load(toy("llama"))
+    for ops, ids in (
+        (TorchOps(model.tensors, lambda *_: None, keep), torch.tensor([[3, model.spec.vocab]])),
+        (NumpyOps(model.tensors), np.array([[3, model.spec.vocab]])),
+    ):
+        with pytest.raises(UsageError, match="and the model knows"):
+            ops.embed("embedding", ids)  # type: ignore[attr-defined]

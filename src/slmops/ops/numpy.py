@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from slmops.core import plugins
+from slmops.core.errors import UsageError
 from slmops.core.model import Model, Weights
 from slmops.core.spec import Rope
-from slmops.core.tensor import Floats, Tensor, row_blocks, to_numpy
+from slmops.core.tensor import Array, Floats, Tensor, row_blocks, to_numpy
 
 KEEP_BELOW = 16 << 20
 """Models of fewer parameters keep their f32 weights between calls: 64 MB at most."""
@@ -43,11 +44,8 @@ class NumpyOps:
 
     def embed(self, weight: str, ids: Floats) -> Floats:
         if self._keep:
-            return np.asarray(self._array(weight)[ids], np.float32)
-        table = self._tensors[weight]
-        unique, inverse = np.unique(ids, return_inverse=True)
-        rows = np.concatenate([table.rows(int(i), int(i) + 1).astype(np.float32) for i in unique])
-        return np.asarray(rows[inverse.reshape(ids.shape)], np.float32)
+            return np.asarray(self._array(weight)[inside(ids, self._tensors[weight])], np.float32)
+        return look_up(self._tensors[weight], ids)
 
     def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
         tensor = self._tensors[weight]
@@ -132,6 +130,23 @@ ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
     ),
     "relu2": lambda x: np.square(np.maximum(x, np.float32(0))),
 }
+
+
+def look_up(table: Tensor, ids: Array) -> Floats:
+    """Rows of an embedding for ids of any shape, f32 [..., columns]: each is read once. Raises UsageError, see `inside`."""
+    unique, inverse = np.unique(inside(ids, table), return_inverse=True)
+    rows = np.concatenate([table.rows(int(i), int(i) + 1).astype(np.float32) for i in unique])
+    return np.asarray(rows[inverse.reshape(ids.shape)], np.float32)
+
+
+def inside(ids: Array, table: Tensor) -> Array:
+    """The ids. Raises UsageError where the table has no row for one: a tokenizer may have more tokens than the model."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < table.shape[0]:
+        raise UsageError(
+            f"the text has the token {int(ids.max())}, and the model knows {table.shape[0]:,}",
+            "leave out of the text what the tokenizer has and the model has not",
+        )
+    return ids
 
 
 def rotate(x: Floats, positions: np.ndarray[tuple[int], np.dtype[np.int64]], rope: Rope) -> Floats:

@@ -16,7 +16,7 @@ import numpy as np
 from slmops.core.model import Weights
 from slmops.core.spec import Rope, Spec
 from slmops.core.tensor import Array, Floats, Tensor, to_numpy
-from slmops.ops.numpy import KEEP_BELOW
+from slmops.ops.numpy import KEEP_BELOW, look_up
 
 
 @contextlib.contextmanager
@@ -89,10 +89,7 @@ class TorchOps:
         return self._leaves[role] if role in self._leaves else self._matrix(role)
 
     def embed(self, weight: str, ids: torch.Tensor) -> torch.Tensor:
-        table = self._tensors[weight]
-        unique, inverse = np.unique(ids.numpy(), return_inverse=True)
-        rows = np.concatenate([table.rows(int(i), int(i) + 1).astype(np.float32) for i in unique])
-        self._looked_up = torch.from_numpy(rows[inverse.reshape(ids.shape)]).requires_grad_()
+        self._looked_up = torch.from_numpy(look_up(self._tensors[weight], ids.numpy())).requires_grad_()
         return self._looked_up
 
     def linear(self, x: torch.Tensor, weight: str, bias: str | None = None) -> torch.Tensor:
