@@ -19,7 +19,6 @@ from slmops.core import plugins, roles
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed, joined
 from slmops.core.tensor import Array, Constant, Floats, Lazy, Tensor, row_blocks, to_numpy
-from slmops.passes.solve import able
 from slmops.quantize import _solve
 from slmops.quantize._cast import cast
 from slmops.quantize._grid import Grid, Numbers
@@ -184,8 +183,7 @@ class _Tuner:
         self._spec, self._program = source.spec, plugins.load("architectures", source.spec.family)
         self._role = "embedding" if source.spec.tied else "head"
         self._matrices = {}
-        for role in able(solved, source):
-            packed = solved.tensors[role]
+        for role, packed in solved.tensors.items():
             if isinstance(packed, Packed) and (scheme := _solve.solvable(packed.scheme)) is not None:
                 self._matrices[role] = _Matrix(packed, scheme, folder, role)
         vectors = {role: tensor for role, tensor in solved.tensors.items() if not roles.facts(role).quantize}
