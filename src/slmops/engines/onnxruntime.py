@@ -24,7 +24,9 @@ PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu", "npu")
-FOOTPRINT = Footprint(base=68_000_000, kv=4.0, copies=1.46, plain=2.4, efficiency=0.88)
+KV = {"auto": 4.0, "f32": 4.0}
+"""See engines. The graph's own: keys and values have the type that it computes in."""
+FOOTPRINT = Footprint(base=68_000_000, copies=1.46, plain=2.4, efficiency=0.88)
 PROVIDERS = {"gpu": ("cuda", "dml", "webgpu"), "npu": ("qnn", "OpenVINO")}
 """Device -> providers to try, in order. The processor needs none."""
 
@@ -34,7 +36,13 @@ Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    proof: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
 ) -> OrtSession:
     """Open an artifact. `device` that cannot be had falls back to the processor, and `effective` says so.
 
