@@ -103,6 +103,7 @@ class Session:
         self._core = openvino.Core()
         self._device, self._fallback = choose(device, self._core.available_devices)
         self._properties: dict[str, Any] = dict(EXACT) if proof else {}
+        self._asked = asked(folder / XML)
         if kv != "auto":
             self._properties["KV_CACHE_PRECISION"] = "u8" if kv == "q8" else kv
         if threads:
@@ -121,6 +122,8 @@ class Session:
         def ask(name: str) -> str:
             if name in self._properties and self._runner is None:
                 return _word(self._properties[name])
+            if name in self._asked and self._runner is None:
+                return self._asked[name]
             try:
                 if self._runner is not None:
                     return _word(self._runner.compiled.get_property(name))
@@ -228,6 +231,14 @@ class Session:
         config.dynamic_split_fuse = False
         config.max_num_batched_tokens = max(self._context or 0, 1 << 20)
         return config
+
+
+def asked(xml: Path) -> dict[str, str]:
+    """What the graph itself asks of the engine (its runtime_options, which stand at the end of the file)."""
+    with xml.open("rb") as file:
+        file.seek(max(0, xml.stat().st_size - 4096))
+        options = file.read().partition(b"<runtime_options>")[2]
+    return {name.decode(): value.decode() for name, value in re.findall(rb'<(\w+) value="([\w.]+)"', options)}
 
 
 def _vocabulary(folder: Path) -> int:

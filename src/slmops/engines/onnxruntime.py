@@ -219,12 +219,15 @@ class OrtSession:
     def _describe(self) -> dict[str, str]:
         generator = self._generator(1, {"do_sample": False})
         kv = {"float32": "f32", "float16": "f16"}.get(str(generator.get_input("past_key_values.0.key").dtype), "unknown")
-        packed = b"MatMulNBits" in (self._folder / GENERATE).read_bytes()
-        activations = "int8 in blocks" if packed and not self._proof and kv == "f32" else kv
+        graph = (self._folder / GENERATE).read_bytes()
+        by_row = b"DynamicQuantizeMatMul" in graph
+        packed = by_row or b"MatMulNBits" in graph
+        rounded = "8 bits, a scale a call" if by_row else "int8 in blocks"
+        activations = rounded if packed and not self._proof and kv == "f32" else kv
         return {
             "version": str(self._og.__version__),
             "device": self._provider or "cpu",
-            "weights": "codes in blocks" if packed else "dense",
+            "weights": "codes, a scale a row" if by_row else "codes in blocks" if packed else "dense",
             "activations": activations,
             "kv": kv,
         }
