@@ -6,7 +6,9 @@
 
 FOLDER is an artifact of slmops. The engine is open with and without at once; prompts take turns between them and the order
 alternates. Prompts: lines of {"messages": [...]} (samples/home's own), and one that asks to copy what it holds twice.
-Greedy; a ratio above 1 says that drafting is faster. "same" is the share of answers that are token for token those without.
+No prompt is asked twice, for some remember answers from one request to the next. --endless: for a model of random weights,
+whose answers soon repeat themselves, so that many drafts hold: what can be had at best in its shape. A ratio above 1 says that drafting is faster. "same" is the share of
+answers that are token for token those without.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def openvino_asks(folder: Path, threads: int) -> dict[str, Ask]:
     def opened(**more: Any) -> Ask:
         pipe = genai.LLMPipeline(str(folder), "CPU", INFERENCE_NUM_THREADS=threads, **more)
         config = genai.GenerationConfig(max_new_tokens=TOKENS, do_sample=False, apply_chat_template=False)
-        config.eos_token_id = END[0]
+        config.eos_token_id, config.ignore_eos = max(END[0], 0), END[0] < 0
         if more.get("prompt_lookup"):
             config.num_assistant_tokens, config.max_ngram_size = 5, 3
 
@@ -77,6 +79,7 @@ def server(file: Path, threads: int, *more: str) -> Iterator[Ask]:
 
         def ask(ids: list[int]) -> tuple[list[int], float]:
             body = {"prompt": ids, "n_predict": TOKENS, "temperature": 0, "cache_prompt": False, "return_tokens": True}
+            body["ignore_eos"] = END[0] < 0
             request = urllib.request.Request(url + "/completion", json.dumps(body).encode())
             began = time.perf_counter()
             with urllib.request.urlopen(request, timeout=600) as answer:
@@ -107,11 +110,15 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
     from slmops import run
 
     artifact = run.Artifact.open(o.artifact)
-    END[0] = artifact.eos[0]
-    lines = [json.loads(line) for line in o.prompts.read_text(encoding="utf-8").splitlines()[:: o.every][: o.most]]
+    END[0] = -1 if o.endless else artifact.eos[0]
+    lines = [
+        json.loads(line) for line in o.prompts.read_text(encoding="utf-8").splitlines()[:: o.every][: o.most * o.repeat]
+    ]
+    lines = [] if o.endless else lines
     texts = {"own prompts": [artifact.prompt(line["messages"]) for line in lines]}
-    texts["copying"] = [artifact.prompt([{"role": "user", "content": f"Message to Elena: {COPIED}. Again: {COPIED}."}])]
-    texts["copying"] *= 5
+    again = [f"{COPIED} for number {turn}" for turn in range(2 * o.repeat)]
+    asked = [f"Message to Elena: {text}. Again: {text}." for text in again]
+    texts["copying"] = [artifact.prompt([{"role": "user", "content": text}]) for text in asked]
     with run.open_worker(artifact, {"openvino": "openvino", "llamaserver": "llamaserver"}[o.engine], context=512) as worker:
         prompts = {kind: [run.tokens_of(worker, artifact, text) for text in some] for kind, some in texts.items()}
     report: dict[str, Any] = {}
@@ -126,6 +133,8 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
             asks |= {name: stack.enter_context(server(file, o.threads, *words)) for name, words in DRAFTS.items()}
         rows = []
         for kind, some in prompts.items():
+            if len(some) < o.repeat:
+                continue
             seen: dict[str, list[float]] = {name: [] for name in asks}
             same = dict.fromkeys(asks, 0)
             for ask in asks.values():
@@ -133,7 +142,7 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
             made = 0
             for turn in range(o.repeat):
                 spent = dict.fromkeys(asks, 0.0)
-                for ids in some:
+                for ids in some[turn :: o.repeat]:
                     answers = {}
                     for name in list(asks)[:: -1 if turn % 2 else 1]:
                         answers[name], seconds = asks[name](ids)
@@ -143,11 +152,11 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
                         same[name] += answers[name] == answers["without"]
                 for name, seconds in spent.items():
                     seen[name].append(seconds)
-            each = made / len(some) / o.repeat
+            each = made / len(some)
             for name in asks:
                 ratio = harness.ratio(seen["without"], seen[name])
                 rate = made / o.repeat / harness.median(seen[name])
-                share = same[name] / len(some) / o.repeat
+                share = same[name] / len(some)
                 rows.append([f"{kind}: {name}", f"{each:.0f}", f"{rate:.0f}", harness.show(ratio), f"{share:.0%}"])
                 report.setdefault(kind, {})[name] = {"seconds": seen[name], "faster": ratio, "same": share}
     print(harness.table([o.engine, "tokens an answer", "tokens/s, prompt included", "times as fast", "same"], rows))
@@ -159,8 +168,9 @@ def main() -> None:
     a.add_argument("engine", choices=("openvino", "llamaserver"))
     a.add_argument("artifact", type=Path, help="a folder that slmops wrote")
     a.add_argument("--prompts", type=Path, default=Path("samples/home/eval/tools.jsonl"))
-    a.add_argument("--every", type=int, default=20, help="take each so-manieth line")
-    a.add_argument("--most", type=int, default=20, help="of the prompts")
+    a.add_argument("--endless", action="store_true", help="no end of a text counts, and only the copied prompt is asked")
+    a.add_argument("--every", type=int, default=8, help="take each so-manieth line")
+    a.add_argument("--most", type=int, default=20, help="prompts of a round")
     a.add_argument("--repeat", type=int, default=5)
     a.add_argument("--threads", type=int, default=harness.machine()["cores"])
     a.add_argument("--json", type=Path, help="write the figures here too")

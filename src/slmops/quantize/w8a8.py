@@ -1,6 +1,6 @@
 """w8a8: 8-bit weights with one scale a row, so that an engine may multiply them by activations of 8 bits as whole numbers.
 
-Symmetric around 128 (codes 1 to 255); the scale is the row's greatest magnitude over 127, rounded up to 8 significant bits.
+Symmetric around 128 (codes 1 to 255); the scale is the row's greatest magnitude over 127, rounded to 8 significant bits.
 It is kept for each 32 elements, all alike: where a format has no such products, the codes are held as q8's are.
 """
 
@@ -32,11 +32,11 @@ class ByRow(Affine):
             raise CorruptInput(f"row {row} holds NaN or infinity", "the checkpoint is broken: fetch or train it again")
         wanted = most.astype(np.float64) / 127
         step = np.maximum(2.0 ** (np.frexp(wanted)[1] - self.significand), LEAST)
-        scales = (np.ceil(wanted / step) * step).astype(np.float32)
+        scales = (np.rint(wanted / step) * step).astype(np.float32)
         if scales.max(initial=0.0) > 65504:
             raise Unsupported("weights are too large for a 16-bit scale", "use --quantize bf16 or f32 for this model")
-        codes = (np.rint(numbers / np.where(scales > 0, scales, 1)) + 128).astype(np.uint8)
-        return Codes(codes, np.repeat(scales, values.shape[1] // self.group, axis=1))
+        codes = np.rint(numbers / np.where(scales > 0, scales, 1)).clip(-127, 127) + 128
+        return Codes(codes.astype(np.uint8), np.repeat(scales, values.shape[1] // self.group, axis=1))
 
     @property
     def solves(self) -> bool:
