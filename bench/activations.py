@@ -370,7 +370,7 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
         content = (o.source / name).read_text(encoding="utf-8")
         return windows_of.windows(model.tokenizer.encoder.encode(content, add_special_tokens=False).ids, 256, most)
 
-    told = cut("eval/text.txt", 96)
+    told = cut("eval/text.txt", 32)
     seen, kept = told[: len(told) // 2], told[len(told) // 2 :]
     blocks = quantize(model, chooser("q8")).tensors
     by_row = dict(model.tensors)
