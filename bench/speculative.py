@@ -7,8 +7,8 @@
 FOLDER is an artifact of slmops. The engine is open with and without at once; prompts take turns between them and the order
 alternates. Prompts: lines of {"messages": [...]} (samples/home's own), and one that asks to copy what it holds twice.
 No prompt is asked twice, for some remember answers from one request to the next. --endless: for a model of random weights,
-whose answers soon repeat themselves, so that many drafts hold: what can be had at best in its shape. A ratio above 1 says that drafting is faster. "same" is the share of
-answers that are token for token those without.
+whose answers soon repeat themselves, so that many drafts hold: what can be had at best in its shape. A ratio above 1 says
+that drafting is faster. "same" is the share of answers that are token for token those without.
 """
 
 from __future__ import annotations

@@ -183,11 +183,11 @@ def _effective(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]
 def _where(trial: Mapping[str, Any]) -> str:
     """The engine, with a KV cache that is not its usual one."""
     kv = trial.get("kv", "auto")
-    return f"{trial['engine']}" if kv == "auto" else f"{trial['engine']}, KV cache of {kv}"
+    return str(trial["engine"]) if kv == "auto" else f"{kv} KV, {trial['engine']}"
 
 
 def _name(trial: Mapping[str, Any]) -> str:
-    return _figures.brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {_where(trial)}", 64)
+    return _figures.brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {_where(trial)}", 48)
 
 
 def _label(trial: Mapping[str, Any]) -> str:
@@ -253,7 +253,7 @@ def _point(trial: Mapping[str, Any], key: str, against: str, colour: int) -> Poi
     ends = _figures.bounds(kept)
     form, scheme = (_figures.brief(taken[key], 20) for key in ("format", "scheme"))
     details = [
-        f"{form.replace('_', '-')} {scheme} in {_figures.brief(_where(trial), 32)}",
+        f"{form.replace('_', '-')} {scheme} in {_figures.brief(_where(trial), 16)}",
         f"{units.size(taken['bytes'])}, {units.size(taken['peak'])} at the peak",
         f"keeps {_figures.percent(kept['value'])}"
         + (f" ({_figures.percent(ends[0])} to {_figures.percent(ends[1])})" if ends else ""),
