@@ -305,6 +305,27 @@ def test_hostile_graphs_are_refused(copy: Path, change: Callable[[Any], None]) -
         container.read(copy)
 
 
+def test_hostile_rows_are_refused(toy: Toy, tmp_path: Path) -> None:
+    """A scale a row: the product's inputs, and what turns its codes, are as hostile as blocks are."""
+    folder, *_ = write(model_of(toy, "qwen3", "w8a8"), tmp_path / "rows")
+    kept = (folder / "model.onnx").read_bytes()
+
+    def first(graph: Any, kind: str) -> Any:
+        return next(node for node in graph.node if node.op_type == kind)
+
+    for change in (
+        lambda graph: first(graph, "Transpose").ClearField("input"),
+        lambda graph: first(graph, "DynamicQuantizeMatMul").ClearField("input"),
+        lambda graph: first(graph, "DynamicQuantizeMatMul").input.__setitem__(2, "embedding.codes"),
+        lambda graph: first(graph, "Transpose").input.__setitem__(0, "embedding.codes"),
+    ):
+        spoil(folder, change)
+        with pytest.raises(SlmopsError):
+            container.read(folder)
+        (folder / "model.onnx").write_bytes(kept)
+    assert set(container.read(folder).tensors)
+
+
 def test_truncated_and_foreign_files_are_refused(copy: Path) -> None:
     data = copy / "model.onnx.data"
     content = data.read_bytes()

@@ -117,7 +117,9 @@ def tensors(folder: Path, graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> 
     """Role -> tensor. A packed matrix is known by the node that reads it, a dense one or a vector by its name alone."""
     places = _places(folder, graph)
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast" and node.input and node.output}
-    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose" and node.output}
+    turned = {
+        node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose" and node.input and node.output
+    }
     result: dict[str, Tensor] = {}
     for node in graph.node:
         if node.op_type == "DynamicQuantizeMatMul":
