@@ -237,9 +237,9 @@ def _seen(model: Model, one: Candidate, record: dict[str, Any], limits: Limits, 
     held = record.get("measured")
     if held is None:
         return search.Seen(one, False, seconds=record["seconds"])
-    engine = plugins.load("engines", one.engine).FOOTPRINT
+    engine, number = plugins.load("engines", one.engine).FOOTPRINT, memory.number(one.engine)
     filled = held["reserved"] if engine.reserved else held["filled"]
-    taken = held["peak"] + memory.kv_cache(model.spec, max(0, min(limits.context, model.spec.context) - filled), engine.kv)
+    taken = held["peak"] + memory.kv_cache(model.spec, max(0, min(limits.context, model.spec.context) - filled), number)
     decode, low = held["speed"]["decode"], held["quality"]["retained"]["low"]
     fits = (limits.size is None or held["bytes"] <= limits.size) and (limits.memory is None or taken <= limits.memory)
     fits = fits and (limits.speed is None or statistics.mean(held["speed"]["decodes"]).low >= limits.speed)

@@ -80,7 +80,8 @@ def optimize(
         nodes = stack.enter_context(runner.open(start, watch.say))
         machine = nodes.machine
         lab = stack.enter_context(laboratory(model, out, given, machine, watch))
-        listed = decide.candidates(model, machine, wanted.limits, wanted.formats, wanted.schemes, mixes=lab.mixes)
+        lean = "memory" in names
+        listed = decide.candidates(model, machine, wanted.limits, wanted.formats, wanted.schemes, mixes=lab.mixes, lean=lean)
         if not listed:
             raise UsageError("there is nothing to choose from", "give other --format or --scheme")
         able = [one for one in listed if not one.dropped and prove.impractical(one.engine, model) is None]
@@ -88,7 +89,7 @@ def optimize(
         trials: list[Trial] = []
         if (first := baseline(listed, machine)) is not None:
             trials.append(lab.baseline(next(nodes.run([first]))[1], first))
-            able = [first, *(one for one in able if _key(one) != _key(first))]
+            able = [first, *(one for one in able if one.key != first.key)]
         trials += [lab.judged(one, known) for one in able if one is not first and (known := lab.recall(one)) is not None]
         watch.say(f"predicting {len(able)} candidates")
         traits = {one.scheme: forecast.traits(model, one.scheme, lab.solves(one.scheme)) for one in able}
@@ -105,7 +106,7 @@ def optimize(
             rest = wanted.budget - (time.perf_counter() - began)
             batch = hunt.next(seen, nodes.slots)
             if batch and (rest > 0 or not trials):
-                what = ", ".join(f"{one.format} {one.scheme}" for one in batch)
+                what = ", ".join(one.named for one in batch)
                 watch.say(f"{what}: {len(trials)} of {len(able)} measured, {max(0.0, rest):.0f} s of the budget left")
                 trials += [lab.judged(one, outcome) for one, outcome in nodes.run(batch)]
             elif best is not None and best.measured is not None and best.measured.stress is None:
@@ -114,13 +115,13 @@ def optimize(
             else:
                 break
     stopped = "no other candidate could change the answer" if len(able) > len(trials) else "every candidate was measured"
-    tried = {_key(one.candidate) for one in trials}
+    tried = {one.candidate.key for one in trials}
     front = search.front([one for one in seen if one.passed], names) if len(names) > 1 else search.front(seen, SHOWN)
     return Found(
         trials=tuple(trials),
         choice=best,
         front=tuple(trials[seen.index(one)] for one in front),
-        unmeasured=tuple(one for one in able if _key(one) not in tried),
+        unmeasured=tuple(one for one in able if one.key not in tried),
         dropped=tuple(one for one in listed if one.dropped),
         relax=() if best else tuple(_relax(trials, listed, wanted, names)),
         machine=machine,
@@ -135,7 +136,8 @@ def baseline(listed: Sequence[Candidate], machine: Machine) -> Candidate | None:
     dense = [one for one in listed if one.scheme == "f16" and one.memory and _host.installed(one.engine)]
     dense = [one for one in dense if not prove.emulated(one.engine)]
     dense = [one for one in dense if one.memory and one.memory.low < machine.usable]
-    return max(dense, key=lambda one: one.speed[1], default=None)
+    # With its usual KV cache where that can be: the others are compared with the model as it is.
+    return max(dense, key=lambda one: (one.kv == "auto", one.speed[1]), default=None)
 
 
 def _seen(one: Trial, first: Trial) -> Seen:
@@ -161,14 +163,10 @@ def _steps(seen: Sequence[Seen], wanted: Wanted) -> list[str]:
     """A line for each step that was tried for quality, up to the first that kept it."""
     lines = []
     for name, best in search.ladder(seen):
-        kept, what = 1 - (best.lost or 0.0), f"{best.candidate.format} {best.candidate.scheme}"
+        kept, what = 1 - (best.lost or 0.0), best.candidate.named
         verdict = "enough" if best.good else "not enough"
         lines.append(f"{name}: {what} keeps at least {kept:.3f} of the quality, {wanted.quality:g} is asked: {verdict}")
     return lines
-
-
-def _key(one: Candidate) -> tuple[str, str, str]:
-    return (one.format, one.scheme, one.engine)
 
 
 def _relax(trials: Sequence[Trial], listed: Sequence[Candidate], wanted: Wanted, names: Sequence[str]) -> Iterator[str]:
@@ -180,4 +178,4 @@ def _relax(trials: Sequence[Trial], listed: Sequence[Candidate], wanted: Wanted,
             measured, key=lambda one: (sum(verdict.stops for verdict in one.verdicts), _seen(one, trials[0]).cost(names[0]))
         )
         lacks = "; ".join(f"{verdict.gate}: {verdict.said}" for verdict in near.verdicts if verdict.stops)
-        yield f"the nearest is {near.candidate.format} {near.candidate.scheme}, which lacks {lacks}"
+        yield f"the nearest is {near.candidate.named}, which lacks {lacks}"

@@ -99,11 +99,13 @@ def open_worker(
     threads: int | None = None,
     context: int = 4096,
     parallel: int = 1,
+    kv: str = "auto",
 ) -> _host.Worker:
-    """The artifact in its engine, in a child process. A context manager. parallel: requests in flight at most."""
+    """The artifact in its engine, in a child process. A context manager. parallel: requests in flight at most. kv: precision
+    of the KV cache. Raises UsageError for one that the engine does not have."""
     name = choose_engine(artifact.format, engine)
     context = min(context, artifact.context)
-    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=context, parallel=parallel)
+    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=context, parallel=parallel, kv=kv)
 
 
 def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:
@@ -121,13 +123,14 @@ def generate(
     raw: bool = False,
     engine: str | None = None,
     device: str = "auto",
+    kv: str = "auto",
     sampling: Sampling | None = None,
 ) -> Iterator[str]:
     """Pieces of text as they come. Raises UsageError for a prompt that leaves no room in the context."""
     artifact = Artifact.open(Path(folder))
     text = prompt if raw else artifact.prompt([{"role": "user", "content": prompt}])
     options = sampling or Sampling()
-    with open_worker(artifact, engine, device=device) as worker:
+    with open_worker(artifact, engine, device=device, kv=kv) as worker:
         ids = tokens_of(worker, artifact, text)
         for token in worker.generate(ids, fit(options, artifact, len(ids))):
             if token.text:

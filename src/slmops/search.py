@@ -150,7 +150,7 @@ class Search:
         parts: bytes, more or less, of what a format adds to the weights (tokenizer, receipt)."""
         self._all, self._names, self._limits = list(candidates), tuple(names), limits
         self._lost, self._positions = 1 - quality, positions
-        self._place = {_key(one): number for number, one in enumerate(self._all)}
+        self._place = {one.key: number for number, one in enumerate(self._all)}
         self._forecasts = _forecasts(self._all, traits, parts) if self._all else {}
         random = np.random.default_rng(0)
         self._normal = {key: random.standard_normal((DRAWS, len(self._all))) for key in (*self._forecasts, "slack")}
@@ -170,8 +170,8 @@ class Search:
         return picked
 
     def _best(self, seen: Sequence[Seen], first: bool) -> tuple[Candidate, Seen] | None:
-        measured = {_key(one.candidate) for one in seen}
-        left = [place for place, one in enumerate(self._all) if _key(one) not in measured]
+        measured = {one.candidate.key for one in seen}
+        left = [place for place, one in enumerate(self._all) if one.key not in measured]
         if not left:
             self.missing = 0.0
             return None
@@ -217,7 +217,7 @@ class Search:
         """Draws [DRAWS, candidates] of the logarithm of every figure, and of `lost`."""
         drawn = {}
         for key, forecast in self._forecasts.items():
-            told = [(self._place[_key(one.candidate)], value) for one in seen if (value := getattr(one, key)) is not None]
+            told = [(self._place[one.candidate.key], value) for one in seen if (value := getattr(one, key)) is not None]
             # A divergence that nobody can tell from none says nothing of other schemes' either.
             told = [(at, value) for at, value in told if math.isfinite(value) and (key != "quality" or value >= ALIKE)]
             drawn[key] = forecast.draw([at for at, _ in told], [math.log(max(value, 1e-9)) for _, value in told],
@@ -226,11 +226,11 @@ class Search:
         kl = np.exp(drawn["quality"])
         slack = self._normal["slack"]
         drawn["lost"] = (1 - np.exp(-(kl + 2 * np.sqrt(2 * kl / self._positions)))) * np.exp(0.3 * slack)
-        measured = {_key(one.candidate) for one in seen}
+        measured = {one.candidate.key for one in seen}
         for one in seen:  # the same codes keep elsewhere what they keep here
             for place, other in enumerate(self._all):
-                own = _key(other) == _key(one.candidate)
-                if other.codes == one.candidate.codes and (own or _key(other) not in measured):
+                own = other.key == one.candidate.key
+                if other.codes == one.candidate.codes and (own or other.key not in measured):
                     about = 1.0 if own else np.exp(0.05 * slack[:, place])
                     if one.lost is not None:
                         drawn["lost"][:, place] = one.lost * about
@@ -268,10 +268,6 @@ class Search:
         return (expected - now) / expected if expected > 0 else 0.0
 
 
-def _key(one: Candidate) -> tuple[str, str, str]:
-    return (one.format, one.scheme, one.engine)
-
-
 def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts: int) -> dict[str, Forecast]:
     """What is known of each figure before anything is measured, and how measurements tell of each other.
 
@@ -280,13 +276,23 @@ def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts:
     """
     one_for_all = [0] * len(all_of)
     engines, schemes = [one.engine for one in all_of], [one.codes for one in all_of]
+    caches = [one.kv for one in all_of]
     forms, kinds = [one.format for one in all_of], [traits[one.scheme].kind for one in all_of]
     sizes = np.array([float(one.size) for one in all_of])
     bits = np.log(np.maximum(sizes, 1)) - np.log(np.maximum(sizes, 1)).mean()
     memory = [math.log(one.memory.total) if one.memory else 0.0 for one in all_of]
     return {
         "size": Forecast(np.log(sizes + parts), [Effect(1.0, forms, parts / sizes)], 0.002),
-        "memory": Forecast(memory, [Effect(0.15, one_for_all), Effect(0.3, engines), Effect(0.01, schemes)], 0.01),
+        "memory": Forecast(
+            memory,
+            [
+                Effect(0.15, one_for_all),
+                Effect(0.3, engines),
+                Effect(0.02, [*zip(engines, caches, strict=True)]),
+                Effect(0.01, schemes),
+            ],
+            0.01,
+        ),
         "speed": Forecast(
             [-math.log(max(one.speed[1], 1e-9)) for one in all_of],
             [
@@ -295,13 +301,19 @@ def _forecasts(all_of: Sequence[Candidate], traits: Mapping[str, Traits], parts:
                 Effect(0.7, one_for_all, bits),
                 Effect(0.2, engines, bits),
                 Effect(0.08, [*zip(engines, kinds, strict=True)]),
+                Effect(0.2, [*zip(engines, caches, strict=True)]),
                 Effect(0.02, [*zip(engines, schemes, strict=True)]),
             ],
             0.1,
         ),
         "quality": Forecast(
             [math.log(traits[one.scheme].error) for one in all_of],
-            [Effect(2.0, one_for_all), Effect(0.3, kinds), Effect(0.3, schemes), Effect(0.1, engines)],
+            [
+                Effect(2.0, one_for_all),
+                Effect(0.3, kinds),
+                Effect(0.3, schemes),
+                Effect(0.1, [*zip(engines, caches, strict=True)]),
+            ],
             0.05,
         ),
         "seconds": Forecast([math.log(10.0)] * len(all_of), [Effect(1.0, one_for_all), Effect(0.7, engines)], 0.3),

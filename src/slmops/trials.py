@@ -188,7 +188,7 @@ class Lab:
         """The same with its stress and stability runs, and judged by them too. Here, wherever it was measured."""
         one, measured = trial.candidate, trial.measured
         assert measured is not None
-        self._watch.say(f"{one.format} {one.scheme} in {one.engine}: stress and stability")
+        self._watch.say(f"{one.named} in {one.engine}: stress and stability")
         key = receipt.load(Path(measured.folder))["step"]["key"]
         facts = {**self._facts(one, key), "endured": True}
         known = self._ledger.recall(facts)
@@ -218,7 +218,7 @@ class Lab:
         return {
             "artifact": key,
             "format": one.format,
-            "engine": [one.engine, _host.require(one.engine).version],
+            "engine": [one.engine, _host.require(one.engine).version, one.kv],
             "text": self._told,
             "context": self._wanted.limits.context,
             "machine": [receipt.machine(), self.machine.name],
@@ -253,6 +253,7 @@ class Lab:
             text=self._text,
             cases=self._cases,
             context=self._wanted.limits.context,
+            kv=one.kv,
             runs=RUNS,
             say=self._watch.say,
         )
@@ -271,13 +272,14 @@ class Lab:
         """Bytes of KV cache between what the measurement filled and the context that is asked for."""
         engine, spec = plugins.load("engines", one.engine).FOOTPRINT, self._model.spec
         held = measured.reserved if engine.reserved else measured.filled
-        return memory.kv_cache(spec, max(0, min(self._wanted.limits.context, spec.context) - held), engine.kv)
+        more = max(0, min(self._wanted.limits.context, spec.context) - held)
+        return memory.kv_cache(spec, more, memory.number(one.engine, one.kv))
 
 
 def _judge_of(one: Candidate) -> Candidate | None:
     """The same codes in the preferred installed engine that gives logits; None where the candidate's own does."""
     names = [name for name in _host.engines_for(one.format) if "logits" in plugins.load("engines", name).CAN]
-    able = [name for name in names if _host.installed(name)]
+    able = [name for name in names if _host.installed(name) and one.kv in plugins.load("engines", name).KV]
     return dataclasses.replace(one, engine=able[0]) if able and one.engine not in names else None
 
 

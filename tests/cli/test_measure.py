@@ -58,6 +58,7 @@ def test_in_json(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert four["quality"]["bits_per_byte"]["value"] > 0 and "losses" not in four["quality"]
     assert four["speed"]["decode"] > 0 and four["speed"]["runs"] == 2 and len(four["speed"]["first_tokens"]) == 2
     assert four["speed"]["itl"]["p50"]["value"] <= four["speed"]["itl"]["p99"]["value"] and four["speed"]["cores"] > 0
+    assert four["kv"] == "auto" and four["effective"]["activations"] == "blocks of 8 bits"
     assert four["altered"] == "" and four["stress"] is None and four["verdicts"] == []
     assert four["answers"]["right"] == [False] * 3 and four["answers"]["share"]["value"] == 0
     (pair,) = found["compared"]
@@ -73,7 +74,20 @@ def test_for_people(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for wanted in ("llamacpp", "retained", "McNemar", "nats a token", "rounds taken in turn", "0/3 (0%-56%)"):
         assert wanted in shown
+    assert "weights Q4_0, activations blocks of 8 bits, kv f16" in shown
     assert all(len(line) < 160 for line in shown.splitlines() if " less " not in line)
+
+
+@pytest.mark.slow
+def test_a_kv_cache_of_eight_bits_costs_what_is_seen(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same codes in the same engine: quality is taken with the KV cache that is asked for."""
+    found = {}
+    for kv in ("f16", "q8"):
+        start = ["measure", str(made / "q8"), "--against", str(made / "source"), "--text", str(made / "text.txt")]
+        assert cli.main([*start, "--runs", "1", "--engine", "llamacpp", "--kv", kv, "--json"]) == 0
+        (found[kv],) = json.loads(capsys.readouterr().out)["measured"]
+    assert found["q8"]["kv"] == "q8" and found["q8"]["effective"]["kv"] == "q8_0"
+    assert found["q8"]["quality"]["kl"]["value"] > found["f16"]["quality"]["kl"]["value"] > 0
 
 
 def test_what_makes_no_sense(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

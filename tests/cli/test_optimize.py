@@ -74,6 +74,21 @@ def test_what_makes_no_sense(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "out").exists()
 
 
+def test_a_smaller_kv_cache_where_memory_asks_for_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a limit near what is predicted both are candidates."""
+    start = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--format", "gguf", "--dry-run", "--json"]
+
+    def kept(*more: str) -> dict[tuple[str, str], int]:
+        assert cli.main([*start, *more]) == 0
+        listed = json.loads(capsys.readouterr().out)["candidates"]
+        return {(one["scheme"], one["kv"]): one["memory"]["likely"] for one in listed if not one["dropped"]}
+
+    usual = kept()
+    assert {kv for _, kv in usual} == {"auto"}
+    both = kept("--max-memory", str(usual["q4", "auto"]))
+    assert both["q4", "q8"] < both["q4", "auto"] and {kv for _, kv in kept("--kv", "f16")} == {"f16"}
+
+
 def test_a_dry_run_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--dry-run", "--max-size", "60%"]) == 0
     shown = capsys.readouterr().out
@@ -85,12 +100,14 @@ def test_two_objectives_give_a_front(tmp_path: Path, capsys: pytest.CaptureFixtu
     words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--objective", "size,quality", "--json"]
     assert cli.main([*words, "--format", "gguf", "--format", "onnx", "--budget", "1h"]) == 0
     found = json.loads(capsys.readouterr().out)
-    trials = {(one["format"], one["scheme"], one["engine"]): one["measured"] for one in found["trials"] if one["passed"]}
+    trials = {
+        (one["format"], one["scheme"], one["engine"], one["kv"]): one["measured"] for one in found["trials"] if one["passed"]
+    }
     figures = [
         (one["bytes"], max(1e-4, one["quality"]["kl"]["value"])) for one in map(trials.get, map(tuple, found["front"]))
     ]
     assert len(figures) >= 3 and figures == [
         one for one in figures if not any(a < one[0] and b < one[1] for a, b in figures)
     ]
-    assert [found["choice"][key] for key in ("format", "scheme", "engine")] in found["front"]
+    assert [found["choice"][key] for key in ("format", "scheme", "engine", "kv")] in found["front"]
     assert found["unmeasured"]  # not a grid

@@ -31,7 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_plan_in_json(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(said(capsys, "plan", str(toy("qwen3")), "--json", "--max-memory", "1GiB", "--context", "256"))
-    assert found["limits"] == {"size": None, "memory": 1 << 30, "speed": None, "context": 256}
+    assert found["limits"] == {"size": None, "memory": 1 << 30, "speed": None, "context": 256, "kv": None}
     assert found["machine"]["measured"] and found["relax"] == []
     for one in found["candidates"]:
         if one["memory"]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from slmops import compile as compiler
@@ -17,6 +18,7 @@ from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, EngineMissing, UsageError
 from slmops.engines import Sampling, _host
+from slmops.plan import memory
 from slmops.source import load
 
 pytestmark = pytest.mark.slow
@@ -54,6 +56,44 @@ def test_the_same_greedy_tokens_twice_and_a_cancel_in_between(name: str, artifac
         stopped = [t.id for t in worker.generate(ids, Sampling(max_tokens=24, stop_ids=(first[3],))) if t.id is not None]
         assert stopped == first[: first.index(first[3])]
         assert worker.memory()["peak"] > 10_000_000
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_each_precision_of_the_kv_cache_runs_and_is_near_the_usual_one(name: str, artifacts: Path) -> None:
+    engine = plugins.load("engines", name)
+    artifact, ids = run.Artifact.open(folder_of(name, artifacts)), np.random.default_rng(0).integers(3, 300, 96).tolist()
+    found, said = {}, {}
+    for kv in engine.KV:
+        with run.open_worker(artifact, name, context=128, kv=kv) as worker:
+            assert len(list(worker.generate(ids, Sampling(max_tokens=4)))) >= 4
+            said[kv] = worker.effective["kv"]
+            if "logits" in engine.CAN:
+                found[kv] = worker.logits(ids, [64, 32])
+    for kv in said:
+        assert kv == "auto" or kv in said[kv] or (kv == "q8" and "8" in said[kv]), said
+    if "q8" in found:
+        wide = found.get("f16", found["auto"])  # where there is no f16 the usual one is as wide
+        error = np.linalg.norm(found["q8"] - wide) / np.linalg.norm(wide)
+        assert 0 < error < 0.1  # bf16 of the toy alone is half of it
+    with pytest.raises(UsageError, match="no KV cache of q2") as caught:
+        run.open_worker(artifact, name, kv="q2")
+    assert ", ".join(engine.KV) in caught.value.cure
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name.startswith("llama")])
+def test_a_smaller_kv_cache_takes_less_memory_by_what_is_predicted(
+    name: str, toy: Callable[..., Path], tmp_path: Path
+) -> None:
+    """llama.cpp takes the cache of the whole context at once: the process differs by it, and by little else."""
+    model = load(toy("qwen3", max_position_embeddings=131_072))
+    (made,) = compiler.convert(model, ["gguf"], "q4", tmp_path / "out", verify=False)
+    taken = {}
+    for kv in ("f32", "f16", "q8"):
+        with run.open_worker(run.Artifact.open(made.folder), name, context=131_072, kv=kv) as worker:
+            taken[kv] = worker.memory()["resident"]
+    for wide, narrow in (("f32", "f16"), ("f16", "q8")):
+        predicted = [memory.kv_cache(model.spec, 131_072, memory.number(name, kv)) for kv in (wide, narrow)]
+        assert taken[wide] - taken[narrow] == pytest.approx(predicted[0] - predicted[1], rel=0.1)
 
 
 @pytest.mark.parametrize("name", ENGINES)

@@ -90,6 +90,9 @@ def session(made: tuple[Model, Path]) -> Iterator[onnxruntime.OrtSession]:
         ("llama", {"attention_bias": True, "mlp_bias": True}, "q8", "cpu"),
         ("qwen2", {}, "q4a", "cpu"),
         ("qwen3", {}, "q8", "cpu"),
+        ("qwen2", {}, "w8a8", "cpu"),
+        ("llama", {"tie_word_embeddings": False, "attention_bias": True}, "w8a8", "cpu"),
+        ("qwen3", {}, "w8a8", "dml"),
         ("qwen3", {"tie_word_embeddings": False}, "q4a", "cpu"),
         ("qwen3", {}, "f16", "cpu"),
         ("mistral", {"sliding_window": 24}, "q4", "cpu"),
@@ -111,6 +114,8 @@ def test_logits_are_the_references(
     proof.close()
     plain = onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=256)
     assert relative(plain.logits(IDS, CHUNKS), expected) < 0.05
+    by_row = stored == "w8a8" and provider == "cpu"
+    assert (plain.effective["activations"] == "8 bits, a scale a call") == by_row
     assert plain.effective["kv"] == ("f32" if provider == "cpu" else "f16")
     plain.close()
 

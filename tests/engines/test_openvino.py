@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -64,6 +65,7 @@ def session(request: pytest.FixtureRequest, made: tuple[Model, Path]) -> Iterato
         ("qwen2", {}, "q8"),
         ("qwen3", {}, "bf16"),
         ("qwen3", {"hidden_size": 96}, "q4a"),
+        ("qwen3", {}, "w8a8"),
     ],
 )
 def test_computes_what_the_reference_computes(
@@ -78,6 +80,31 @@ def test_computes_what_the_reference_computes(
         assert proof.effective["kv"] == proof.effective["activations"] == "f32"
         usual = engine.open(folder, device="cpu", threads=1)
         assert relative(usual.logits(IDS, [96]), expected) < 0.1, engine.__name__
+
+
+def test_larger_groups_of_activations_where_each_row_has_one_scale(toy: Toy, tmp_path: Path) -> None:
+    """The graph asks for them, so that whatever opens it gets them; who asks the engine for others is obeyed."""
+    folder = write(quantize(huggingface.read(toy("qwen3", hidden_size=192)), chooser("w8a8")), tmp_path / "out")
+    wanted = "8 bits in groups of 64"  # 128 does not divide the rows
+    usual, exact = (openvino.open(folder, proof=proof, device="cpu", threads=1) for proof in (False, True))
+    assert wanted in usual.effective["activations"] and exact.effective["activations"] == "f32"
+    usual.logits(IDS[:8], [8])
+    exact.logits(IDS[:8], [8])
+    assert wanted in usual.effective["activations"] and exact.effective["activations"] == "f32"
+
+
+def test_the_kv_cache_is_as_large_as_is_counted(made: tuple[Model, Path]) -> None:
+    """Bytes of a number in the blocks that OpenVINO asks for, scales and all; the head is small, so they weigh more here."""
+    spec, head = made[0].spec, made[0].spec.head_dim
+    for kv, number in openvino_paged.KV.items():
+        opened = openvino_paged.open(made[1], device="cpu", threads=1, kv=kv)
+        opened.logits(IDS[:8], [8])
+        assert opened._runner is not None
+        items = [item for item in opened._runner.compiled.inputs if "_cache." in item.any_name]
+        shapes = [[extent.get_length() for extent in list(item.partial_shape)[1:]] for item in items]
+        whole = sum(item.element_type.size * math.prod(shape) for item, shape in zip(items, shapes, strict=True))
+        found = whole / 32 / (2 * spec.layers * spec.kv_heads * head)
+        assert found == (pytest.approx(number) if number > 2 or kv == "f16" else pytest.approx(1 + (8 / 32 + 8 / head) / 2))
 
 
 @pytest.mark.parametrize("family", plugins.names("architectures"))

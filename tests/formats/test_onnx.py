@@ -27,7 +27,7 @@ from slmops.formats import onnx as container
 from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
-SCHEMES = ("q4", "q8", "q4a", "int4-g64-zero-f16", "int8-g32-zero-f16", *container.DENSE)
+SCHEMES = ("q4", "q8", "q4a", "w8a8", "int4-g64-zero-f16", "int8-g32-zero-f16", *container.DENSE)
 WINDOW = {"sliding_window": 24}
 
 
@@ -83,7 +83,7 @@ def test_reads_back_what_was_written(toy: Toy, tmp_path: Path, family: str, stor
     for role, tensor in again.tensors.items():
         assert isinstance(tensor, Packed) == isinstance(model.tensors[role], Packed)
         if isinstance(tensor, Packed):
-            assert tensor.scheme.name.startswith("int8" if "8" in stored else "int4")
+            assert tensor.scheme.name.startswith(("int8", "w8a8") if "8" in stored else "int4")
         crc = [stream.digest(stream.pull(tensor, *span)) for span in stream.blocks(tensor, again.spec.row_multiple)]
         assert crc == digests[role]["crc"][stream.form_of(tensor)], role
 
@@ -131,6 +131,16 @@ def test_tied_head_shares_the_bytes_of_the_embedding(made: tuple[Model, Path]) -
     flat, blocks = tensors["embedding.codes"], tensors["embedding.codes.blocks"]
     assert flat.external_data == blocks.external_data
     assert (len(flat.dims), len(blocks.dims)) == (2, 3)
+
+
+def test_a_scale_a_row_is_multiplied_by_whole_numbers(toy: Toy) -> None:
+    """The layers' matrices; the embedding and the head that shares its codes stay in blocks, which other providers know."""
+    model = model_of(toy, "qwen3", "w8a8")
+    kinds = [node.op_type for node in onnx.load_from_string(container.plan(model).files["model.onnx"]).graph.node]
+    assert kinds.count("DynamicQuantizeMatMul") == 7 * model.spec.layers
+    assert kinds.count("MatMulNBits") == kinds.count("GatherBlockQuantized") == 1
+    other = onnx.load_from_string(container.plan(model, provider="cuda").files["model.onnx"]).graph.node
+    assert not any(node.op_type == "DynamicQuantizeMatMul" for node in other)
 
 
 def test_window_reaches_the_attention(toy: Toy) -> None:
@@ -214,7 +224,7 @@ def test_foundry_local_is_told_why_not(toy: Toy) -> None:
 
 
 @pytest.mark.parametrize("provider", ["cpu", "cuda"])
-@pytest.mark.parametrize("stored", ["q4", "f16"])
+@pytest.mark.parametrize("stored", ["q4", "f16", "w8a8"])
 def test_twin_computes_in_f32(toy: Toy, tmp_path: Path, provider: str, stored: str) -> None:
     folder, *_ = write(model_of(toy, "llama", stored), tmp_path / "source", provider=provider)
     twin = container.twin(folder, tmp_path / "twin")
@@ -223,7 +233,7 @@ def test_twin_computes_in_f32(toy: Toy, tmp_path: Path, provider: str, stored: s
         graph = graph_of(twin, name).graph
         for node in graph.node:
             attributes = {attribute.name: attribute.i for attribute in node.attribute}
-            assert attributes.get("accuracy_level", 0) == 0
+            assert attributes.get("accuracy_level", 0) == 0 and node.op_type != "DynamicQuantizeMatMul"
             assert node.op_type != "Cast" or attributes["to"] != onnx.TensorProto.FLOAT16
         assert all(value.type.tensor_type.elem_type != onnx.TensorProto.FLOAT16 for value in (*graph.input, *graph.output))
     assert (twin / "model.onnx.data").read_bytes() == (folder / "model.onnx.data").read_bytes()
@@ -293,6 +303,27 @@ def test_hostile_graphs_are_refused(copy: Path, change: Callable[[Any], None]) -
     spoil(copy, change)
     with pytest.raises((CorruptInput, Unsupported)):
         container.read(copy)
+
+
+def test_hostile_rows_are_refused(toy: Toy, tmp_path: Path) -> None:
+    """A scale a row: the product's inputs, and what turns its codes, are as hostile as blocks are."""
+    folder, *_ = write(model_of(toy, "qwen3", "w8a8"), tmp_path / "rows")
+    kept = (folder / "model.onnx").read_bytes()
+
+    def first(graph: Any, kind: str) -> Any:
+        return next(node for node in graph.node if node.op_type == kind)
+
+    for change in (
+        lambda graph: first(graph, "Transpose").ClearField("input"),
+        lambda graph: first(graph, "DynamicQuantizeMatMul").ClearField("input"),
+        lambda graph: first(graph, "DynamicQuantizeMatMul").input.__setitem__(2, "embedding.codes"),
+        lambda graph: first(graph, "Transpose").input.__setitem__(0, "embedding.codes"),
+    ):
+        spoil(folder, change)
+        with pytest.raises(SlmopsError):
+            container.read(folder)
+        (folder / "model.onnx").write_bytes(kept)
+    assert set(container.read(folder).tensors)
 
 
 def test_truncated_and_foreign_files_are_refused(copy: Path) -> None:

@@ -25,7 +25,7 @@ from slmops.formats import _encode, _openvino_graph, _openvino_ir, _openvino_rea
 from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
-SCHEMES = ("q4", "q8", "q4a", "f32", "f16", "bf16")
+SCHEMES = ("q4", "w8a8", "q8", "q4a", "f32", "f16", "bf16")
 WINDOW = {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1}
 
 

@@ -12,6 +12,7 @@ import pytest
 from checkpoints import hollow
 from slmops import compile as compiler
 from slmops import source
+from slmops.core.errors import UsageError
 from slmops.core.model import Model
 from slmops.formats import huggingface
 from slmops.plan import decide, memory, targets
@@ -81,6 +82,36 @@ def test_a_limit_that_nothing_keeps(model: Model, pi: Machine, limits: Limits, r
 def test_a_machine_too_small(model: Model, pi: Machine) -> None:
     listed = found(model, dataclasses.replace(pi, usable=1_000_000_000), Limits(context=4096), "gguf")
     assert not listed["gguf", "q2_k"].dropped and "can be had" in listed["gguf", "f16"].dropped
+
+
+def test_a_smaller_kv_cache_only_where_memory_asks_for_it(model: Model, pi: Machine) -> None:
+    """Qwen3-0.6B, 32,768 tokens: 3.76 GB of keys and values in f16, 2.00 GB in Q8_0."""
+    loose = decide.candidates(model, pi, Limits(context=32_768), ["gguf"], ["q4"], here=False)
+    assert [one.kv for one in loose] == ["auto"] and loose[0].memory is not None
+    assert loose[0].memory.kv_cache == 32_768 * 114_688
+    wanted = Limits(context=32_768, memory=3_200_000_000)
+    kept, out = decide.candidates(model, pi, wanted, ["gguf"], ["q4"], here=False)
+    assert kept.kv == "q8" and not kept.dropped and kept.memory is not None
+    assert kept.memory.kv_cache == loose[0].memory.kv_cache * 34 // 64
+    assert out.kv == "auto" and "of memory" in out.dropped and kept.key != out.key and kept.codes != out.codes
+    # With no room for the smaller one either, its figures say how much is lacking.
+    (least,) = decide.candidates(model, pi, dataclasses.replace(wanted, memory=10**9), ["gguf"], ["q4"], here=False)
+    assert least.kv == "q8" and "of memory" in least.dropped
+    assert "gguf q4 with a KV cache of q8" in decide.relax([least], dataclasses.replace(wanted, memory=10**9))[0]
+    both = decide.candidates(model, pi, Limits(context=32_768), ["gguf"], ["q4"], here=False, lean=True)
+    assert {one.kv for one in both} == {"auto", "q8"}
+    # openvino's usual one is of 8 bits already.
+    assert [one.kv for one in decide.candidates(model, pi, wanted, ["openvino"], ["q4"], here=False, lean=True)] == ["auto"]
+
+
+def test_a_kv_cache_that_is_asked_for(model: Model, pi: Machine) -> None:
+    wanted = Limits(context=32_768, memory=3_200_000_000, kv="f16")
+    (one,) = decide.candidates(model, pi, wanted, ["gguf"], ["q4"], here=False)
+    assert one.kv == "f16" and "of memory" in one.dropped
+    (other,) = decide.candidates(model, pi, Limits(kv="q8"), ["onnx"], ["q4"], here=False)
+    assert "onnxruntime has no KV cache of q8, but auto, f32" in other.dropped
+    with pytest.raises(UsageError, match="no engine has a KV cache of q2"):
+        decide.candidates(model, pi, Limits(kv="q2"), here=False)
 
 
 def test_no_weight_and_no_tokenizer_is_read(tmp_path: Path, pi: Machine) -> None:

@@ -51,6 +51,14 @@ def test_kv_cache_of_a_known_model() -> None:
     assert memory.contexts(spec, 100) == (100,)
 
 
+def test_every_engine_says_what_a_number_of_its_kv_cache_takes() -> None:
+    for name in plugins.names("engines"):
+        known = plugins.load("engines", name).KV
+        assert next(iter(known)) == "auto" and set(known) <= {"auto", "f32", "f16", "q8"}
+        assert memory.smaller(name) == ("q8" if known.get("q8", 9) < known["auto"] else None)
+    assert memory.number("llamacpp", "q8") == 34 / 32 and memory.number("") == 2.0
+
+
 @pytest.mark.parametrize(("scheme", "bits"), [("q4", 4.5), ("q8", 8.5), ("f16", 16.0)])
 def test_weights_of_a_known_model(scheme: str, bits: float, tmp_path: Path) -> None:
     """Bits a weight: codes and one f16 scale for 32; a little more for tokenizers, norms and alignment."""

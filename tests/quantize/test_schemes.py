@@ -25,7 +25,7 @@ def held(name: str) -> Affine:
 
 
 # Each shape of a kernel is compiled once, which takes a second or two.
-COMMON = [*PORTABLE, "q4_0", "q4_1", "q8_0"]
+COMMON = [*PORTABLE, "q4_0", "q4_1", "q8_0", "w8a8"]
 RARE = ["q5_0", "q5_1", *NAMED]
 AFFINE = [*COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE)]
 NARROW = [*COMMON, *(pytest.param(name, marks=pytest.mark.slow) for name in RARE if not held(name).wide)]
@@ -61,6 +61,16 @@ def test_scales_are_exact_in_sixteen_bits(name: str, dtype: type) -> None:
             products = codes.scales * codes.zeros
             assert (products.astype(np.float16).astype(np.float32) == products).all()
             assert codes.zeros.max() <= 15
+
+
+def test_one_scale_a_row() -> None:
+    """From the row's greatest magnitude, whose code is 1 or 255; exact in sixteen bits, whichever they are."""
+    codes = held("w8a8").quantize(weights())
+    assert (codes.scales == codes.scales[:, :1]).all() and codes.scales.shape == (64, 32)
+    assert (np.abs(codes.codes.astype(int) - 128).max(axis=1) == 127).all() and codes.codes.min() > 0
+    for sixteen in (np.float16, ml_dtypes.bfloat16):
+        assert (codes.scales.astype(sixteen).astype(np.float32) == codes.scales).all()
+    assert 1 < error("w8a8", weights()) / error("q8", weights()) < 8
 
 
 @pytest.mark.parametrize("name", AFFINE)

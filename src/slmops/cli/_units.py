@@ -54,7 +54,15 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-memory", metavar="BYTES", help="of the engine's process at its peak")
     parser.add_argument("--min-speed", metavar="TOK/S", help="of decoding one sequence: 20tok/s")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens that must fit (4096)")
+    add_kv(parser, "auto: the engine's own; default: the same, and q8 too where memory asks for it", None)
     parser.add_argument("--format", action="append", metavar="NAME", help="only this format (may be repeated)")
+
+
+def add_kv(parser: argparse.ArgumentParser, text: str, default: str | None = "auto") -> None:
+    """--kv: engines have some of these precisions (KV in their files), and opening one says which."""
+    parser.add_argument(
+        "--kv", default=default, choices=("auto", "f32", "f16", "q8"), help=f"precision of the KV cache; {text}"
+    )
 
 
 def add_gates(parser: argparse.ArgumentParser, beside: str) -> None:
@@ -94,6 +102,7 @@ def limits(arguments: argparse.Namespace, parameters: int) -> Limits:
         memory=size(arguments.max_memory) if arguments.max_memory else None,
         speed=rate(arguments.min_speed) if arguments.min_speed else None,
         context=arguments.context,
+        kv=arguments.kv,
     )
 
 

@@ -29,6 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="for the tasks of one artifact (60)")
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
+    _units.add_kv(parser, "default: the engine's own (auto)")
     parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of the speed, after a warm-up (3)")
     text = "throughput and latency with so many requests in flight, such as 1,4: in engines that compute several at once"
@@ -79,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
                 seconds=arguments.seconds,
                 runs=arguments.runs,
                 device=arguments.device,
+                kv=arguments.kv,
                 say=progress.say,
             )
             if levels:
@@ -217,6 +219,9 @@ def _shown(found: list[Measured], compared: list[dict[str, Any]], verdicts: list
     for one in found:
         if one.speed and one.speed.batches > 1:
             lines.append(f"{one.folder}: the speed was taken {one.speed.batches} times, for it varied; the steadiest counts")
+    for one in found:
+        runs = ", ".join(f"{key} {one.effective[key]}" for key in ("weights", "activations", "kv") if key in one.effective)
+        lines.append(f"{one.folder} in {one.engine} computes with\n  {runs}")
     if speeds.joules() is None:
         lines.append("energy: this system has no counters of it that can be read here (RAPL)")
     for one, own in zip(found, verdicts, strict=True):

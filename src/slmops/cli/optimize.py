@@ -103,6 +103,7 @@ def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dic
             "format": one.candidate.format,
             "scheme": one.candidate.scheme,
             "engine": one.candidate.engine,
+            "kv": one.candidate.kv,
             "passed": one.passed,
             "chosen": one is found.choice,
             "front": one in found.front,
@@ -112,7 +113,8 @@ def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dic
         }
 
     def predicted(one: Candidate) -> dict[str, Any]:
-        return {"format": one.format, "scheme": one.scheme, "engine": one.engine, "size": one.size, "speed": one.speed}
+        named = {"format": one.format, "scheme": one.scheme, "engine": one.engine, "kv": one.kv}
+        return {**named, "size": one.size, "speed": one.speed}
 
     best = found.choice.measured if found.choice else None
     facts = {
@@ -122,7 +124,7 @@ def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dic
         "inputs": inputs,
         "choice": trial(found.choice) if found.choice else None,
         "trials": [trial(one) for one in found.trials],
-        "front": [[one.candidate.format, one.candidate.scheme, one.candidate.engine] for one in found.front],
+        "front": [list(one.candidate.key) for one in found.front],
         "unmeasured": [predicted(one) for one in found.unmeasured],
         "dropped": [{**predicted(one), "because": one.dropped} for one in found.dropped],
         "relax": found.relax,
@@ -137,12 +139,13 @@ def _facts(found: Found, model: Model, wanted: Wanted, command: str, inputs: dic
 
 
 def _shown(found: Found, objective: str) -> str:
-    from slmops.cli import _text
+    from slmops.cli import _text, plan
 
     rows = []
     for one in sorted(found.trials, key=lambda each: (not each.passed, each.candidate.size)):
         mark = "->" if one is found.choice else "*" if one in found.front else ""
-        name = [mark, one.candidate.format.replace("_", "-"), one.candidate.scheme, one.candidate.engine]
+        where = plan.where(one.candidate.engine, one.candidate.kv)
+        name = [mark, one.candidate.format.replace("_", "-"), one.candidate.scheme, where]
         measured = one.measured
         if measured is None or measured.quality is None or measured.speed is None:
             rows.append([*name, *["-"] * 5, one.failure[:60] or "no figures"])
@@ -159,11 +162,11 @@ def _shown(found: Found, objective: str) -> str:
     if found.choice and found.choice.measured:
         said = "\n".join(_text.verdicts(found.choice.verdicts))
         best, folder = found.choice.candidate, found.choice.measured.folder
-        lines.append(f"chosen for {objective}: {best.format.replace('_', '-')} {best.scheme} in {best.engine}\n{said}")
-        lines.append(f'next: slmops run {folder} "..." --engine {best.engine}')
+        lines.append(f"chosen for {objective}: {best.named} in {best.engine}\n{said}")
+        lines.append(f'next: slmops run {folder} "..." --engine {plan.where(best.engine, best.kv)}')
     lines += ["\n".join(found.steps)] if len(found.steps) > 1 else []
     if found.dropped:
-        why = [(f"  {one.format.replace('_', '-')} {one.scheme}", one.dropped) for one in found.dropped]
+        why = [(f"  {one.named}", one.dropped) for one in found.dropped]
         lines.append(f"dropped by prediction:\n{_text.pairs(why)}")
     rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped"
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest}")

@@ -164,12 +164,18 @@ def _as_dict(one: Candidate) -> dict[str, Any]:
         "format": one.format,
         "scheme": one.scheme,
         "engine": one.engine,
+        "kv": one.kv,
         "bytes": one.size,
         "bits_per_weight": round(one.bits, 3),
         "memory": None if memory is None else {"low": memory.low, "likely": memory.total, "high": memory.high},
         "tokens_per_second": dict(zip(("low", "likely", "high"), (round(n, 2) for n in one.speed), strict=True)),
         "dropped": one.dropped or None,
     }
+
+
+def where(engine: str, kv: str) -> str:
+    """The engine, with the option that it is opened with where that is not its usual KV cache."""
+    return engine if kv == "auto" else f"{engine} --kv {kv}"
 
 
 def text(found: dict[str, Any], everything: bool) -> str:
@@ -190,7 +196,7 @@ def text(found: dict[str, Any], everything: bool) -> str:
         for one in kept:
             memory, speed = one["memory"], one["tokens_per_second"]
             rows.append(
-                [one["format"].replace("_", "-"), one["scheme"], one["engine"], _text.size(one["bytes"]),
+                [one["format"].replace("_", "-"), one["scheme"], where(one["engine"], one["kv"]), _text.size(one["bytes"]),
                  f"{one['bits_per_weight']:.2f}", f"{_text.size(memory['low'])} to {_text.size(memory['high'])}",
                  f"{speed['low']:.3g} to {speed['high']:.3g}"]
             )  # fmt: skip

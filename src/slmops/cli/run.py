@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _units
+
 HELP = "ask an artifact (or a checkpoint folder) in its engine; only the answer goes to standard output"
 EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
 
@@ -18,6 +20,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample among the likeliest that sum to P (1)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="for sampling (0)")
     parser.add_argument("--raw", action="store_true", help="continue the text as it stands, without the chat template")
+    _units.add_kv(parser, "default: the engine's own (auto)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where the engine runs")
 
 
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     pieces: list[str] = []
     count, first, last = 0, 0.0, 0.0
-    with runner.open_worker(artifact, arguments.engine, device=arguments.device) as worker:
+    with runner.open_worker(artifact, arguments.engine, device=arguments.device, kv=arguments.kv) as worker:
         _say_fallback(worker.effective)
         ids = runner.tokens_of(worker, artifact, text)
         for token in worker.generate(ids, runner.fit(sampling, artifact, len(ids))):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 TITLE = "NNCF 3.4"
-_ACTIVATIONS = "static activations need an engine that gains from them; OpenVINO rounds activations by itself where it does"
+_ACTIVATIONS = (
+    "static activations gain too little here (bench/README.md); OpenVINO rounds activations by itself where it does"
+)
 _TRAINING = "training is not in slmops yet"
 
 TABLE: dict[str, tuple[str, str]] = {
@@ -27,7 +29,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "quantize: ChannelAlignment": ("not done", "for convolutions"),
     "quantize: BiasCorrection, FastBiasCorrection": ("not done", _ACTIVATIONS),
     "quantize_with_accuracy_control": ("ours", "slmops optimize: candidates are measured, and gates decide"),
-    "KV cache precision (OpenVINO's KV_CACHE_PRECISION)": ("engine", "OpenVINO's own: 8 bits by default on processors"),
+    "KV cache precision (OpenVINO's KV_CACHE_PRECISION)": (
+        "ours",
+        "--kv f32, f16 or q8; OpenVINO's own is 8 bits on processors",
+    ),
     "quantization-aware training, LoRA with FakeQuantize": ("not done", _TRAINING),
     "prune (magnitude, movement, filters)": ("not done", "none of the engines gains from zeros in a decoder's weights"),
     "knowledge distillation": ("not done", _TRAINING),

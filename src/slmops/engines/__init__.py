@@ -7,8 +7,11 @@ EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
 CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel"}: what a Session of it can do
 DEVICES                  device names it takes besides "auto"
 FOOTPRINT                what its process takes in memory (plan/memory.py adds it up), and how fast it reads weights
+KV                       the precisions of its KV cache, "auto" (its default on a CPU) first, among AUTO, "f32", "f16" and
+                         "q8" (8 bits with scales): name -> bytes of a number, scales and all, which plan/memory.py counts
 open(folder, *, proof, device, threads, context) -> Session
-                         with "parallel" in CAN it takes `parallel` too: how many requests may be in flight at once
+                         with "parallel" in CAN it takes `parallel` too: how many requests may be in flight at once;
+                         with more than "auto" in KV it takes `kv` too: one of them
 
 With "parallel", a Session has one method more, for requests that are computed together (continuous batching):
 
@@ -46,8 +49,6 @@ class Footprint:
 
     base: int
     """Bytes of the process with the engine loaded and no model."""
-    kv: float = 2.0
-    """Bytes of a number in the KV cache: f16 unless the engine's default on a CPU is another."""
     copies: float = 1.0
     """Bytes resident for each byte of weights: more than 1 where codes are repacked beside the file's mapped pages."""
     plain: float | None = None

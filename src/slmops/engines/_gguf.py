@@ -10,6 +10,11 @@ from typing import BinaryIO
 
 from slmops.core.errors import EngineFailed
 
+KV = {"auto": 2.0, "f32": 4.0, "f16": 2.0, "q8": 34 / 32}
+"""llama.cpp's precisions of the KV cache, see engines: q8 is Q8_0, 32 codes with a scale of 16 bits."""
+TYPES = {"f32": "f32", "f16": "f16", "q8": "q8_0"}
+"""What llama.cpp calls them."""
+
 STRING, ARRAY, INT32, BOOL = 8, 9, 5, 7
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 HIDDEN = (2, 3)

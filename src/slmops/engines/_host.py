@@ -76,6 +76,13 @@ def engines_for(form: str) -> list[str]:
     return [name for _, name in sorted(matching, key=lambda item: (-item[0], item[1]))]
 
 
+def check_kv(name: str, kv: str) -> None:
+    """Raise UsageError for a precision of the KV cache that the engine does not have."""
+    known = plugins.load("engines", name).KV
+    if kv not in known:
+        raise UsageError(f"{name} has no KV cache of {kv}", f"one of: {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class Token:
     """One generated token: its id (None for a last piece of text), the text that became certain, seconds since the start."""
@@ -98,8 +105,10 @@ class Worker:
         threads: int | None = None,
         context: int = 4096,
         parallel: int = 1,
+        kv: str = "auto",
     ) -> None:
         require(engine)
+        check_kv(engine, kv)
         if parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
             raise UsageError(f"{engine} takes one request at a time", "leave concurrency out, or take another engine")
         self.engine = engine
@@ -129,6 +138,7 @@ class Worker:
                 threads=threads,
                 context=context,
                 **({"parallel": parallel} if parallel > 1 else {}),
+                **({"kv": kv} if kv != "auto" else {}),
             )
         except BaseException:
             self.close()

@@ -22,8 +22,8 @@ from slmops.engines import _gguf
 TESTED = "2026.10.11549"
 CURE = f'install the version that was tested: pip install "xllamacpp=={TESTED}"'
 
-F32, F16 = 0, 1
-FLASH_AUTO, FLASH_OFF = -1, 0
+F32, F16, Q8_0 = 0, 1, 8
+FLASH_AUTO, FLASH_OFF, FLASH_ON = -1, 0, 1
 LOAD_READ = 0
 LEVEL_ERROR = 4
 

@@ -25,6 +25,7 @@ PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+KV = _gguf.KV
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
 ROUGH = {"gelu_tanh": 5e-3}
 """Activations that ggml looks up in a table of f16, in f32 mode too (GGML_GELU_FP16): bound of the proof's error."""
@@ -34,20 +35,22 @@ BATCH = 512
 OUTPUTS = 64
 """Positions whose logits are asked for at once; llama.cpp keeps room for as many rows of the vocabulary."""
 FILE_TYPES = {0: "f32", 1: "f16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 32: "bf16"}
+KV_TYPES = {"f32": _llamacpp_library.F32, "f16": _llamacpp_library.F16, "q8_0": _llamacpp_library.Q8_0}
 CODED = ("Q4_0", "Q4_1", "Q8_0")
 
 
-def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int) -> Session:
+def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int, kv: str = "auto") -> Session:
     """Load the folder's GGUF. Raises EngineFailed with what llama.cpp said."""
     if device not in ("auto", *DEVICES):
         raise UsageError(f"llama.cpp has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
-    return Session(_llamacpp_library.load(), _gguf.locate(folder), proof, device, threads or os.cpu_count() or 4, context)
+    threads = threads or os.cpu_count() or 4
+    return Session(_llamacpp_library.load(), _gguf.locate(folder), proof, device, threads, context, kv)
 
 
 class Session:
     """One model with one context. See engines.Session."""
 
-    def __init__(self, library: Library, file: Path, proof: bool, device: str, threads: int, context: int) -> None:
+    def __init__(self, library: Library, file: Path, proof: bool, device: str, threads: int, context: int, kv: str) -> None:
         self._library, self._file = library, file
         self._renderer: _llamacpp_render.Renderer | None = None
         self._model = self._context = None
@@ -74,11 +77,16 @@ class Session:
         settings.n_ubatch = settings.n_batch
         settings.n_outputs_max, settings.n_outputs_max_per_seq = min(OUTPUTS, settings.n_batch), 0
         settings.n_threads = settings.n_threads_batch = threads
+        self._kv = "f32" if proof else _gguf.TYPES.get(kv, "f16")
+        settings.type_k = settings.type_v = KV_TYPES[self._kv]
         if proof:
-            settings.type_k = settings.type_v = _llamacpp_library.F32
             settings.flash_attn_type = _llamacpp_library.FLASH_OFF
+        elif kv == "q8":  # values with scales are for flash attention alone
+            settings.flash_attn_type = _llamacpp_library.FLASH_ON
         self._context = library.init_from_model(self._model, settings)
         if not self._context:
+            if kv == "q8":
+                raise EngineFailed(f"llama.cpp gives no KV cache of q8 here{library.said()}", "leave --kv out")
             raise EngineFailed(f"llama.cpp has no room for a context of {self._limit}{library.said()}", "give a smaller one")
         self._memory = library.get_memory(self._context)
         self._batch = library.batch_init(settings.n_batch, 0, 1)
@@ -102,8 +110,8 @@ class Session:
             "threads": str(threads),
             "weights": weights,
             "activations": "blocks of 8 bits" if weights in CODED else weights,
-            "kv": "f32" if proof else "f16",
-            "attention": "plain" if proof else "flash where it can",
+            "kv": self._kv,
+            "attention": "plain" if proof else "flash" if self._kv == "q8_0" else "flash where it can",
             "context": str(self._limit),
         }
         if normalizer := self._meta(_gguf.NORMALIZER):

@@ -36,6 +36,7 @@ EXTRA = "llamacpp"
 INSTALL = "build or download llama.cpp and put llama-server on PATH"
 CAN = frozenset({"generate", "encode", "render", "parallel"})
 DEVICES = ("cpu", "gpu")
+KV = _gguf.KV
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
 PREFERENCE = 1
 
@@ -61,19 +62,28 @@ def installed() -> str | None:
     return lines[0].removeprefix("version:").strip() if lines else None
 
 
-def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int, parallel: int = 1) -> Session:
+def open(
+    folder: Path,
+    *,
+    proof: bool,
+    device: str,
+    threads: int | None,
+    context: int,
+    parallel: int = 1,
+    kv: str = "auto",
+) -> Session:
     """Start a server with the folder's GGUF and wait until it answers."""
     if device not in ("auto", *DEVICES):
         raise UsageError(f"llama-server has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
     if proof:
         raise UsageError("llama-server gives no logits, so there is nothing to prove with it", "use the engine llamacpp")
-    return Session(_gguf.locate(folder), device, threads or os.cpu_count() or 4, context, parallel)
+    return Session(_gguf.locate(folder), device, threads or os.cpu_count() or 4, context, parallel, kv)
 
 
 class Session:
     """A running server. See engines.Session."""
 
-    def __init__(self, file: Path, device: str, threads: int, context: int, parallel: int) -> None:
+    def __init__(self, file: Path, device: str, threads: int, context: int, parallel: int, kv: str) -> None:
         program = shutil.which(PROGRAM)
         if program is None:
             raise EngineMissing(f"there is no {PROGRAM} on PATH", INSTALL)
@@ -95,6 +105,9 @@ class Session:
         # The server divides its context among the requests in flight.
         command += ["--ctx-size", str(self._limit * parallel), "--parallel", str(parallel)]
         command += ["--threads", str(threads), "--no-webui", "--jinja"]
+        if kv != "auto":
+            command += ["--cache-type-k", _gguf.TYPES[kv], "--cache-type-v", _gguf.TYPES[kv]]
+            command += ["--flash-attn", "on"] if kv == "q8" else []  # values with scales are for flash attention alone
         # The server would take a leading bos out of what the template writes, trusting that the tokenizer adds it.
         command += ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
         if device == "cpu":
@@ -115,7 +128,7 @@ class Session:
             "device": "cpu" if device == "cpu" else "as llama-server chose",
             "threads": str(threads),
             "activations": "llama.cpp's default",
-            "kv": "f16",
+            "kv": _gguf.TYPES.get(kv, "f16"),
             "context": str(self._limit),
             **({"tokenizer": f"llama.cpp's, after {self._normalizer} by slmops"} if self._normalizer else {}),
         }

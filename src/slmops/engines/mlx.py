@@ -22,20 +22,28 @@ PACKAGE = "mlx-lm"
 EXTRA = "mlx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu")
+KV = {"auto": 2.0, "q8": 1 + 2 * 2 / 64}
+"""See engines. The model's own dtype, or 8 bits in groups with a scale and a bias (mlx_lm.models.cache)."""
 FOOTPRINT = Footprint(base=272_000_000, chunk=2048, efficiency=0.8)
 
 
 def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    proof: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
 ) -> SessionProtocol:
     """Open an MLX folder. `proof` computes in f32; MLX chooses its own number of threads."""
-    return Session(folder, proof=proof, device=device, context=context)
+    return Session(folder, proof=proof, device=device, context=context, kv=kv)
 
 
 class Session:
     """A model of mlx-lm, with a prompt cache per call."""
 
-    def __init__(self, folder: Path, *, proof: bool, device: str, context: int | None) -> None:
+    def __init__(self, folder: Path, *, proof: bool, device: str, context: int | None, kv: str) -> None:
         try:
             import mlx.core as mx
         except ImportError as error:
@@ -53,7 +61,7 @@ class Session:
         self._mx: Any = mx
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
-        self._cache, self._sampler = make_prompt_cache, make_sampler
+        self._empty_cache, self._sampler, self._kv = make_prompt_cache, make_sampler, kv
         try:
             self._model, config = load_model(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
@@ -64,15 +72,18 @@ class Session:
             mx.eval(self._model.parameters())
         self._vocab, self._context = int(config["vocab_size"]), context
         self._quantization = config.get("quantization")
+        head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+        self._group = 32 if head % 64 else 64
         self._computed = ""
         self._words = Words(lambda: load_tokenizer(folder))
+        self._cache()
 
     @property
     def effective(self) -> Mapping[str, str]:
         """Precisions as found: the dtype of the logits of one token tells what activations really are."""
         mx = self._mx
         if not self._computed:
-            self._computed = _name(self._model(mx.array([[0]]), cache=self._cache(self._model)).dtype)
+            self._computed = _name(self._model(mx.array([[0]]), cache=self._cache()).dtype)
         norm = _name(self._model.model.norm.weight.dtype)
         codes = self._quantization
         result = {
@@ -80,17 +91,27 @@ class Session:
             "device": self._device,
             "weights": f"{codes['bits']} bits in groups of {codes['group_size']}" if codes else norm,
             "activations": self._computed,
-            "kv": self._computed,
+            "kv": f"8 bits in groups of {self._group}" if self._kv == "q8" else self._computed,
         }
         if self._device == "cpu":
             result["fallback"] = "MLX's CPU back end is a reference, not fast: time it on Apple silicon"
         return result
 
+    def _cache(self) -> Any:
+        """A fresh cache; as codes from the first token on where that is asked for."""
+        cache = self._empty_cache(self._model)
+        if self._kv == "q8":
+            try:
+                return [layer.to_quantized(group_size=self._group, bits=8) for layer in cache]
+            except (AttributeError, NotImplementedError):  # of a window, or of a state
+                raise UsageError("mlx-lm does not quantize this model's KV cache", "leave --kv out") from None
+        return cache
+
     def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
         check(ids, chunks, self._vocab, self._context)
         mx = self._mx
         result = np.empty((len(ids), self._vocab), np.float32)
-        cache, start = self._cache(self._model), 0
+        cache, start = self._cache(), 0
         for length in chunks:
             part = self._model(mx.array([list(ids[start : start + length])]), cache=cache)[0]
             result[start : start + length] = np.array(part.astype(mx.float32))
@@ -107,7 +128,8 @@ class Session:
         mx.random.seed(sampling.seed)
         top_k = sampling.top_k if sampling.top_k < self._vocab else 0
         sampler = self._sampler(temp=sampling.temperature, top_p=sampling.top_p, top_k=top_k)
-        steps = self._steps(mx.array(list(ids)), self._model, max_tokens=most, sampler=sampler)
+        cache = self._cache()
+        steps = self._steps(mx.array(list(ids)), self._model, max_tokens=most, sampler=sampler, prompt_cache=cache)
         try:
             for token, _ in steps:
                 if int(token) in sampling.stop_ids:

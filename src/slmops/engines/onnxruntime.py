@@ -24,7 +24,9 @@ PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "gpu", "npu")
-FOOTPRINT = Footprint(base=68_000_000, kv=4.0, copies=1.46, plain=2.4, efficiency=0.88)
+KV = {"auto": 4.0, "f32": 4.0}
+"""See engines. The graph's own: keys and values have the type that it computes in."""
+FOOTPRINT = Footprint(base=68_000_000, copies=1.46, plain=2.4, efficiency=0.88)
 PROVIDERS = {"gpu": ("cuda", "dml", "webgpu"), "npu": ("qnn", "OpenVINO")}
 """Device -> providers to try, in order. The processor needs none."""
 
@@ -34,7 +36,13 @@ Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
 def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    proof: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
 ) -> OrtSession:
     """Open an artifact. `device` that cannot be had falls back to the processor, and `effective` says so.
 
@@ -211,12 +219,15 @@ class OrtSession:
     def _describe(self) -> dict[str, str]:
         generator = self._generator(1, {"do_sample": False})
         kv = {"float32": "f32", "float16": "f16"}.get(str(generator.get_input("past_key_values.0.key").dtype), "unknown")
-        packed = b"MatMulNBits" in (self._folder / GENERATE).read_bytes()
-        activations = "int8 in blocks" if packed and not self._proof and kv == "f32" else kv
+        graph = (self._folder / GENERATE).read_bytes()
+        by_row = b"DynamicQuantizeMatMul" in graph
+        packed = by_row or b"MatMulNBits" in graph
+        rounded = "8 bits, a scale a call" if by_row else "int8 in blocks"
+        activations = rounded if packed and not self._proof and kv == "f32" else kv
         return {
             "version": str(self._og.__version__),
             "device": self._provider or "cpu",
-            "weights": "codes in blocks" if packed else "dense",
+            "weights": "codes, a scale a row" if by_row else "codes in blocks" if packed else "dense",
             "activations": activations,
             "kv": kv,
         }

@@ -18,14 +18,21 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = _openvino.DEVICES
-FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, plain=2.08, efficiency=0.69)
+KV = _openvino.KV
+FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.69)
 
 
 def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
+    folder: Path,
+    *,
+    proof: bool = False,
+    device: str = "auto",
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
 ) -> Session:
     """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO."""
-    return _openvino.Session(folder, "SDPA", Stateful, proof=proof, device=device, threads=threads, context=context)
+    return _openvino.Session(folder, "SDPA", Stateful, proof=proof, device=device, threads=threads, context=context, kv=kv)
 
 
 class Stateful:

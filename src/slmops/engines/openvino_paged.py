@@ -19,7 +19,8 @@ PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render", "parallel"})
 DEVICES = ("cpu", "gpu")
-FOOTPRINT = Footprint(base=141_000_000, kv=1.0, copies=2.4, plain=2.08, efficiency=0.71)
+KV = _openvino.KV
+FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.71)
 
 
 def open(
@@ -30,12 +31,13 @@ def open(
     threads: int | None = None,
     context: int | None = None,
     parallel: int = 1,
+    kv: str = "auto",
 ) -> Session:
     """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO.
 
     The cache of blocks grows with what is in flight, so `parallel` needs no room of its own.
     """
-    return _openvino.Session(folder, "PA", Paged, proof=proof, device=device, threads=threads, context=context)
+    return _openvino.Session(folder, "PA", Paged, proof=proof, device=device, threads=threads, context=context, kv=kv)
 
 
 class Paged:

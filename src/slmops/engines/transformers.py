@@ -28,6 +28,8 @@ PACKAGE = "transformers"
 EXTRA = "train"
 CAN = frozenset({"logits", "generate", "encode", "render"})
 DEVICES = ("cpu", "cuda", "mps")
+KV = {"auto": 2.0}
+"""See engines. The model's own dtype."""
 FOOTPRINT = Footprint(base=380_000_000, dense=True, efficiency=0.5)
 PREFILL = 2048
 """Prompt tokens that pass through the model at once: bounds the memory of activations."""

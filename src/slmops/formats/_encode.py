@@ -50,6 +50,18 @@ def plain(scheme: Scheme) -> np.dtype[Any]:
     return DTYPES["f16"] if width <= 11 and not scheme.wide else DTYPES["f32"]
 
 
+def signed4(block: Block) -> Array:
+    """Codes around 8 as two's complement nibbles: code - 8 differs from the code in its top bit alone."""
+    assert isinstance(block, Codes)
+    return block.codes ^ np.uint8(0x88)
+
+
+def signed8(block: Block) -> Array:
+    """Codes around 128 as signed bytes."""
+    assert isinstance(block, Codes)
+    return block.codes ^ np.uint8(0x80)
+
+
 def numbers(scheme: Scheme, dtype: np.dtype[Any]) -> Encoder:
     """The numbers that codes stand for, in `dtype`."""
 
@@ -68,6 +80,12 @@ def scales(dtype: np.dtype[Any]) -> Encoder:
         return cast(block.scales, dtype)
 
     return encode
+
+
+def first_scales(block: Block) -> Array:
+    """The scale of each row, f32 [rows], where all groups of a row have one."""
+    assert isinstance(block, Codes)
+    return block.scales[:, 0]
 
 
 def biases(dtype: np.dtype[Any]) -> Encoder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 
 from slmops.core.layout import Region
+from slmops.core.spec import Rope
 from slmops.core.tensor import Array, elements
 from slmops.formats import _encode
 
@@ -64,6 +66,14 @@ class DataFile:
             tensor.external_data.add(key=key, value=value)
         self.initializers[name] = tensor
         return offset
+
+
+@functools.lru_cache(maxsize=4)
+def rotations(rope: Rope, context: int, far: bool) -> tuple[Array, Array]:
+    """Cosines and sines [context, dim/2]: a tenth of a second for long contexts, and each scheme's graph asks again."""
+    angles = np.arange(context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]
+    cos, sin = (function(angles) * np.float32(rope.magnitude) for function in (np.cos, np.sin))
+    return cos, sin
 
 
 def last_tokens(states: str) -> list[Any]:

@@ -6,7 +6,6 @@ so that the graph is made without a weight in memory.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +15,12 @@ import numpy as np
 from slmops.core.adapter import Pair
 from slmops.core.scheme import Packed
 from slmops.core.spec import Rope
-from slmops.core.tensor import Array, Tensor
+from slmops.core.tensor import Tensor
 from slmops.formats import _encode
 from slmops.formats._lora import A, B
-from slmops.formats._onnx_data import ELEMENT_TYPES, FLOAT, INT32, INT64, DataFile, last_tokens
+from slmops.formats._onnx_data import ELEMENT_TYPES, FLOAT, INT32, INT64, DataFile, last_tokens, rotations
 from slmops.quantize._affine import Affine
+from slmops.quantize.w8a8 import ByRow
 
 CONTRIB = "com.microsoft"
 OPSET, IR_VERSION = 21, 10
@@ -37,14 +37,6 @@ class Wire:
     terms: tuple[Wire, Wire] | None = None
 
 
-@functools.lru_cache(maxsize=4)
-def rotations(rope: Rope, context: int, far: bool) -> tuple[Array, Array]:
-    """Cosines and sines [context, dim/2]: a tenth of a second for long contexts, and each scheme's graph asks again."""
-    angles = np.arange(context, dtype=np.float32)[:, None] * rope.frequencies(far)[None]
-    cos, sin = (function(angles) * np.float32(rope.magnitude) for function in (np.cos, np.sin))
-    return cos, sin
-
-
 @dataclass
 class Graph:
     """Implements slmops.ops.Ops for wires.
@@ -54,8 +46,8 @@ class Graph:
     rotates         whether the provider's attention rotates; if not, operators of their own do
     changed         matrices that an adapter may change: each gets two inputs, empty unless an adapter is active
 
-    Matrices stay apart as the program has them: query, key and value in one product measured alike (within noise, on
-    the processor), and one initializer a role is what other tools expect and what read back needs.
+    Matrices stay apart as the program has them: query, key and value in one product measured alike, and one initializer a
+    role is what other tools expect and what read back needs.
     """
 
     tensors: Mapping[str, Tensor]
@@ -96,7 +88,9 @@ class Graph:
     def linear(self, x: Wire, weight: str, bias: str | None = None) -> Wire:
         tensor = self.tensors[weight]
         source = self._name(x)
-        if isinstance(tensor, Packed):
+        if isinstance(tensor, Packed) and isinstance(tensor.scheme, ByRow):
+            out = self._by_row(source, weight, tensor)
+        elif isinstance(tensor, Packed):
             bits, group = tensor.scheme.bits, tensor.scheme.group
             (width, depth), label = tensor.shape, weight
             shape = (width, depth // group, group * bits // 8)
@@ -118,6 +112,16 @@ class Graph:
         if bias is not None:
             out = self._node("Add", [out, self._vector(bias)], bias)
         return Wire(out)
+
+    def _by_row(self, x: str, weight: str, tensor: Packed) -> str:
+        """The product with activations that the operator rounds to 8 bits, with one scale for each call.
+
+        Codes around 128, for products with signed ones saturate on processors without VNNI (mlas: U8S8 by vpmaddubsw)."""
+        codes = self.data.rows(weight + CODES, weight, tensor.shape, "uint8", _encode.codes)
+        scales = self.data.rows(weight + SCALES, weight, tensor.shape[:1], "float32", _encode.first_scales)
+        zero = self.data.literal("middle" + ZERO, np.array(tensor.scheme.zero, np.uint8))
+        matrix = self._node("Transpose", [codes], weight, perm=[1, 0])  # folded while loading, and packed anyway
+        return self._node("DynamicQuantizeMatMul", [x, matrix, scales, zero], weight, CONTRIB)
 
     def _adapted(self, x: str, product: str, weight: str) -> str:
         """product + x @ A @ B. Both are inputs with a default of rank 0, which changes nothing: ONNX Runtime sets them from

@@ -21,6 +21,7 @@ from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _protobuf, _tokenizer
 from slmops.formats._onnx_data import FLOAT, FLOAT16, UINT8
 from slmops.formats._onnx_graph import BLOCKS, CODES, ZERO
+from slmops.quantize import w8a8
 from slmops.quantize._affine import grid
 from slmops.quantize._cast import check_finite
 
@@ -116,8 +117,14 @@ def tensors(folder: Path, graph: Any, shapes: Mapping[str, tuple[int, ...]]) -> 
     """Role -> tensor. A packed matrix is known by the node that reads it, a dense one or a vector by its name alone."""
     places = _places(folder, graph)
     casts = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast" and node.input and node.output}
+    turned = {
+        node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose" and node.input and node.output
+    }
     result: dict[str, Tensor] = {}
     for node in graph.node:
+        if node.op_type == "DynamicQuantizeMatMul":
+            role, tensor = _by_row(node, places, turned, shapes)
+            result.setdefault(role, tensor)
         if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
             role, tensor = _packed(node, places, casts, shapes)
             if role in result and _codes_of(result[role]) != _codes_of(tensor):
@@ -179,6 +186,41 @@ def _packed(
     if len(shape) != 2 or name not in places:
         raise CorruptInput(f"a {node.op_type} node reads {name[:80]!r}, which is no weight of this model", _CURE)
     return role, matrix(node, places, shape, casts, skip=ZERO)
+
+
+def _by_row(
+    node: Any, places: Mapping[str, Place], turned: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, Packed]:
+    """The matrix that a DynamicQuantizeMatMul node of ours reads: codes around 128, a scale a row."""
+    ins = [*node.input, "", "", ""]
+    name, scheme = turned.get(ins[1], ""), w8a8.SCHEME
+    role = name.removesuffix(CODES)
+    shape = shapes.get(role, ())
+    codes, scales = places.get(name), places.get(ins[2])
+    if len(shape) != 2 or shape[1] % scheme.group or codes is None or scales is None:
+        raise CorruptInput(f"a {node.op_type} node reads {ins[1][:80]!r}, which is no weight of this model", _CURE)
+    if codes.shape != shape or codes.dtype != np.uint8 or scales.shape != shape[:1] or scales.dtype != np.float32:
+        raise CorruptInput(f"{role} is {list(codes.shape)[:8]} {codes.dtype.name}, expected {list(shape)} uint8", _CURE)
+    blocks = Rows(f"the scales of {role}", codes.matrix(shape[0]), scales.matrix(shape[0]), shape[1] // scheme.group)
+    return role, Packed(shape, scheme, blocks, blocks.parameters)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Reads rows of codes with one scale each, which stands for all of the row's groups."""
+
+    name: str
+    codes: Stored
+    scales: Stored
+    groups: int
+
+    def __call__(self, start: int, stop: int) -> Codes:
+        return dataclasses.replace(self.parameters(start, stop), codes=self.codes.rows(start, stop))
+
+    def parameters(self, start: int, stop: int) -> Codes:
+        scales = self.scales.rows(start, stop).astype(np.float32)
+        check_finite(scales, self.name, start)
+        return Codes(np.empty((stop - start, 0), np.uint8), np.repeat(scales, self.groups, axis=1))
 
 
 def matrix(

@@ -34,8 +34,11 @@ PRECISIONS = {
 
 _TYPES = {"float32": "f32", "int64": "i64", "int32": "i32", "uint8": "u8", "bool": "boolean"}
 
-RT_INFO = '<rt_info><runtime_options><ACTIVATIONS_SCALE_FACTOR value="8.0"/></runtime_options></rt_info>'
+OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 """As optimum writes it: devices that compute in f16 scale activations by it, so that they stay finite; the CPU does not."""
+
+BY_ROW = "/scale_of_row"
+"""Ending of the name of scales of which each row has one."""
 
 DYNAMIC = -1
 Shape = tuple[int, ...]
@@ -139,10 +142,19 @@ class Graph:
         }
         return self.node("Const", (), (element_type, shape), name=name, data=data)
 
-    def xml(self, name: str) -> bytes:
-        """The model as the text of an .xml file."""
+    def xml(self, name: str, options: Mapping[str, str]) -> bytes:
+        """The model as the text of an .xml file. options: what it asks of the engine, where its user asks for nothing."""
+        asked = "".join(f"<{key} value={quoteattr(value)}/>" for key, value in {**OPTIONS, **options}.items())
         lines = ['<?xml version="1.0"?>', f'<net name={quoteattr(name)} version="11">', "<layers>", *self._layers]
-        lines += ["</layers>", "<edges>", *self._edges, "</edges>", RT_INFO, "</net>", ""]
+        lines += [
+            "</layers>",
+            "<edges>",
+            *self._edges,
+            "</edges>",
+            f"<rt_info><runtime_options>{asked}</runtime_options></rt_info>",
+            "</net>",
+            "",
+        ]
         return "\n".join(lines).encode("utf-8", "xmlcharrefreplace")
 
 

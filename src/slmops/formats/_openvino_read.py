@@ -21,6 +21,8 @@ from slmops.core.spec import Spec
 from slmops.core.tensor import Bytes, Stored, Tensor, elements, shifted
 from slmops.core.verify import verify
 from slmops.formats import _chat, _files, _licence, _tokenizer
+from slmops.formats._openvino_ir import BY_ROW
+from slmops.quantize import w8a8
 from slmops.quantize._affine import grid
 from slmops.quantize._cast import check_finite
 
@@ -199,6 +201,12 @@ def _packed(path: Path, chain: Chain) -> Packed:
     held = grid(bits, size, scales.type, zero=constant)
     stored = Stored(path, codes.offset, (rows, groups * size * bits // 8), np.dtype(np.uint8))
     factors = Stored(path, scales.offset, (rows, groups), _DENSE[scales.type])
+    repeated = 1
+    if scales.name == codes.name + BY_ROW:
+        held = w8a8.SCHEME
+        if not signed or bits != 8 or groups != 1 or size % held.group:
+            raise CorruptInput(f"{codes.name[:80]} is not held as w8a8 is", _CURE)
+        repeated = size // held.group
     flip = np.uint8((0x88 if bits == 4 else 0x80) if signed else 0)
 
     def parameters(start: int, stop: int) -> Codes:
@@ -207,7 +215,7 @@ def _packed(path: Path, chain: Chain) -> Packed:
         points = None
         if zeros is not None and not one:
             points = _points(path, zeros, bits, start * groups, stop * groups).reshape(stop - start, groups)
-        return Codes(np.empty((stop - start, 0), np.uint8), scale, points)
+        return Codes(np.empty((stop - start, 0), np.uint8), np.repeat(scale, repeated, axis=1), points)
 
     def block(start: int, stop: int) -> Codes:
         return dataclasses.replace(parameters(start, stop), codes=stored.rows(start, stop) ^ flip)

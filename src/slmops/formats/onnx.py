@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins
+from slmops.core import plugins, roles
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model, Weights
@@ -25,11 +25,13 @@ from slmops.formats import _files, _forms, _lora, _onnx_genai, _onnx_read
 from slmops.formats._onnx_data import DATA, FLOAT, FLOAT16, INT64
 from slmops.formats._onnx_graph import Graph, Wire
 from slmops.quantize._affine import Affine, grid
+from slmops.quantize.w8a8 import ByRow
 
 TITLE = "ONNX Runtime GenAI"
 DENSE = ("f32", "f16")
 FLOATS = ("f32", "f16", "bf16")
 MIXES = ("q4", "q4a", "q8")
+NATIVE = ("w8a8",)
 MODEL, LOGITS = "model.onnx", "logits.onnx"
 
 
@@ -86,7 +88,13 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
     if not packed and "bf16" in stored.values():
         raise Unsupported("ONNX Runtime does not compute with bf16 on every device", f"one of: {', '.join(DENSE)}, q4, q8")
     single = provider == "cpu" or set(stored.values()) == {"f32"}
-    source, model = model, _forms.fitted(model, TITLE, lambda scheme: forms(scheme, half=not single))
+    # The embedding is looked up, and shares its codes with a tied head: it stays in blocks, and an untied head beside it.
+    by_row = [
+        role
+        for role, tensor in model.tensors.items()
+        if single and isinstance(tensor, Packed) and isinstance(tensor.scheme, ByRow) and roles.layer(role) is not None
+    ]
+    source, model = model, _forms.fitted(model, TITLE, lambda scheme: forms(scheme, half=not single), by_row)
     graph = Graph(
         model.tensors,
         spec.context,
@@ -146,7 +154,7 @@ def tables(spec: Spec) -> int:
 
 
 def twin(folder: Path, target: Path) -> Path:
-    """A proof copy: the same weights (linked where the disk can), computed in f32 without rounding activations to int8.
+    """A proof copy: the same weights (linked where the disk can), computed in f32 without rounding activations to 8 bits.
 
     Only where that rounding is left out do logits show whether the graph computes what the reference computes.
     """
@@ -164,9 +172,21 @@ def twin(folder: Path, target: Path) -> Path:
 
 
 def _compute_in_f32(graph: Any) -> None:
-    """No int8 activations; where the graph computes in f16, f16 weights are cast and every value is f32."""
+    """No activations of 8 bits; where the graph computes in f16, f16 weights are cast and every value is f32."""
     from onnx import helper
 
+    for node in [node for node in graph.node if node.op_type == "DynamicQuantizeMatMul"]:
+        x, matrix, scales, zero = node.input
+        plain = [(part, f"{node.name}/{part}.f32") for part in (matrix, zero)]
+        steps = [helper.make_node("Cast", [part], [cast], f"{cast}/Cast", to=FLOAT) for part, cast in plain]
+        names = [f"{node.name}/moved", f"{node.name}/numbers"]
+        steps.append(helper.make_node("Sub", [cast for _, cast in plain], names[:1], f"{names[0]}/Sub"))
+        steps.append(helper.make_node("Mul", [names[0], scales], names[1:], f"{names[1]}/Mul"))
+        steps.append(helper.make_node("MatMul", [x, names[1]], node.output, f"{node.name}/MatMul"))
+        place = next(index for index, one in enumerate(graph.node) if one.name == node.name)
+        del graph.node[place]
+        for step in reversed(steps):
+            graph.node.insert(place, step)
     for node in graph.node:
         for attribute in node.attribute:
             if node.op_type == "MatMulNBits" and attribute.name == "accuracy_level":

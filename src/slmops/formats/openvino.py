@@ -2,7 +2,8 @@
 
 The graph is stateful and has the shapes that both of GenAI's back ends want (SDPA, and paged attention under continuous
 batching). Weights lie in openvino_model.bin as they are multiplied, in groups with f16 scales: symmetric codes as i4 and i8
-(the canonical code less its zero), others as u4 and u8 with zero points.
+(the canonical code less its zero), others as u4 and u8 with zero points. w8a8 has one scale a row, and the graph asks for
+activations in larger groups than the engine takes for groups of weights.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from slmops.core.spec import Spec
 from slmops.formats import _checkpoint, _forms, _lora, _openvino_read, _openvino_tokenizer
 from slmops.formats._openvino_graph import BIN, Emitter
 from slmops.quantize._affine import Affine, grid
+from slmops.quantize.w8a8 import ByRow
 
 TITLE = "OpenVINO"
 DENSE = ("f32", "f16", "bf16")
 MIXES = ("q4", "q4a", "q8")
+NATIVE = ("w8a8",)
 XML = "openvino_model.xml"
 
 
@@ -44,6 +47,8 @@ def forms(held: Scheme) -> list[Scheme]:
     """4 or 8 bits with f16 scales in groups as they are, symmetric (i4, i8) where that holds the codes."""
     if not isinstance(held, Affine):
         return []
+    if isinstance(held, ByRow):
+        return [held]
     widths = [bits for bits in (4, 8) if bits >= held.bits]
     symmetric: list[Scheme] = [grid(bits, held.group, "f16", zero=1 << (bits - 1)) for bits in widths[:1]]
     return [*symmetric, *(grid(bits, held.group, "f16") for bits in widths)]

@@ -91,6 +91,8 @@ class Measured:
     """Tokens that the KV cache held at most."""
     reserved: int = 0
     """Tokens that the engine was opened for."""
+    kv: str = "auto"
+    """Precision of the KV cache that was asked for."""
     effective: dict[str, str] = field(default_factory=dict)
     altered: str = ""
     """What is not as it was when the artifact was proven: files, codes and scales by their checksums, chat template."""
@@ -112,11 +114,13 @@ def measure(
     runs: int = 3,
     context: int = 1024,
     device: str = "auto",
+    kv: str = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Open an artifact in an engine (the preferred one by default) and take all its figures.
 
     context: tokens that it is opened for; more where the text needs more, and no more than the model has.
+    kv: precision of the KV cache. Raises UsageError for one that the engine does not have.
     """
     artifact = run.Artifact.open(folder)
     name = run.choose_engine(artifact.format, engine)
@@ -125,7 +129,7 @@ def measure(
     longest = max((len(ids) for ids in text.windows), default=0) if text is not None else 0
     context = min(artifact.context, max(context, longest, PROMPT + new_tokens))
     began = time.perf_counter()
-    with run.open_worker(artifact, name, device=device, context=context) as worker:
+    with run.open_worker(artifact, name, device=device, context=context, kv=kv) as worker:
         load, empty = time.perf_counter() - began, worker.memory()["resident"]
         found = answers = None
         if text is not None and "logits" in can:
@@ -152,6 +156,7 @@ def measure(
             base=plugins.load("engines", name).FOOTPRINT.base,
             filled=max(longest, len(prompt) + new_tokens),
             reserved=context,
+            kv=kv,
             effective=worker.effective,
             altered=_altered(artifact.format, folder, facts) if facts else "",
         )
@@ -178,7 +183,7 @@ def _prompt(text: Text | None, length: int, start: int = 0) -> list[int]:
 
 def _opened(one: Measured, device: str, context: int, parallel: int = 1) -> Worker:
     return run.open_worker(
-        run.Artifact.open(Path(one.folder)), one.engine, device=device, context=context, parallel=parallel
+        run.Artifact.open(Path(one.folder)), one.engine, device=device, context=context, parallel=parallel, kv=one.kv
     )
 
 

@@ -14,7 +14,7 @@ from slmops.core.errors import CorruptInput
 from slmops.core.store import digest, no_space
 from slmops.measure.artifact import Measured
 
-CODE = "4"
+CODE = "5"
 """Raised whenever what a measurement means changes."""
 
 

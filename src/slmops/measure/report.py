@@ -155,7 +155,7 @@ def _rendered(facts: Mapping[str, Any], most: int) -> str:
 def _complete(trial: Mapping[str, Any]) -> dict[str, Any]:
     """A trial as optimize has it; measure gives only what was measured."""
     taken = trial["measured"]
-    named = {key: taken[key] for key in ("format", "scheme", "engine")} if taken else {}
+    named = {key: taken[key] for key in ("format", "scheme", "engine", "kv")} if taken else {}
     rest: dict[str, Any] = {"passed": None, "chosen": False, "front": False, "verdicts": [], "failure": None}
     return {**rest, **named, **trial}
 
@@ -172,7 +172,7 @@ def _engines(trials: Sequence[Mapping[str, Any]]) -> list[str]:
 def _effective(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
     """Each engine's version and settings, without what is each candidate's own."""
     return {
-        one["engine"]: {
+        _where(one): {
             key: value for key, value in one["measured"]["effective"].items() if key not in ("weights", "activations")
         }
         for one in trials
@@ -180,8 +180,14 @@ def _effective(trials: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]
     }
 
 
+def _where(trial: Mapping[str, Any]) -> str:
+    """The engine, with a KV cache that is not its usual one."""
+    kv = trial.get("kv", "auto")
+    return str(trial["engine"]) if kv == "auto" else f"{kv} KV, {trial['engine']}"
+
+
 def _name(trial: Mapping[str, Any]) -> str:
-    return _figures.brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {trial['engine']}", 48)
+    return _figures.brief(f"{trial['format'].replace('_', '-')} {trial['scheme']} in {_where(trial)}", 48)
 
 
 def _label(trial: Mapping[str, Any]) -> str:
@@ -247,7 +253,7 @@ def _point(trial: Mapping[str, Any], key: str, against: str, colour: int) -> Poi
     ends = _figures.bounds(kept)
     form, scheme = (_figures.brief(taken[key], 20) for key in ("format", "scheme"))
     details = [
-        f"{form.replace('_', '-')} {scheme} in {_figures.brief(taken['engine'], 16)}",
+        f"{form.replace('_', '-')} {scheme} in {_figures.brief(_where(trial), 16)}",
         f"{units.size(taken['bytes'])}, {units.size(taken['peak'])} at the peak",
         f"keeps {_figures.percent(kept['value'])}"
         + (f" ({_figures.percent(ends[0])} to {_figures.percent(ends[1])})" if ends else ""),

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from slmops.core import plugins, units
-from slmops.core.errors import Unsupported
+from slmops.core.errors import Unsupported, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import elements
 from slmops.engines import _host
@@ -43,6 +43,9 @@ class Limits:
     """Tokens a second of decoding, one sequence."""
     context: int = 4096
     """Tokens that the KV cache must hold."""
+    kv: str | None = None
+    """Precision of the KV cache (KV in the engines' files); None: the engine's own, and a smaller one too where memory asks
+    for it."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,24 @@ class Candidate:
     """Tokens a second: low, likely, high."""
     dropped: str = ""
     """Why it is out; empty where it is worth measuring."""
+    kv: str = "auto"
+    """Precision of the KV cache."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What makes it another candidate."""
+        return (self.format, self.scheme, self.engine, self.kv)
+
+    @property
+    def named(self) -> str:
+        """Format and scheme as people read them, and a KV cache that is not the engine's usual one."""
+        return f"{self.format.replace('_', '-')} {self.scheme}" + (f" with a KV cache of {self.kv}" * (self.kv != "auto"))
 
     @property
     def codes(self) -> str:
-        """The same for candidates that hold the same codes: a mix has each format's own schemes."""
-        return self.scheme if mix.bits(self.scheme) is None else f"{self.scheme} of {self.format}"
+        """The same for candidates that compute with the same codes: a mix has each format's own schemes."""
+        own = self.scheme if mix.bits(self.scheme) is None else f"{self.scheme} of {self.format}"
+        return own if self.kv == "auto" else f"{own}, {self.kv}"
 
 
 def candidates(
@@ -76,13 +92,22 @@ def candidates(
     schemes: Sequence[str] | None = None,
     here: bool = True,
     mixes: bool = False,
+    lean: bool = False,
 ) -> list[Candidate]:
     """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed. Of a
-    model that is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too."""
+    model that is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too.
+    lean: each with the smallest KV cache of its engine too, and not only where memory asks for it.
+
+    Raises UsageError for a KV cache that no engine has.
+    """
     found: list[Candidate] = []
+    engines = plugins.names("engines")
+    if limits.kv is not None and not any(limits.kv in plugins.load("engines", name).KV for name in engines):
+        known = {kv for name in engines for kv in plugins.load("engines", name).KV}
+        raise UsageError(f"no engine has a KV cache of {limits.kv}", f"one of: {', '.join(sorted(known))}")
     for form in formats or memory.writers():
         for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, mixes)):
-            found += _candidates(model, machine, limits, form, scheme, here)
+            found += _candidates(model, machine, limits, form, scheme, here, lean)
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
@@ -107,27 +132,48 @@ def lacking(engine: str) -> str:
     return f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
 
 
-def _candidates(model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool) -> Iterable[Candidate]:
-    """One for each engine; a pair that cannot be is one, whatever opens the format."""
+def _candidates(
+    model: Model, machine: Machine, limits: Limits, form: str, scheme: str, here: bool, lean: bool
+) -> Iterable[Candidate]:
+    """One for each engine, or two that differ in the KV cache; a pair that cannot be is one, whatever opens the format."""
     try:
         weights = memory.weights(model, form, scheme)
     except Unsupported as refusal:
         name, _ = memory.footprint(form)
         yield Candidate(form, scheme, name, 0, 0.0, None, (0.0, 0.0, 0.0), f"not possible: {refusal}")
         return
+    most = min(machine.usable, limits.memory or machine.usable)
+    for name in memory.engines(form, here):
+        usual = _in(model, machine, limits, form, scheme, weights, name, limits.kv or "auto", here)
+        less = memory.smaller(name) if limits.kv is None else None
+        tight = usual.memory is not None and usual.memory.high > most
+        if less is None or not (tight or lean):
+            yield usual
+            continue
+        leaner = _in(model, machine, limits, form, scheme, weights, name, less, here)
+        # Where neither can be, the leaner one's figures say by how much.
+        yield from [usual, leaner] if not leaner.dropped else [leaner if usual.dropped and tight else usual]
+
+
+def _in(
+    model: Model, machine: Machine, limits: Limits, form: str, scheme: str, weights: int, name: str, kv: str, here: bool
+) -> Candidate:
+    """In one engine, with the KV cache in one precision."""
     context, bits = min(limits.context, model.spec.context), 8 * weights / model.parameters
     size = weights + memory.tokenizer(model, form)
-    for name in memory.engines(form, here):
-        engine = plugins.load("engines", name).FOOTPRINT if name else memory.UNKNOWN
-        taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
-        read = 2 * model.parameters if engine.dense else weights * (1 - _looked_up(model)) + taken.kv_cache / 2
-        if engine.plain is not None and engine.plain > engine.copies and scheme in ("f16", "bf16"):
-            read += weights  # they grow when they are loaded, for they are held, and read, as f32
-        likely = machine.bandwidth * engine.efficiency / max(read, 1)
-        speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
-        lack = lacking(name) if here else ""
-        dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
-        yield Candidate(form, scheme, name, size, bits, taken, speed, dropped)
+    if name and kv not in (known := plugins.load("engines", name).KV):
+        why = f"{name} has no KV cache of {kv}, but {', '.join(known)}"
+        return Candidate(form, scheme, name, size, bits, None, (0.0, 0.0, 0.0), why, kv)
+    engine = plugins.load("engines", name).FOOTPRINT if name else memory.UNKNOWN
+    taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine), kv)
+    read = 2 * model.parameters if engine.dense else weights * (1 - _looked_up(model)) + taken.kv_cache / 2
+    if engine.plain is not None and engine.plain > engine.copies and scheme in ("f16", "bf16"):
+        read += weights  # they grow when they are loaded, for they are held, and read, as f32
+    likely = machine.bandwidth * engine.efficiency / max(read, 1)
+    speed = (likely * (1 - SPEED_SPREAD), likely, likely * (1 + SPEED_SPREAD))
+    lack = lacking(name) if here else ""
+    dropped = "; ".join(filter(None, [lack, *_reasons(taken, size, speed, machine, limits)]))
+    return Candidate(form, scheme, name, size, bits, taken, speed, dropped, kv)
 
 
 def _looked_up(model: Model) -> float:
@@ -159,13 +205,13 @@ def relax(found: Sequence[Candidate], limits: Limits) -> list[str]:
     least = min((one for one, _ in able), key=lambda one: one.size)
     if limits.size is not None and least.size > limits.size:
         both = f"{units.size(least.size)}; allowed are {units.size(limits.size)}"
-        hints.append(f"the smallest, {least.format} {least.scheme}, has {both}")
+        hints.append(f"the smallest, {least.named}, has {both}")
     lean, taken = min(able, key=lambda pair: pair[1].low)
     if limits.memory is not None and taken.low > limits.memory:
         between = f"{units.size(taken.low)} to {units.size(taken.high)}"
-        hints.append(f"the leanest, {lean.format} {lean.scheme}, takes {between}; allowed are {units.size(limits.memory)}")
+        hints.append(f"the leanest, {lean.named}, takes {between}; allowed are {units.size(limits.memory)}")
     fast = max((one for one, _ in able), key=lambda one: one.speed[2])
     if limits.speed is not None and fast.speed[2] < limits.speed:
         reached = f"{fast.speed[1]:.1f} tokens/s, {fast.speed[2]:.1f} at most"
-        hints.append(f"the fastest, {fast.format} {fast.scheme}, reaches about {reached}; {limits.speed:g} are asked")
+        hints.append(f"the fastest, {fast.named}, reaches about {reached}; {limits.speed:g} are asked")
     return hints or ["each limit can be kept, but not all of them by one candidate: give up one"]

@@ -44,8 +44,8 @@ BLANK = Tokenizer(json.dumps({"added_tokens": [], "normalizer": None, "model": {
 SPREAD = Path(__file__).with_name("spread.json")
 FEW, GUESSED, LEAST = 4, 0.15, 0.05
 """With fewer readings than FEW, or of one shape, an interval is guessed; none is narrower than LEAST: machines differ."""
-UNKNOWN = Footprint(base=300 << 20)
-"""Of a format that no engine of ours opens."""
+UNKNOWN, HALF = Footprint(base=300 << 20), 2.0
+"""Of a format that no engine of ours opens: what it takes, and the bytes of a number in its KV cache."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,18 @@ def engines(form: str, here: bool) -> list[str]:
     """The engines to choose among for a format: all that are installed; the usual one where none is, or for elsewhere."""
     found = [name for name in _host.engines_for(form) if here and _host.installed(name)]
     return found or [footprint(form)[0]]
+
+
+def number(engine: str, kv: str = "auto") -> float:
+    """Bytes of a number in the KV cache of this precision (KV in the engine's file); f16's of an engine that is not ours."""
+    return float(plugins.load("engines", engine).KV[kv]) if engine else HALF
+
+
+def smaller(engine: str) -> str | None:
+    """The engine's smallest KV cache, where that is smaller than its usual one."""
+    known: dict[str, float] = plugins.load("engines", engine).KV if engine else {"auto": HALF}
+    least = min(known, key=lambda name: known[name])
+    return least if known[least] < known["auto"] else None
 
 
 def kv_cache(spec: Spec, context: int, number: float = 2.0) -> int:
@@ -200,15 +212,16 @@ def of(
     size: int,
     parameters: int,
     where: tuple[str, Footprint] | None = None,
+    kv: str = "auto",
 ) -> Memory:
     """The prediction for weights of `size` bytes, the context filled by one prompt, in the engine `where` (its name and what
-    it takes), or else in the format's usual one."""
+    it takes), or else in the format's usual one, with its KV cache in this precision."""
     name, engine = where or footprint(form)
     known = form in plugins.names("formats")  # or else the name of a foreign quantization
     tables = getattr(plugins.load("formats", form), "tables", None) if known else None
     untouched = round(tables(spec) * (1 - context / max(spec.context, context))) if tables is not None else 0
     more = overhead(spec, engine, size, context, parameters, scheme, untouched)
-    return Memory(form, scheme, name, context, size, kv_cache(spec, context, engine.kv), more, spread(name))
+    return Memory(form, scheme, name, context, size, kv_cache(spec, context, number(name, kv)), more, spread(name))
 
 
 def predict(model: Model, schemes: Sequence[str], lengths: Sequence[int]) -> Iterator[Memory]:

@@ -81,7 +81,7 @@ def _judged(
     wanted = limits.speed or READING
     quick = [each for each in able if each.speed[1] >= wanted]
     # Of what is fast enough the most bits; else the fastest.
-    choice = max(quick, key=lambda each: (each.scheme == MORE[0], each.speed[1])) if quick else able[0]
+    choice = max(quick, key=lambda each: (each.scheme == MORE[0], each.kv == "auto", each.speed[1])) if quick else able[0]
     return Ranked(one, choice, least, more, tuple(_why(one, choice, machine, task, bool(quick))), fast=bool(quick))
 
 
@@ -113,6 +113,8 @@ def _why(one: Described, choice: Candidate, machine: Machine, task: str | None, 
     found = [] if task else [f"made for {', '.join(one.strengths)}"]
     found.append(f"{choice.memory.total / machine.usable:.0%} of the memory")
     found.append("8 bits, nearly lossless" if choice.scheme == MORE[0] else "4 bits: measure its quality")
+    if choice.kv != "auto":
+        found.append(f"with a KV cache of {choice.kv}")
     if not fast:
         found.append("slower than one reads")
     if one.gated:
