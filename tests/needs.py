@@ -10,4 +10,4 @@ import pytest
 def needs(*modules: str) -> pytest.MarkDecorator:
     """Skips, and says what is missing, unless every module is installed."""
     absent = [name for name in modules if find_spec(name) is None]
-    return pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}; pip install 'slmops[all]'")
+    return pytest.mark.skipif(bool(absent), reason=f"not installed: {', '.join(absent)}; pip install -e '.[dev]'")

@@ -60,6 +60,7 @@ def test_the_model_of_the_ini_file_from_the_root_directory(made: Path, pytester:
     found.assert_outcomes(passed=2, deselected=1)
 
 
+@pytest.mark.slow
 def test_without_a_model_the_checks_are_skipped_and_say_so(pytester: pytest.Pytester) -> None:
     (pytester.path / "model.slmops.yaml").write_text(CHECKS)
     found = pytester.runpytest_subprocess(*PLUGIN, "-rs")
@@ -67,6 +68,7 @@ def test_without_a_model_the_checks_are_skipped_and_say_so(pytester: pytest.Pyte
     found.stdout.fnmatch_lines(["*no model to check: give --slmops-model*"])
 
 
+@pytest.mark.slow
 def test_a_bad_file_and_a_bad_model_are_told_without_a_traceback(pytester: pytest.Pytester) -> None:
     (pytester.path / "model.slmops.yaml").write_text(CHECKS.replace("{tokens", "{tokns"))
     found = pytester.runpytest_subprocess(*PLUGIN)

@@ -59,6 +59,7 @@ def test_openvinos_devices_are_asked_in_a_child(capsys: pytest.CaptureFixture[st
     assert "OpenVINO" in said(capsys, "doctor")
 
 
+@pytest.mark.slow
 @needs("openvino")
 @pytest.mark.parametrize(
     ("script", "fault"),

@@ -64,6 +64,7 @@ def test_all_three_at_once(sample: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert made.failure is None and made.receipt["verification"]["engines"]["llamacpp"]["tokenizer"]["identical"]
 
 
+@pytest.mark.slow
 def test_for_people_and_twice(toy: Toy, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A random model's predictions hardly change with a channel less. What another step made is not replaced unasked."""
     start = ["prune", str(toy("qwen3")), "--text", text, "-o", str(tmp_path / "out"), "--no-verify", "--tokens", "256"]
@@ -79,6 +80,7 @@ def test_for_people_and_twice(toy: Toy, text: str, tmp_path: Path, capsys: pytes
     assert load(tmp_path / "out").spec.intermediate == 128
 
 
+@pytest.mark.slow
 def test_below_the_gate_nothing_is_written(toy: Toy, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["prune", str(toy("qwen3")), "--text", text, "-o", str(tmp_path / "out"), "--layers", "2", "--tokens", "256"]
     assert cli.main([*words, "--min-quality", "1"]) == GateFailed.exit_code

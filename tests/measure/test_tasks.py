@@ -114,6 +114,7 @@ def test_regex_and_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
         mark("regex", "a" * 40 + "!", pattern="^(a+)+$")
 
 
+@pytest.mark.slow
 @needs("rouge_score")
 @pytest.mark.parametrize("answer", TEXTS)
 def test_rouge_l_is_googles(answer: str) -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from needs import needs
 from slmops.core import plugins
+from slmops.core.errors import UsageError
 from slmops.core.model import Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
 from slmops.source import load
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+pytestmark = [pytest.mark.slow, needs("torch", "transformers")]
 Toy = Callable[..., Path]
 PLACES = {"attention.query": "self_attn.q_proj", "attention.output": "self_attn.o_proj", "mlp.down": "mlp.down_proj"}
 
@@ -28,6 +29,9 @@ class Hidden(NumpyOps):
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "gemma3_text", "smollm3", "mistral", "olmo2"])
 @pytest.mark.parametrize("keep", [True, False])
 def test_there_and_back(toy: Toy, family: str, keep: bool) -> None:
+    import torch
+    import transformers
+
     from slmops.ops.torch import TorchOps
 
     folder = toy(family)
@@ -74,7 +78,8 @@ def test_there_and_back(toy: Toy, family: str, keep: bool) -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_token_that_the_table_lacks_is_said(toy: Toy, keep: bool) -> None:
     """A tokenizer may have added tokens that the model never got."""
-    from slmops.core.errors import UsageError
+    import torch
+
     from slmops.ops.torch import TorchOps
 
     model = load(toy("llama"))

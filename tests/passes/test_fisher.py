@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from needs import needs
 from slmops.core.model import Model
 from slmops.core.scheme import Packed
 from slmops.core.tensor import Constant, to_numpy
@@ -19,7 +20,7 @@ from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, quantize
 from slmops.source import load
 
-pytest.importorskip("torch")
+pytestmark = needs("torch")
 Toy = Callable[..., Path]
 LETTERS = "".join(np.random.default_rng(1).choice(list("abcdefghijklmnopqrstuvwxyz .,"), 4000))
 
@@ -51,6 +52,7 @@ def test_half_of_d_h_d_is_the_divergence(toy: Toy, tmp_path: Path) -> None:
         assert 0.8 < np.mean(predicted) / np.mean(real) < 1.25, role
 
 
+@pytest.mark.slow
 def test_both_roles_of_a_tied_table(toy: Toy, tmp_path: Path) -> None:
     """As the head it has what an untied head has, and as what is looked up more, for the tokens that the text has."""
     tied = load(toy("qwen3", tie_word_embeddings=True))

@@ -35,6 +35,7 @@ CASES: list[tuple[str, dict[str, Any], set[int]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "changes", "gone"), CASES, ids=lambda one: str(one)[:30])
 def test_layers_keep_their_own_behaviour(
     toy: Toy, tmp_path: Path, family: str, changes: dict[str, Any], gone: set[int]
@@ -82,6 +83,7 @@ def test_what_is_missed_least_goes_first(toy: Toy, tmp_path: Path) -> None:
     assert second[1] == pytest.approx(total / windows.size, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", plugins.names("architectures"))
 def test_beginning_in_the_middle_changes_nothing(toy: Toy, family: str) -> None:
     """The first layer dropped is that of the least divergence among whole passes of the models without one each."""

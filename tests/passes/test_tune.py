@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from needs import needs
 from slmops import cli
 from slmops.core.errors import EngineMissing, UsageError
 from slmops.core.model import Model
@@ -22,8 +23,7 @@ from slmops.source import load
 
 Toy = Callable[..., Path]
 TEXT = "turn the kitchen light to thirty percent and set a timer for ten minutes; play some music then. " * 60
-torch = pytest.importorskip("torch")
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, needs("torch")]
 
 
 def divergence(model: Model, log_p: np.ndarray, ids: list[int]) -> float:
