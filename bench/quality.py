@@ -44,20 +44,26 @@ class Row:
     weighted: bool | None = None
     """None: not solved."""
     theirs: bool = False
+    tune: int = 0
+    """Passes over the text that move scales and norms afterwards."""
 
 
+TUNE = 8
 ROWS = (
     Row("Q4_K_M, imatrix", "", "Q4_K_M", theirs=True),
     Row("q4_k_m, rounded", "Q4_K_M, imatrix", "q4_k_m"),
     Row("q4_k_m, solved", "Q4_K_M, imatrix", "q4_k_m", weighted=False),
     Row("q4_k_m, solved, weighted", "Q4_K_M, imatrix", "q4_k_m", weighted=True),
     Row("mixed, solved, weighted", "Q4_K_M, imatrix", "mixed", weighted=True),
+    Row("mixed, solved, weighted, tuned", "Q4_K_M, imatrix", "mixed", weighted=True, tune=TUNE),
     Row("Q3_K_M, imatrix", "", "Q3_K_M", theirs=True),
     Row("q3_k_m, solved, weighted", "Q3_K_M, imatrix", "q3_k_m", weighted=True),
     Row("mixed at Q3_K_M's size", "Q3_K_M, imatrix", "mixed", weighted=True),
+    Row("mixed at Q3_K_M's size, tuned", "Q3_K_M, imatrix", "mixed", weighted=True, tune=TUNE),
     Row("q4, rounded", "", "q4"),
     Row("q4, solved", "q4, rounded", "q4", weighted=False),
     Row("q4, solved, weighted", "q4, rounded", "q4", weighted=True),
+    Row("q4, solved, weighted, tuned", "q4, rounded", "q4", weighted=True, tune=TUNE),
 )
 
 
@@ -89,7 +95,7 @@ class Bench:
             calibration = None
             if row.weighted is not None:
                 text = calibrate.read_text(encoding="utf-8", errors="ignore")
-                calibration = Calibration(self._model, text, Path(scratch), self._tokens, row.weighted)
+                calibration = Calibration(self._model, text, Path(scratch), self._tokens, row.weighted, row.tune)
             scheme = row.scheme
             if scheme == "mixed" and beside is not None:
                 held = [tensor for tensor in load(str(beside)).tensors.values() if isinstance(tensor, Packed)]

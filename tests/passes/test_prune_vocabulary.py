@@ -94,6 +94,7 @@ def test_filled_up_with_what_is_merged_first(sample: Path) -> None:
     assert judged(model.tokenizer, pruned.tokenizer, more, texts) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", plugins.names("architectures"))
 def test_logits_of_kept_tokens_are_the_sources(toy: Toy, tmp_path: Path, family: str) -> None:
     """In transformers, which opens both folders; and in our reference."""

@@ -34,6 +34,7 @@ def test_widths() -> None:
             prune_width.width(intermediate, fraction)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", plugins.names("architectures"))
 def test_the_written_folder_is_what_was_computed(toy: Toy, tmp_path: Path, family: str) -> None:
     source = load(toy(family))
