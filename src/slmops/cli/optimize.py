@@ -21,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a folder or file, or a Hugging Face name such as Qwen/Qwen3-0.6B (with @revision)")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for artifacts and measurements")
     parser.add_argument("--text", metavar="FILE", help="a text of the model's own domain; default: SRC/eval/text.txt")
-    parser.add_argument("--tasks", metavar="FILE", help='JSON lines of {"messages": [...], "expected": "..."}')
+    parser.add_argument("--tasks", metavar="FILE", help="JSON lines, each a case with its scorer (docs/tasks.md)")
     parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
     parser.add_argument("--tune", type=int, default=0, metavar="N", help="with it, N passes that tune scales and norms (0)")
     parser.add_argument(
