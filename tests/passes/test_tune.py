@@ -133,7 +133,7 @@ def test_what_does_not_help_is_not_kept(toy: Toy, tmp_path: Path) -> None:
     packed = quantize(source, chooser("q8"))
     windows = Calibration(source, TEXT, tmp_path / "moments", tokens=512).windows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tune, "RATE", 0.5)
+        patch.setattr(tune, "RATE", 100.0)
         done = tune.tune(packed, source, windows, 2, tmp_path, lambda _: None)
     assert done.after == done.before
     for role, before in packed.tensors.items():
