@@ -41,7 +41,10 @@ def test_the_walk_on_the_sample_runs(tmp_path: Path) -> None:
     assert len(walk) >= 4
     for command in walk:
         words = [sys.executable, "-m", "slmops", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        for _ in range(3):  # on a busy machine speeds vary, which the gate is for: they are then taken again
+            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+            if "latency spread" not in done.stderr:
+                break
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if command.startswith("slmops run "):
             assert '"set_light"' in done.stdout or '"tool"' in done.stdout

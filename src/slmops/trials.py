@@ -165,11 +165,16 @@ class Lab:
         step = compiler.step_of(self._model, one.scheme, "cpu", calibration)
         if not (folder / receipt.NAME).is_file():
             return None
-        known = self._ledger.recall(self._facts(one, step.key))
+        known = self._recalled(self._facts(one, step.key))
         if known is not None and known.quality is None and (judge := _judge_of(one)) is not None:
-            of_judge = self._ledger.recall(self._facts(judge, step.key))
+            of_judge = self._recalled(self._facts(judge, step.key))
             known = dataclasses.replace(known, quality=of_judge.quality) if of_judge is not None else None
         return Outcome(known, "", receipt.machine(), None) if known is not None else None
+
+    def _recalled(self, facts: dict[str, Any]) -> Measured | None:
+        """What was measured before, unless speeds varied too much to pass: the machine was busy, and they are taken again."""
+        known = self._ledger.recall(facts)
+        return known if known is not None and gates.steady(known).passed is not False else None
 
     def judged(self, one: Candidate, outcome: Outcome) -> Trial:
         """With the verdicts of all gates."""
@@ -191,7 +196,7 @@ class Lab:
         self._watch.say(f"{one.named} in {one.engine}: stress and stability")
         key = receipt.load(Path(measured.folder))["step"]["key"]
         facts = {**self._facts(one, key), "endured": True}
-        known = self._ledger.recall(facts)
+        known = self._recalled(facts)
         if known is None:
             known = artifact.endure(measured, self._text)
             self._ledger.keep(facts, known)
@@ -244,7 +249,7 @@ class Lab:
         if made.failure is not None:
             raise made.failure
         facts = self._facts(one, made.receipt["step"]["key"])
-        known = self._ledger.recall(facts)
+        known = self._recalled(facts)
         if known is not None:
             return known, made.fresh
         known = artifact.measure(
