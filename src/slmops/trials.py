@@ -172,7 +172,7 @@ class Lab:
         return Outcome(known, "", receipt.machine(), None) if known is not None else None
 
     def _recalled(self, facts: dict[str, Any]) -> Measured | None:
-        """What was measured before, unless speeds varied too much to pass: the machine was busy, and they are taken again."""
+        """What was measured before, unless speeds varied too much to pass: then they are taken again."""
         known = self._ledger.recall(facts)
         return known if known is not None and gates.steady(known).passed is not False else None
 
