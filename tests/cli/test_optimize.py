@@ -13,6 +13,7 @@ import pytest
 import slmops
 from slmops import cli
 from slmops.core.errors import GateFailed, SourceNotFound, UsageError
+from slmops.measure import gates
 
 SAMPLE = Path(slmops.__file__).resolve().parents[2] / "samples" / "home"
 Toy = Callable[..., Path]
@@ -46,10 +47,14 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert cli.main(words) == 0
     again = json.loads(capsys.readouterr().out)
-    measured = {one["scheme"]: one["measured"] for one in found["trials"]}
-    assert {one["scheme"]: one["measured"] for one in again["trials"]} == measured  # recalled, in the order of the table
-    assert again["choice"]["scheme"] == choice["scheme"]
-    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    # What a busy machine took is taken again; the rest is recalled.
+    steady = [one for one in found["trials"] if one["measured"]["speed"]["spread"] <= gates.SPREAD]
+    measured = {one["scheme"]: one["measured"] for one in again["trials"]}
+    assert choice["scheme"] in {one["scheme"] for one in steady}
+    assert all(measured[one["scheme"]] == one["measured"] for one in steady)
+    if len(steady) == len(found["trials"]):
+        assert again["choice"]["scheme"] == choice["scheme"]
+        assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
 
 @pytest.mark.slow
