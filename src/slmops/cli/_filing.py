@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slmops.core.errors import OutputExists
+
 if TYPE_CHECKING:
     from slmops.compile import Converted
     from slmops.core.step import Step
@@ -33,21 +35,22 @@ class Filing:
     def __init__(self, registry: Registry, wanted: Mapping[str, Reference], replace: bool) -> None:
         self._registry, self.names, self._replace = registry, wanted, replace
 
-    def recall(self, step: Step) -> dict[str, Converted]:
-        """What the step made before, in the formats that are here, under the names that are asked for now.
+    def check(self, step: Step) -> None:
+        """Raises OutputExists for a name that is another step's, before the work."""
+        for name in self.names.values() if not self._replace else ():
+            self._registry.refuse_taken(name, step.key)
 
-        Raises OutputExists for a name that is another step's, before the work.
-        """
+    def recall(self, step: Step) -> dict[str, Converted]:
+        """What the step made before, in the formats that are here, under the names that are asked for now."""
         from slmops.compile import Converted
         from slmops.core import receipt
 
         found: dict[str, Converted] = {}
         for form, name in self.names.items():
-            if self._replace:
-                continue
-            self._registry.refuse_taken(name, step.key)
-            if (digest := self._registry.made(step.key, form)) is not None:
-                self._registry.tag(digest, name)
+            digest = self._registry.made(step.key, form) if not self._replace else None
+            if digest is not None:
+                # A name that it takes over is one of the same step: checked.
+                self._registry.tag(digest, name, replace=True)
                 folder = self._registry.place(digest)
                 found[form] = Converted(form, folder, receipt.load(folder), fresh=False)
         return found
@@ -57,7 +60,11 @@ class Filing:
         if one.failure is not None:
             return one
         take = scratch in (one.folder, *one.folder.parents)
-        digest = self._registry.add(one.folder, self.names[one.format], take=take, replace=self._replace)
+        name, replace = self.names[one.format], self._replace
+        with contextlib.suppress(OutputExists):
+            self._registry.refuse_taken(name, one.receipt["step"]["key"])
+            replace = True  # what the same step made anew takes the name over
+        digest = self._registry.add(one.folder, name, take=take, replace=replace)
         return dataclasses.replace(one, folder=self._registry.place(digest)) if take else one
 
     @property
@@ -90,7 +97,6 @@ def choice(name: Reference, folder: Path, document: Mapping[str, Any]) -> str:
 
 def refuse_other_source(name: Reference, fingerprint: str) -> None:
     """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's."""
-    from slmops.core.errors import OutputExists
     from slmops.registry import Registry, manifest
 
     with Registry.open() as registry:

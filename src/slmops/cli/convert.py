@@ -104,8 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
             text = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
             calibration = calibrate.Calibration(model, text, Path(scratch), arguments.calibrate_tokens, tune=arguments.tune)
         out, known = Path(arguments.out or ""), {}
+        if filing is not None:
+            filing.check(step := compiler.step_of(model, scheme, arguments.provider, calibration))
         if filing is not None and arguments.out is None:
-            known = filing.recall(compiler.step_of(model, scheme, arguments.provider, calibration))
+            known = filing.recall(step)
             out = stack.enter_context(filing.scratch) / "made"
         todo = [name for name in formats if name not in known]
         made = compiler.convert(
