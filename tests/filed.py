@@ -9,7 +9,12 @@ from typing import Any
 
 def artifact(folder: Path, fill: bytes = b"x", **changes: Any) -> Path:
     """A folder of four files; of two with other fills, only weights and receipt differ."""
-    files = {"model.gguf": fill * 70_000, "tokenizer.json": b'{"model": {}}', "onnx/genai.json": b"{}", "README.md": b"hello"}
+    files = {
+        "model.gguf": fill * 70_000,
+        "tokenizer.json": b'{"model": {}}',
+        "onnx/genai.json": b"{}",
+        "README.md": b"hello",
+    }
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)

@@ -11,7 +11,8 @@ from slmops.registry import references
 from slmops.registry.references import Reference
 
 HOSTILE = [
-    "../x", "x/../y", "x/..", "/etc/passwd", "x\\y", "x%2e%2e", "x\0y", "x\n", "X", "é", "x//y", "x/", "-x", "x-", "x:", ":x", "",
+    "../x", "x/../y", "x/..", "/etc/passwd", "x\\y", "x%2e%2e", "x\0y", "x\n", "X", "é", "x//y", "x/", "-x", "x-", "x:",
+    ":x", "",
     "x:a/b", "x:../y", "x:.a", "x:-a", "x:" + "a" * 129, "a" * 201, "c:\\x", "x y", "x;y", "$(x)", "x:a\n",
 ]  # fmt: skip
 

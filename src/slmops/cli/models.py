@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         with Registry.open() as registry:
             facts, said = ACTIONS[arguments.what](registry, arguments)
     # What manifests say is not ours: nothing of it may steer the terminal.
-    said = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in said)
+    if not said.replace("\n", "").isprintable():
+        said = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in said)
     print(json.dumps(facts, indent=1) if arguments.json else said)
     if arguments.what == "fsck" and not checked.sound:
         count = sum(not one.harmless and not one.repaired for one in checked.problems)
@@ -98,13 +99,11 @@ def _add(registry: Registry, arguments: argparse.Namespace) -> tuple[Any, str]:
 
 
 def _ls(registry: Registry, arguments: argparse.Namespace) -> tuple[Any, str]:
-    import dataclasses
-
     from slmops.cli import _text
 
     rows = registry.rows(arguments.name)
     if arguments.json:
-        return [dataclasses.asdict(row) for row in rows], ""
+        return [{**row._asdict(), "verified": bool(row.verified)} for row in rows], ""
     shown = [
         [
             ", ".join(row.tags) or "-",
@@ -137,7 +136,7 @@ def _show(registry: Registry, arguments: argparse.Namespace) -> tuple[Any, str]:
     ]
     gates = registry.catalog.gates(digest)
     facts = {
-        **dataclasses.asdict(row),
+        **row._asdict(),
         "config": config,
         "annotations": dict(found.annotations),
         "files": [{"path": one.path, "kind": one.kind, **dataclasses.asdict(one.blob)} for one in found.layers],

@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -232,16 +233,21 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _pour(source: BinaryIO, target: Path, most: int | None) -> tuple[str, int]:
-    """Copy to disk and hash on the way; stops with one byte more than `most`."""
+    """Copy to disk and hash beside it, a chunk at a time; stops with one byte more than `most`."""
     hashed, size = hashlib.sha256(), 0
-    with target.open("wb", buffering=0) as handle:
+    with target.open("wb", buffering=0) as handle, ThreadPoolExecutor(1) as pool:
+        hashing: Future[None] | None = None
         while chunk := source.read(CHUNK if most is None else min(CHUNK, most + 1 - size)):
+            if hashing is not None:
+                hashing.result()
+            hashing = pool.submit(hashed.update, chunk)
+            size += len(chunk)
             view = memoryview(chunk)
-            hashed.update(view)
-            size += len(view)
             while view:  # a write may take less than it was given
                 view = view[handle.write(view) :]
             if most is not None and size > most:
                 break
+        if hashing is not None:
+            hashing.result()
         os.fsync(handle.fileno())
     return "sha256:" + hashed.hexdigest(), size

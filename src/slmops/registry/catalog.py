@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slmops.core.errors import CorruptInput, NoSpace, SlmopsError
 from slmops.registry import manifest as manifests
@@ -50,9 +50,8 @@ create table if not exists verified (
 DERIVED = ("meta", "artifacts", "tags", "lineage", "attachments", "measurements", "gates")
 
 
-@dataclass(frozen=True)
-class Row:
-    """An artifact as `ls` shows it; `added` in seconds since 1970."""
+class Row(NamedTuple):
+    """An artifact as `ls` shows it; `added` in seconds since 1970. A tuple, for there are thousands."""
 
     digest: str
     name: str
@@ -60,7 +59,7 @@ class Row:
     scheme: str
     family: str
     bytes: int
-    verified: bool
+    verified: int
     added: float
     fault: str
     """Why its manifest cannot be read; empty where it can."""
@@ -96,8 +95,8 @@ class Catalog:
         try:
             with contextlib.closing(sqlite3.connect(path, timeout=60)) as db:
                 return bool(db.execute("pragma user_version").fetchone()[0] == SCHEMA)
-        except sqlite3.OperationalError:
-            raise
+        except sqlite3.OperationalError as error:  # the disk's fault, not the file's
+            raise _fault(path, error) from error
         except sqlite3.DatabaseError:
             return False
 
@@ -113,7 +112,8 @@ class Catalog:
                 self._db.execute(f"pragma user_version = {SCHEMA}")
 
     def close(self) -> None:
-        self._db.close()
+        with _faults(self.path):
+            self._db.close()
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -168,8 +168,11 @@ class Catalog:
             found, document, added = load(digest)
         except SlmopsError as fault:
             # Shown, not hidden: the rest of the registry works on.
-            table = "artifacts" if entry["artifactType"] in (manifests.MODEL, "") else "attachments"
-            self._db.execute(f"insert into {table} (digest, fault) values (?, ?)", (digest, str(fault)))
+            if entry["artifactType"] in (manifests.MODEL, ""):
+                lost = (digest, "", "", "", "", 0, 0, "", 0.0, str(fault))
+                self._db.execute("insert into artifacts values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", lost)
+            else:
+                self._db.execute("insert into attachments values (?, '', '', 0, ?)", (digest, str(fault)))
             return
         if found.subject is not None:
             kind = manifests.ATTACHED.fullmatch(found.artifact_type)
@@ -209,18 +212,15 @@ class Catalog:
 
     def rows(self, name: str | None = None) -> list[Row]:
         """Artifacts with their tags, by name; those without a tag last."""
-        where = "where a.digest in (select digest from tags where name = ?)" if name is not None else ""
-        found = self._all(
-            "select a.digest, coalesce(a.name, ''), coalesce(a.format, ''), coalesce(a.scheme, ''), coalesce(a.family, ''),"
-            " coalesce(a.bytes, 0), coalesce(a.verified, 0), coalesce(a.added, 0), a.fault,"
-            " (select group_concat(t.name || ':' || t.tag, ' ') from tags t where t.digest = a.digest) as tagged"
-            f" from artifacts a {where} order by tagged is null, tagged, a.digest",
-            (name,) if name is not None else (),
-        )
-        return [
-            Row(*row[:6], bool(row[6]), *row[7:9], tuple(sorted((row[9] or "").split())))  # type: ignore[call-arg]
-            for row in found
-        ]
+        where = "where digest in (select digest from tags where name = ?)" if name is not None else ""
+        values = (name,) if name is not None else ()
+        tags: dict[str, list[str]] = {}
+        for digest, held, tag in self._all(f"select digest, name, tag from tags {where} order by name, tag", values):
+            tags.setdefault(digest, []).append(f"{held}:{tag}")
+        columns = "digest, name, format, scheme, family, bytes, verified, added, fault"
+        found = {row[0]: row for row in self._all(f"select {columns} from artifacts {where} order by digest", values)}
+        order = [*(digest for digest in tags if digest in found), *(digest for digest in found if digest not in tags)]
+        return [Row._make((*found[digest], tuple(tags.get(digest, ())))) for digest in order]
 
     def known(self) -> set[str]:
         """Digests of every manifest that it was told of."""
@@ -344,12 +344,11 @@ def _faults(path: Path) -> Iterator[None]:
     """SQLite's errors as ours."""
     try:
         yield
-    except sqlite3.OperationalError as error:
-        if "full" in str(error):
-            raise NoSpace(f"no space left on the disk of {path}", "free some") from error
-        raise CorruptInput(
-            f"the catalog {path}: {error}", "slmops models reindex makes it anew from the manifests"
-        ) from error
     except sqlite3.DatabaseError as error:
-        fault = f"the catalog {path} is damaged: {error}"
-        raise CorruptInput(fault, "slmops models reindex makes it anew from the manifests") from error
+        raise _fault(path, error) from error
+
+
+def _fault(path: Path, error: sqlite3.DatabaseError) -> SlmopsError:
+    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+        return NoSpace(f"no space left on the disk of {path}", "free some")
+    return CorruptInput(f"the catalog {path}: {error}", "slmops models reindex makes it anew from the manifests")

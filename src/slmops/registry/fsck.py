@@ -123,15 +123,16 @@ def _blobs(registry: Registry, repair: bool, counts: list[int], advance: Callabl
         identity = Identity.of(path)
         counts[0], counts[1] = counts[0] + 1, counts[1] + identity.size
         try:
-            sound, said = registry.blobs.hash(digest) == digest, "its bytes are not what its name says"
+            sound, readable = registry.blobs.hash(digest) == digest, True
+            said = "its bytes are not what its name says"
         except OSError as error:
-            sound, said = False, f"it cannot be read: {error.strerror}"
+            sound, readable, said = False, False, f"it cannot be read: {error.strerror}"
         advance(identity.size)
         if sound:
             registry.catalog.trust([(digest, identity)])
             continue
         registry.catalog.distrust([digest])
-        if repair:
+        if repair and readable:  # what the disk does not give now, it may give later
             (registry.root / "quarantine").mkdir(exist_ok=True)
             path.rename(registry.root / "quarantine" / path.name)
             said += "; set aside in quarantine/"

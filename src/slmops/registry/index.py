@@ -20,6 +20,7 @@ NAME = "index.json"
 LAYOUT = "oci-layout"
 VERSION = '{"imageLayoutVersion": "1.0.0"}\n'
 INDEX = "application/vnd.oci.image.index.v1+json"
+_LINE = ",\n"
 REF_NAME = "org.opencontainers.image.ref.name"
 MOST_BYTES = 256 << 20
 """About 800,000 artifacts."""
@@ -33,6 +34,8 @@ class Index:
     tags: dict[Reference, str] = field(default_factory=dict)
     foreign: list[dict[str, Any]] = field(default_factory=list)
     """Descriptors that are not ours to understand (another tool's images); they are kept as they are."""
+    read_as: str = ""
+    """What stood in the file."""
 
     def add(self, digest: str, size: int, artifact_type: str) -> None:
         self.entries[digest] = {"mediaType": MANIFEST, "digest": digest, "size": size, "artifactType": artifact_type}
@@ -46,20 +49,29 @@ class Index:
         return sorted((one for one, held in self.tags.items() if held == digest), key=str)
 
     def text(self) -> str:
-        """As JSON; equal indexes are equal texts."""
-        by_digest: dict[str, list[Reference]] = {}
-        for reference, digest in sorted(self.tags.items(), key=lambda pair: str(pair[0])):
-            by_digest.setdefault(digest, []).append(reference)
-        manifests: list[dict[str, Any]] = []
+        """As JSON; equal indexes are equal texts. Written by hand: json takes four times as long over 10,000 artifacts."""
+        by_digest: dict[str, list[str]] = {}
+        for reference, digest in self.tags.items():
+            by_digest.setdefault(digest, []).append(str(reference))
+        types = {kind: json.dumps(kind) for kind in {entry["artifactType"] for entry in self.entries.values()}}
+        manifests: list[str] = []
         for digest, entry in sorted(self.entries.items()):
-            tagged = [{**entry, "annotations": {REF_NAME: str(one)}} for one in by_digest.get(digest, ())]
-            manifests += tagged or [entry]
-        value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*manifests, *self.foreign]}
-        return json.dumps(value, separators=(",", ":"), sort_keys=True) + "\n"
+            # Digests and references are checked by their patterns: nothing of them needs escaping.
+            plain = (
+                f'"artifactType":{types[entry["artifactType"]]},"digest":"{digest}","mediaType":"{MANIFEST}",'
+                f'"size":{entry["size"]}}}'
+            )
+            tags = sorted(by_digest.get(digest, ()))
+            manifests += [f'{{"annotations":{{"{REF_NAME}":"{tag}"}},{plain}' for tag in tags] or ["{" + plain]
+        manifests += [json.dumps(entry, separators=(",", ":"), sort_keys=True) for entry in self.foreign]
+        return f'{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[\n{_LINE.join(manifests)}\n]}}\n'
 
-    def write(self, root: Path) -> None:
-        """Whole or not at all. Raises NoSpace."""
-        write_whole(root / NAME, self.text())
+    def write(self, root: Path) -> bool:
+        """Whole or not at all, and only if it says something new. Raises NoSpace."""
+        if (text := self.text()) == self.read_as:
+            return False
+        write_whole(root / NAME, text)
+        return True
 
 
 def read(root: Path) -> Index:
@@ -68,7 +80,10 @@ def read(root: Path) -> Index:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise CorruptInput(f"{path} is larger than {MOST_BYTES:,} bytes")
-        return parse(path.read_bytes(), str(path))
+        content = path.read_bytes()
+        found = parse(content, str(path))
+        found.read_as = content.decode(errors="replace")
+        return found
     except FileNotFoundError:
         raise CorruptInput(f"{path} is missing", "slmops models fsck --repair rebuilds it") from None
 

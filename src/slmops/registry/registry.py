@@ -315,10 +315,8 @@ class Registry:
         """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows."""
         with _lock.held(self.root / "index.lock"), no_space(self.root):
             held = index.read(self.root)
-            before = held.text()
             edit(held)
-            if held.text() != before:
-                held.write(self.root)
+            held.write(self.root)
             self.catalog.sync(held, self._seen(), self._load)
 
     def refresh(self) -> None:
