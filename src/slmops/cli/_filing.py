@@ -55,11 +55,10 @@ class Filing:
                 found[form] = Converted(form, folder, receipt.load(folder), fresh=False)
         return found
 
-    def file(self, one: Converted, scratch: Path) -> Converted:
-        """Add what was made, and name it; what lies in the scratch folder is moved, the rest copied."""
+    def file(self, one: Converted, *, take: bool) -> Converted:
+        """Add what was made, and name it. take: it lies in the scratch folder, and is moved; the user's own is copied."""
         if one.failure is not None:
             return one
-        take = scratch in (one.folder, *one.folder.parents)
         name, replace = self.names[one.format], self._replace
         with contextlib.suppress(OutputExists):
             self._registry.refuse_taken(name, one.receipt["step"]["key"])

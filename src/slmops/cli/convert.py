@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
             watch=progress.watch(),
         ) if todo else []  # fmt: skip
         if filing is not None:
-            made = [filing.file(one, out) for one in made]
+            made = [filing.file(one, take=arguments.out is None) for one in made]
         results = [*known.values(), *made]
     failures = [result.failure for result in results if result.failure is not None]
     if arguments.json:
