@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
 
-from slmops.core import step, store
-from slmops.core.errors import CorruptInput, NoSpace, OutputExists
+from slmops.core import store
+from slmops.core.errors import NoSpace, OutputExists
 
 
 def everything(folder: Path) -> list[str]:
@@ -88,49 +87,3 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_sweeps_up(tmp_path: P
     with store.staged(final) as folder:
         (folder / "whole").write_text("x")
     assert everything(tmp_path) == ["out", "out/whole"]
-
-
-def test_the_store_names_folders_by_content(tmp_path: Path) -> None:
-    kept = store.Store(tmp_path / "store")
-    names = []
-    for _ in range(2):
-        with kept.scratch() as scratch:
-            (scratch / "made").mkdir()
-            (scratch / "made" / "file").write_text("same")
-            names.append(kept.add(scratch / "made"))
-    assert names[0] == names[1] and kept.check(names[0])
-    (kept.path(names[0]) / "file").write_text("flipped")
-    assert not kept.check(names[0])
-
-
-@pytest.mark.parametrize("name", ["", "../../etc", "A" * 64, "a" * 63])
-def test_a_digest_is_never_a_path(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CorruptInput):
-        store.Store(tmp_path).path(name)
-
-
-def test_a_step_runs_once(tmp_path: Path) -> None:
-    kept, ran = store.Store(tmp_path), []
-
-    def make(folder: Path) -> None:
-        ran.append(time.time())
-        (folder / "out").write_text("made")
-
-    one = step.Step("toy", {"in": "x"}, {"bits": 4}, "1")
-    assert step.run(one, kept, make) == step.run(one, kept, make)
-    assert len(ran) == 1
-    other = step.Step("toy", {"in": "x"}, {"bits": 4}, "2")
-    step.run(other, kept, make)
-    assert len(ran) == 2
-
-
-def test_a_failing_step_is_not_remembered(tmp_path: Path) -> None:
-    kept = store.Store(tmp_path)
-    one = step.Step("toy", {}, {}, "1")
-
-    def fail(folder: Path) -> None:
-        raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        step.run(one, kept, fail)
-    assert kept.recall(one.key) is None and not list((tmp_path / "scratch").iterdir())

@@ -40,9 +40,9 @@ def _split(text: str, what: str) -> tuple[float, str]:
 
 
 def seconds(text: str) -> float:
-    """Seconds of 90, 90s, 10m or 2h."""
+    """Seconds of 90, 90s, 10m, 2h or 7d."""
     number, unit = _split(text, "a time such as 90s, 10m or 2h")
-    factors = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
+    factors = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
     if unit not in factors:
         raise UsageError(f"{text!r} is no time", "such as 90s, 10m or 2h")
     return number * factors[unit]

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from slmops import run as runner
+    from slmops.cli import _reference
     from slmops.core.errors import EngineMissing, SourceNotFound, UsageError
 
     if importlib.util.find_spec("lm_eval") is None:
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.include) if arguments.include else None
     if folder is not None and not folder.is_dir():
         raise SourceNotFound(f"there is no folder {folder}", "give one with task files")
-    artifact = runner.Artifact.open(Path(arguments.artifact))
+    artifact = runner.Artifact.open(_reference.folder(arguments.artifact))
     if arguments.chat and artifact.chat_template is None:
         raise UsageError("this model has no chat template", "leave --chat out")
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # for its bootstrap, which would fork this process

@@ -17,14 +17,18 @@ SCHEMES = ("q4", "q8", "f16")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a folder or file, or a Hugging Face name such as Qwen/Qwen3-0.6B (with @revision)")
+    parser.add_argument(
+        "source", help="a folder or file, a name in the registry, or one of Hugging Face: org/name (@revision)"
+    )
     parser.add_argument("--context", type=int, metavar="N", help="predict memory for N tokens of context")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    found = facts(arguments.source, arguments.context)
+    from slmops.cli import _reference
+
+    found = facts(_reference.source(arguments.source), arguments.context)
     print(json.dumps(found, indent=1) if arguments.json else text(found))
     return 0
 

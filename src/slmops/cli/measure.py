@@ -22,7 +22,11 @@ MOST_AT_ONCE = 256
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", nargs="+", help="folders that slmops wrote; the others are compared with the first")
+    parser.add_argument(
+        "artifact",
+        nargs="+",
+        help="folders, or names in the registry; the others are compared with the first",
+    )
     parser.add_argument("--against", metavar="SRC", help="the unquantized model: a folder or a Hugging Face name")
     parser.add_argument("--text", metavar="FILE", help="a text in the model's own domain; needs --against")
     parser.add_argument("--tasks", metavar="FILE", help="JSON lines, each a case with its scorer (docs/tasks.md)")
@@ -43,12 +47,14 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from slmops import source as sources
+    from slmops.cli import _reference
     from slmops.cli._progress import Progress
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
     from slmops.measure import artifact, gates, report, tasks
     from slmops.plan import hardware
 
     progress = Progress(quiet=arguments.json)
+    arguments.artifact = [str(_reference.folder(one)) for one in arguments.artifact]
     if (arguments.text is None) != (arguments.against is None):
         raise UsageError("--against and --text belong together", "give the unquantized model and a text, or neither")
     if arguments.runs < 1:
@@ -68,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         source = text = None
         if arguments.text is not None:
             content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
-            source = sources.load(arguments.against)
+            source = sources.load(_reference.source(arguments.against))
             text = artifact.Text(source, content, Path(scratch))
         found = []
         for folder in arguments.artifact:

@@ -20,6 +20,7 @@ EXAMPLE = "slmops optimize samples/home --max-size 60% -o best --report best.htm
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a folder or file, or a Hugging Face name such as Qwen/Qwen3-0.6B (with @revision)")
     parser.add_argument("-o", "--out", required=True, metavar="OUT", help="folder for artifacts and measurements")
+    parser.add_argument("--name", metavar="NAME[:TAG]", help="file the choice and its figures in the registry")
     parser.add_argument("--text", metavar="FILE", help="a text of the model's own domain; default: SRC/eval/text.txt")
     parser.add_argument("--tasks", metavar="FILE", help="JSON lines, each a case with its scorer (docs/tasks.md)")
     parser.add_argument("--calibrate", metavar="FILE", help="a text, other than --text, by which codes are solved for")
@@ -39,17 +40,20 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import functools
     import json
+    import sys
     from pathlib import Path
 
+    from slmops import compile as compiler
     from slmops import optimize, probes, search, trials
     from slmops import source as sources
-    from slmops.cli import plan
+    from slmops.cli import _filing, _reference, plan
     from slmops.cli._progress import Progress
-    from slmops.core import plugins
+    from slmops.core import plugins, receipt
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
-    from slmops.measure import report, tasks
+    from slmops.measure import artifact, report, tasks
     from slmops.passes import calibrate
     from slmops.plan import hardware
+    from slmops.registry import references
 
     if not 0 < arguments.min_quality <= 1:
         raise UsageError(f"--min-quality {arguments.min_quality} is no share", "above 0 and at most 1, such as 0.97")
@@ -58,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     plugins.load("executors", arguments.executor)
     if arguments.report:
         report.check(Path(arguments.report))
-    model = sources.load(arguments.source)
+    name = references.named(arguments.name) if arguments.name else None
+    model = sources.load(_reference.source(arguments.source))
+    if name is not None:
+        _filing.refuse_other_source(name, compiler.fingerprint(model))
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
         planned = plan.facts(model, hardware.detect(), limits, formats, here=True)
@@ -87,6 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(json.dumps(facts, indent=1) if arguments.json else _shown(found, wanted.objective))
     if arguments.report:
         report.write(Path(arguments.report), facts)
+    if name is not None and found.choice is not None and found.choice.measured is not None:
+        measured, verdicts = artifact.facts(found.choice.measured), found.choice.verdicts
+        document = report.plain({"measured": measured, "verdicts": verdicts, "machine": receipt.machine()})
+        digest = _filing.choice(name, Path(found.choice.measured.folder), document)
+        print(f"{name}: {digest}", file=sys.stderr)
     if found.choice is None:
         raise GateFailed("nothing passed its gates", "; ".join(found.relax))
     return 0

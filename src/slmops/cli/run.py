@@ -11,7 +11,9 @@ EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", help="a folder that slmops wrote, or a Hugging Face folder (needs PyTorch)")
+    parser.add_argument(
+        "artifact", help="a folder of slmops, a name in the registry, or a Hugging Face folder (needs PyTorch)"
+    )
     parser.add_argument("prompt", help="what the user says")
     parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="at most so many new tokens (256)")
@@ -27,15 +29,15 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
     import sys
-    from pathlib import Path
 
     from slmops import run as runner
+    from slmops.cli import _reference
     from slmops.core.errors import UsageError
     from slmops.engines import Sampling
 
     if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.top_k < 0:
         raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --top-k at least 0")
-    artifact = runner.Artifact.open(Path(arguments.artifact))
+    artifact = runner.Artifact.open(_reference.folder(arguments.artifact))
     text = arguments.prompt if arguments.raw else artifact.prompt([{"role": "user", "content": arguments.prompt}])
     sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     pieces: list[str] = []

@@ -18,7 +18,9 @@ CLIP = 110
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", help="a folder that slmops wrote, or a Hugging Face folder (needs PyTorch)")
+    parser.add_argument(
+        "artifact", help="a folder of slmops, a name in the registry, or a Hugging Face folder (needs PyTorch)"
+    )
     parser.add_argument("checks", metavar="CHECKS.yaml", help="the checks (docs/checks.md)")
     parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where the engine runs")
@@ -31,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from slmops import run as runner
+    from slmops.cli import _reference
     from slmops.cli._progress import Progress
     from slmops.core.errors import CheckFailed, SourceNotFound
     from slmops.measure import checks
@@ -38,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.junit and not Path(arguments.junit).absolute().parent.is_dir():
         raise SourceNotFound(f"there is no folder for {arguments.junit}", "make it first")
     asked = checks.read(Path(arguments.checks))
-    artifact = runner.Artifact.open(Path(arguments.artifact))
+    artifact = runner.Artifact.open(_reference.folder(arguments.artifact))
     progress = Progress(quiet=arguments.json)
     results = []
     with checks.Subject(artifact, arguments.engine, arguments.device, asked.context) as subject:

@@ -9,19 +9,21 @@ EXAMPLE = "slmops verify out/gguf"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("artifact", help="a folder that slmops wrote")
+    parser.add_argument("artifact", help="a folder that slmops wrote, or a name in the registry")
     parser.add_argument("--engine", action="append", help="only this engine (may be repeated); default: all installed")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
     from slmops import prove
+    from slmops.cli import _reference
     from slmops.cli._progress import Progress
 
     progress = Progress(quiet=arguments.json)
-    found = prove.verify(Path(arguments.artifact), device=arguments.device, engines=arguments.engine, say=progress.say)
+    found = prove.verify(
+        _reference.folder(arguments.artifact), device=arguments.device, engines=arguments.engine, say=progress.say
+    )
     print(json.dumps(found, indent=1) if arguments.json else "\n".join(prove.summary(found)))
     return 0

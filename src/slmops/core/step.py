@@ -1,13 +1,12 @@
-"""Step: a pure function of digests and parameters to a folder, run once and then remembered."""
+"""Step: a pure function of digests and parameters to an artifact; equal steps make equal artifacts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from slmops.core.store import Store, digest
+from slmops.core.store import digest
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,3 @@ class Step:
     def facts(self) -> dict[str, Any]:
         """The step in words, for receipts and lineage."""
         return {"verb": self.verb, "inputs": dict(self.inputs), "parameters": dict(self.parameters), "code": self.code}
-
-
-def run(step: Step, store: Store, make: Callable[[Path], None]) -> Path:
-    """The step's folder in the store: recalled when it was made before, else made by `make(folder)` and kept.
-
-    Whatever `make` raises passes through, and nothing is kept.
-    """
-    if (known := store.recall(step.key)) is not None:
-        return store.path(known)
-    with store.scratch() as folder:
-        made = folder / "made"
-        made.mkdir()
-        make(made)
-        name = store.add(made)
-    store.remember(step.key, name, {"step": step.facts()})
-    return store.path(name)

@@ -1,7 +1,7 @@
-"""Folders that appear whole or not at all, and a store of them by digest.
+"""Folders and files that appear whole or not at all.
 
-`staged` is how anything is written: into a temporary sibling, forced to disk, renamed. `Store` keeps finished folders
-under the sha256 of their contents, and remembers which step made which. OCI, catalog and leases come with the registry.
+`staged` is how anything is written: into a temporary sibling, forced to disk, renamed. What is kept by its digest is in
+the registry.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from slmops.core.errors import CorruptInput, NoSpace, OutputExists
-
-CHUNK = 1 << 20
+from slmops.core.errors import NoSpace, OutputExists
 
 
 @contextlib.contextmanager
@@ -35,12 +33,18 @@ def no_space(where: Path) -> Iterator[None]:
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's entries to disk where the system can (not on Windows)."""
-    with contextlib.suppress(OSError, AttributeError):
+    try:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except (OSError, AttributeError):
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems have no fsync of folders; a fault of the disk is another matter.
+        if error.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT):
+            raise
+    finally:
+        os.close(handle)
 
 
 def sync_file(path: Path) -> None:
@@ -117,11 +121,12 @@ def _sweep(final: Path) -> None:
     """Remove what a dead process left for this very name; a live process's folder stays."""
     for left in final.parent.glob(f".{final.name}.*.partial"):
         pid = left.name.removeprefix(f".{final.name}.").split(".", 1)[0]
-        if pid.isdigit() and int(pid) != os.getpid() and not _alive(int(pid)):
+        if pid.isdigit() and int(pid) != os.getpid() and not alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether there is a process of this id."""
     import psutil
 
     return bool(psutil.pid_exists(pid))
@@ -133,103 +138,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """Relative name -> {size, sha256} of every file below the folder, sorted."""
-    return {
-        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_digest(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def digest(value: Any) -> str:
     """sha256 of a JSON value in its one canonical spelling, hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class Store:
-    """Finished folders by the digest of their manifest, under `root`.
-
-    root/folders/sha256-<hex>/...      the folders; immutable
-    root/steps/<key>.json              step key -> digest of what it made
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    @staticmethod
-    def default() -> Store:
-        """SLMOPS_HOME, or the platform's place for an application's data."""
-        if home := os.environ.get("SLMOPS_HOME"):
-            return Store(Path(home))
-        if os.name == "nt":
-            return Store(Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "slmops")
-        if os.uname().sysname == "Darwin":
-            return Store(Path.home() / "Library" / "Application Support" / "slmops")
-        return Store(Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "slmops")
-
-    def path(self, name: str) -> Path:
-        """Where the folder of this digest is or would be."""
-        if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
-            raise CorruptInput(f"{name!r} is not a sha256 digest")
-        return self.root / "folders" / f"sha256-{name}"
-
-    def add(self, folder: Path) -> str:
-        """Take a finished folder in (it is moved, from the same disk) and return its digest. Twice the same is once."""
-        name = digest(manifest(folder))
-        final = self.path(name)
-        with no_space(self.root):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            for path in folder.rglob("*"):
-                if path.is_file():
-                    sync_file(path)
-            if final.exists():
-                shutil.rmtree(folder)
-            else:
-                try:
-                    folder.rename(final)
-                except OSError:
-                    # Somebody else added the same digest meanwhile; anything else is a real fault.
-                    if not final.exists():
-                        raise
-                    shutil.rmtree(folder)
-            sync_folder(final.parent)
-        return name
-
-    def check(self, name: str) -> bool:
-        """Whether the folder of this digest is there and every byte is what the digest says."""
-        folder = self.path(name)
-        return folder.is_dir() and digest(manifest(folder)) == name
-
-    @contextlib.contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """A temporary folder on the store's disk, removed at the end if it is still there."""
-        home = self.root / "scratch"
-        with no_space(self.root):
-            home.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=home))
-        try:
-            with no_space(self.root):
-                yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def recall(self, key: str) -> str | None:
-        """The digest that the step of this key made, if its folder is still there."""
-        try:
-            name = str(json.loads((self.root / "steps" / f"{key}.json").read_text())["digest"])
-        except (OSError, ValueError, KeyError):
-            return None
-        return name if self.path(name).is_dir() else None
-
-    def remember(self, key: str, name: str, facts: dict[str, Any]) -> None:
-        """Record that the step of this key made this digest."""
-        home = self.root / "steps"
-        home.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=home, suffix=".partial", delete=False, encoding="utf-8") as handle:
-            json.dump({"digest": name, **facts}, handle, indent=1)
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(handle.name).replace(home / f"{key}.json")
-        sync_folder(home)

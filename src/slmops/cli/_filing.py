@@ -1,0 +1,105 @@
+"""--name: what a verb made goes into the registry under a name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slmops.core.errors import OutputExists
+
+if TYPE_CHECKING:
+    from slmops.compile import Converted
+    from slmops.core.step import Step
+    from slmops.registry import Registry
+    from slmops.registry.references import Reference
+
+
+def names(text: str, formats: Sequence[str]) -> dict[str, Reference]:
+    """Format -> its name: NAME[:TAG] for one; of several, NAME:FORMAT or NAME:TAG-FORMAT. Raises UsageError."""
+    from slmops.registry import references
+    from slmops.registry.references import Reference
+
+    given = references.named(text)
+    if len(formats) == 1:
+        return {formats[0]: given}
+    start = f"{given.tag}-" if ":" in text else ""
+    return {form: Reference(given.name, f"{start}{form.replace('_', '-')}") for form in formats}
+
+
+class Filing:
+    """The registry, for the artifacts of one conversion."""
+
+    def __init__(self, registry: Registry, wanted: Mapping[str, Reference], replace: bool) -> None:
+        self._registry, self.names, self._replace = registry, wanted, replace
+
+    def check(self, step: Step) -> None:
+        """Raises OutputExists for a name that is another step's, before the work."""
+        for name in self.names.values() if not self._replace else ():
+            self._registry.refuse_taken(name, step.key)
+
+    def recall(self, step: Step) -> dict[str, Converted]:
+        """What the step made before, in the formats that are here, under the names that are asked for now."""
+        from slmops.compile import Converted
+        from slmops.core import receipt
+
+        found: dict[str, Converted] = {}
+        for form, name in self.names.items():
+            digest = self._registry.made(step.key, form) if not self._replace else None
+            if digest is not None:
+                # A name that it takes over is one of the same step: checked.
+                self._registry.tag(digest, name, replace=True)
+                folder = self._registry.place(digest)
+                found[form] = Converted(form, folder, receipt.load(folder), fresh=False)
+        return found
+
+    def file(self, one: Converted, *, take: bool) -> Converted:
+        """Add what was made, and name it. take: it lies in the scratch folder, and is moved; the user's own is copied."""
+        if one.failure is not None:
+            return one
+        name, replace = self.names[one.format], self._replace
+        with contextlib.suppress(OutputExists):
+            self._registry.refuse_taken(name, one.receipt["step"]["key"])
+            replace = True  # what the same step made anew takes the name over
+        digest = self._registry.add(one.folder, name, take=take, replace=replace)
+        return dataclasses.replace(one, folder=self._registry.place(digest)) if take else one
+
+    @property
+    def scratch(self) -> contextlib.AbstractContextManager[Path]:
+        return self._registry.scratch()
+
+
+@contextlib.contextmanager
+def opened(text: str | None, formats: Sequence[str], replace: bool) -> Iterator[Filing | None]:
+    """None without a name."""
+    if text is None:
+        yield None
+        return
+    from slmops.registry import Registry
+
+    wanted = names(text, formats)
+    with Registry.open() as registry:
+        yield Filing(registry, wanted, replace)
+
+
+def choice(name: Reference, folder: Path, document: Mapping[str, Any]) -> str:
+    """File what optimize chose, with what was measured of it; the digest."""
+    from slmops.registry import Registry
+
+    with Registry.open() as registry:
+        digest = registry.add(folder, name, replace=True)
+        registry.attach(digest, "measurement", document)
+    return digest
+
+
+def refuse_other_source(name: Reference, fingerprint: str) -> None:
+    """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's."""
+    from slmops.registry import Registry, manifest
+
+    with Registry.open() as registry:
+        digest = registry.catalog.tagged(name.name, name.tag)
+        inputs = manifest.inputs(registry.manifest(digest)) if digest else []
+        if digest and not any(one.role == "source" and one.parent == f"fingerprint:{fingerprint}" for one in inputs):
+            raise OutputExists(f"{name} is an artifact of another model already", "choose another name")

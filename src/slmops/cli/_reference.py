@@ -1,0 +1,44 @@
+"""Where a verb takes a folder, a name of the registry does as well: name[:tag] or sha256:<hex>. Paths win over names."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+from pathlib import Path
+
+LEASES = contextlib.ExitStack()
+"""What this process has open: it stays in the registry until the process ends."""
+atexit.register(LEASES.close)
+
+
+def folder(text: str) -> Path:
+    """The folder of an artifact: the path, or where the registry has what is called so.
+
+    What is neither is given back as a path, for the verb to say what it misses. Raises CorruptInput.
+    """
+    path = Path(text)
+    with contextlib.suppress(OSError):
+        if path.exists():
+            return path
+    from slmops.core.errors import SourceNotFound
+    from slmops.registry import Registry, home, references, registry
+
+    pinned = references.SHORT.fullmatch(text) is not None
+    if not (pinned or references.parse(text)) or not registry.exists(home()):
+        return path
+    held = LEASES.enter_context(Registry.open())
+    try:
+        return LEASES.enter_context(held.lease(text, "open in a verb"))
+    except SourceNotFound:
+        if pinned or ":" in text or held.catalog.tags(text):
+            raise
+        return path
+
+
+def source(text: str) -> str:
+    """The same for verbs that take a name of the Hugging Face Hub too: a name that the registry has wins over the Hub.
+
+    `org/name@main` is the Hub's in any case.
+    """
+    found = folder(text)
+    return text if found == Path(text) else str(found)

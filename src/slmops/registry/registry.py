@@ -1,0 +1,397 @@
+"""The registry as verbs use it: add, resolve, place, tag, remove, lease, attach.
+
+    root/oci-layout, index.json, blobs/sha256/<hex>     the truth: an OCI image layout
+    root/artifacts/<hex>/...                            folders that engines open: hard links to blobs, made when asked for
+    root/catalog.sqlite                                 what is asked often; rebuilt from the truth
+    root/scratch/, root/*.lock                          work in progress, and the locks
+
+What is acknowledged is in index.json, which is replaced whole, last, after every byte that it leads to is on the disk.
+Writers of blobs share one lock, which gc takes alone; index.json is edited under a second one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slmops.core import receipt
+from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
+from slmops.core.store import no_space, sync_folder, write_whole
+from slmops.registry import _lock, catalog, index, manifest, placing, references
+from slmops.registry.blobs import Blob, Blobs, Identity
+from slmops.registry.catalog import Catalog, Row
+from slmops.registry.index import Index
+from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.references import Reference
+
+DAY = 24 * 3600.0
+
+
+def home() -> Path:
+    """SLMOPS_HOME, or the platform's place for an application's data."""
+    if given := os.environ.get("SLMOPS_HOME"):
+        return Path(given)
+    if os.name == "nt":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "slmops"
+    if os.uname().sysname == "Darwin":
+        return Path.home() / "Library" / "Application Support" / "slmops"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "slmops"
+
+
+def exists(root: Path) -> bool:
+    """Whether a registry was made there."""
+    return (root / index.LAYOUT).is_file()
+
+
+class Registry:
+    """One registry on disk. A context manager; one object a thread, any number of processes."""
+
+    def __init__(self, root: Path, catalog: Catalog, policy: str) -> None:
+        self.root, self.catalog, self.policy = root, catalog, policy
+        self.blobs = Blobs(root, catalog.trusts)
+
+    @staticmethod
+    def open(root: Path | None = None, *, policy: str | None = None) -> Registry:
+        """The registry at `root` (by default home()), made where there is none. Raises NoSpace, CorruptInput."""
+        root = (root or home()).absolute()
+        with no_space(root):
+            for folder in (root / "blobs" / "sha256", root / "scratch", root / "artifacts"):
+                folder.mkdir(parents=True, exist_ok=True)
+            if not exists(root) or not (root / index.NAME).exists():
+                _found(root)
+            fresh = not Catalog.usable(root / catalog.NAME)
+            if fresh:
+                with _lock.held(root / "index.lock"):
+                    _catalog(root)
+        registry = Registry(root, Catalog(root / catalog.NAME), policy or os.environ.get("SLMOPS_VERIFY", ""))
+        try:
+            registry.refresh()
+        except BaseException:
+            registry.close()
+            raise
+        return registry
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    def __enter__(self) -> Registry:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # Finding
+
+    def resolve(self, text: str) -> str:
+        """The digest that a reference stands for: name[:tag], sha256:<hex>, or the start of one (8 digits).
+
+        A name without a tag is its `latest`, or its only one. Raises SourceNotFound.
+        """
+        if references.SHORT.fullmatch(text):
+            found = self.catalog.abbreviated(text)
+            if len(found) == 1:
+                return found[0]
+            fault = f"{text} is the start of {len(found)} digests" if found else f"the registry has no artifact {text}"
+            raise SourceNotFound(fault, "slmops models ls shows what it has")
+        reference = references.named(text)
+        if (digest := self.catalog.tagged(reference.name, reference.tag)) is not None:
+            return digest
+        tags = self.catalog.tags(reference.name)
+        if len(tags) == 1 and ":" not in text and (digest := self.catalog.tagged(reference.name, tags[0])) is not None:
+            return digest
+        cure = f"its tags: {', '.join(tags[:20])}" if tags else "slmops models ls shows what it has"
+        raise SourceNotFound(f"the registry has no artifact {reference}", cure)
+
+    def manifest(self, digest: str) -> Manifest:
+        """Read and checked. Raises SourceNotFound, CorruptInput."""
+        return manifest.parse(self.blobs.read(digest, manifest.MOST_BYTES))
+
+    def document(self, blob: Blob) -> dict[str, Any]:
+        """A JSON object that a manifest leads to: a model's config, an attachment. Raises CorruptInput."""
+        try:
+            value = json.loads(self.blobs.read(blob.digest, receipt.MOST_BYTES))
+        except (ValueError, RecursionError) as error:
+            raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
+        return value if isinstance(value, dict) else {}
+
+    def rows(self, name: str | None = None) -> list[Row]:
+        return self.catalog.rows(name)
+
+    def entries(self) -> list[str]:
+        """Digests of all manifests, as index.json has them."""
+        return list(index.read(self.root).entries)
+
+    def made(self, step: str, form: str) -> str | None:
+        """The proven artifact that a step (Step.key) made in a format, if it is here: a step runs once."""
+        digest = self.catalog.made(step, form)
+        return digest if digest is not None and self.blobs.has(digest) else None
+
+    # Adding
+
+    def add(self, folder: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
+        """File a finished artifact (a folder with a receipt) and tag it; the digest of its manifest.
+
+        One read and one hash of each file; those that are here already are kept once. Twice the same is once.
+        take: the folder is ours: files are moved, not copied, and what is left of it is for the caller to remove.
+        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace.
+        """
+        facts = receipt.load(folder)
+        listed = manifest.files(folder, facts)
+        with self.writing():
+            layers = [Layer(name, self.blobs.add(folder / name, take=take), manifest.kind_of(name)) for name in listed]
+            config = self.blobs.put(manifest.config(facts, layers))
+            content = manifest.model(facts, config, layers, self._inputs(facts))
+            whole = self.blobs.put(content)
+            parsed = manifest.parse(content)
+            self.trust(one.digest for one in (*parsed.blobs, whole))
+            self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
+        return whole.digest
+
+    def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:
+        """File a document about an artifact (kind `measurement`: {"measured": figures, "verdicts": [...]}).
+
+        It is a manifest of its own that refers to the artifact, goes where it goes, and goes when it goes.
+        Raises SourceNotFound where there is no such artifact.
+        """
+        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
+            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
+        with self.writing():
+            about = self.manifest(subject)
+            empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
+            made = manifest.attachment(kind, Blob(about.digest, about.size), empty, content)
+            whole = self.blobs.put(made)
+            self.trust(one.digest for one in (empty, content, whole))
+            self.commit([manifest.parse(made)], {}, replace=False)
+        return whole.digest
+
+    def commit(self, found: Sequence[Manifest], names: Mapping[Reference, str], *, replace: bool) -> None:
+        """Acknowledge manifests whose blobs are all here, and their names, at once. Within `writing()`.
+
+        Raises OutputExists, and then nothing of it is done.
+        """
+
+        def edit(held: Index) -> None:
+            for name, digest in names.items():
+                if (other := held.tags.get(name)) not in (None, digest) and not replace:
+                    raise OutputExists(f"{name} is {str(other)[:19]} already", "choose another name, or --force to move it")
+            for one in found:
+                held.add(one.digest, one.size, one.artifact_type)
+            held.tags.update(names)
+
+        self.change(edit)
+
+    def refuse_taken(self, name: Reference, step: str = "") -> None:
+        """Raises OutputExists where the name is another step's artifact: asked before the work, not after."""
+        digest = self.catalog.tagged(name.name, name.tag)
+        if digest is not None and (not step or self.manifest(digest).ours("step") != step):
+            raise OutputExists(f"{name} is {digest[:19]} already", "choose another name, or --force to move it")
+
+    def _inputs(self, facts: Mapping[str, Any]) -> list[Input]:
+        """Where an artifact came from: of its step's inputs, those that are artifacts here by their digests."""
+        source = facts.get("source") or {}
+        found = []
+        for role, mark in dict((facts.get("step") or {}).get("inputs") or {}).items():
+            parent, label = f"fingerprint:{mark}", ""
+            if role == "source":
+                label = str(source.get("hub") or Path(str(source.get("path", ""))).name)
+                if (placed := self._artifact_at(str(source.get("path", "")))) is not None:
+                    parent = placed
+            found.append(Input(str(role), parent, label))
+        return sorted(found, key=lambda one: one.role)
+
+    def _artifact_at(self, path: str) -> str | None:
+        """The artifact in whose folder here a path lies."""
+        with contextlib.suppress(ValueError, OSError):
+            digest = f"sha256:{Path(path).absolute().relative_to(self.root / 'artifacts').parts[0]}"
+            return digest if references.DIGEST.fullmatch(digest) else None
+        return None
+
+    # Names
+
+    def tag(self, text: str, name: Reference, *, replace: bool = False) -> str:
+        """Give an artifact a further name. Raises SourceNotFound, OutputExists."""
+
+        def edit(held: Index) -> None:
+            if digest not in held.entries:
+                raise SourceNotFound(f"the registry has no artifact {digest}", "it was removed meanwhile")
+            if held.tags.get(name, digest) != digest and not replace:
+                raise OutputExists(f"{name} is {held.tags[name][:19]} already", "choose another name, or --force to move it")
+            held.tags[name] = digest
+
+        digest = self.resolve(text)
+        self.change(edit)
+        return digest
+
+    def remove(self, text: str) -> tuple[str, list[Reference]]:
+        """Take a name away; of a digest, all its names. The bytes go with gc, when their grace is over.
+
+        Returns the digest and the names that went. Raises SourceNotFound.
+        """
+        gone: list[Reference] = []
+
+        def edit(held: Index) -> None:
+            named = references.parse(text) if not text.startswith("sha256:") else None
+            if named is not None and held.tags.get(named) != digest:
+                named = next(iter(held.tags_of(digest)), None)  # a name without a tag, whose only tag it is
+            gone.extend([named] if named is not None else held.tags_of(digest))
+            for name in gone:
+                held.tags.pop(name, None)
+            if not held.tags_of(digest):
+                with contextlib.suppress(OSError):
+                    self.blobs.touch(digest)  # its grace begins now
+
+        digest = self.resolve(text)
+        self.change(edit)
+        return digest, gone
+
+    # Opening
+
+    @contextlib.contextmanager
+    def lease(self, text: str, why: str = "", seconds: float = DAY) -> Iterator[Path]:
+        """The folder of an artifact, which stays until the block ends or the process dies.
+
+        seconds: after which another machine's lease on a shared disk is over. Raises SourceNotFound, CorruptInput.
+        """
+        with self.writing():  # no gc between finding it and saying so
+            digest = self.resolve(text)
+            number = self.catalog.lease(catalog.mine(digest, why, seconds))
+            try:
+                folder = placing.placed(self, digest)
+            except BaseException:
+                self.catalog.release(number)
+                raise
+        try:
+            yield folder
+        finally:
+            self.catalog.release(number)
+
+    def keep(self, text: str, why: str, seconds: float) -> str:
+        """A lease that no process holds: it is over after so many seconds."""
+        with self.writing():
+            digest = self.resolve(text)
+            lease = catalog.mine(digest, why, seconds)
+            self.catalog.lease(catalog.Lease(digest, lease.host, 0, lease.started, lease.until, why))
+        return digest
+
+    def place(self, digest: str) -> Path:
+        """A folder of the artifact's files, read-only, sharing the blobs' bytes where the file system can.
+
+        Files are hashed the first time, and again when one is another file than was hashed, or always by policy.
+        Raises SourceNotFound, CorruptInput.
+        """
+        with self.writing():
+            return placing.placed(self, digest)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder on the registry's disk; what a killed process leaves of it goes with the next gc."""
+        with no_space(self.root):
+            folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}.", dir=self.root / "scratch"))
+        try:
+            with no_space(self.root):
+                yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # Keeping in step
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Held while blobs are written that no manifest leads to yet: gc waits for it."""
+        return _lock.held(self.root / "writers.lock", shared=True)
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Held while blobs are removed."""
+        return _lock.held(self.root / "writers.lock")
+
+    def change(self, edit: Callable[[Index], None]) -> None:
+        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows."""
+        with _lock.held(self.root / "index.lock"), no_space(self.root):
+            held = index.read(self.root)
+            edit(held)
+            held.write(self.root)
+            self.catalog.sync(held, self._seen(), self._load)
+
+    def refresh(self) -> None:
+        """Bring the catalog up to index.json, if that is another than it was made from."""
+        if self.catalog.seen() != self._seen():
+            with _lock.held(self.root / "index.lock"):
+                self.catalog.sync(index.read(self.root), self._seen(), self._load)
+
+    def reindex(self) -> None:
+        """Make the catalog anew from index.json and the manifests; a file that SQLite cannot read is set aside.
+
+        Leases and what was hashed outlast it where they can be read.
+        """
+        with _lock.held(self.root / "index.lock"):
+            try:
+                broken = bool(self.catalog.sound())
+                if not broken:
+                    self.catalog.create()
+            except CorruptInput:
+                broken = True
+            if broken:
+                self.catalog.close()
+                _aside(self.root)
+                self.catalog = Catalog(self.root / catalog.NAME)
+                self.catalog.create()
+                self.blobs = Blobs(self.root, self.catalog.trusts)
+            self.catalog.sync(index.read(self.root), self._seen(), self._load)
+
+    def trust(self, digests: Iterable[str]) -> None:
+        """Remember that these blobs were hashed as they were written."""
+        self.catalog.trust([(one, Identity.of(self.blobs.path(one))) for one in digests])
+
+    def _seen(self) -> str:
+        found = (self.root / index.NAME).stat()
+        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
+
+    def _load(self, digest: str) -> tuple[Manifest, dict[str, Any], float]:
+        found = self.manifest(digest)
+        document: dict[str, Any] = {}
+        with contextlib.suppress(SlmopsError):
+            document = self.document(found.layers[0].blob if found.subject is not None else found.config)
+        return found, document, self.blobs.path(digest).stat().st_mtime
+
+
+def _found(root: Path) -> None:
+    """Write the layout's two files where they are missing. A lost index of a registry with blobs is not replaced."""
+    with _lock.held(root / "index.lock"):
+        if not (root / index.NAME).exists():
+            with os.scandir(root / "blobs" / "sha256") as entries:
+                lost = exists(root) and any(True for _ in entries)
+            if lost:
+                raise CorruptInput(f"{root / index.NAME} is missing", "slmops models fsck --repair rebuilds it")
+            Index().write(root)
+        if not exists(root):
+            write_whole(root / index.LAYOUT, index.VERSION)
+
+
+def _catalog(root: Path) -> None:
+    """Make an empty catalog; one that cannot be read is set aside. Under the index's lock."""
+    path = root / catalog.NAME
+    if Catalog.usable(path):
+        return  # another process was first
+    try:
+        with contextlib.closing(Catalog(path)) as made:
+            made.create()
+    except CorruptInput:
+        _aside(root)
+        with contextlib.closing(Catalog(path)) as made:
+            made.create()
+
+
+def _aside(root: Path) -> None:
+    """Move a catalog out of the way; the next gc removes it."""
+    for suffix in ("", "-wal", "-shm"):
+        held = root / f"{catalog.NAME}{suffix}"
+        if held.exists():
+            held.rename(root / "scratch" / f"0.{held.name}.{secrets.token_hex(4)}")
+    sync_folder(root)

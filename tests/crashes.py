@@ -1,0 +1,174 @@
+"""Operations of the registry cut off at a chosen system call, and what must hold afterwards; for tests and bench/crash.py.
+
+strace kills the process on entering the n-th call of a kind, or makes that call fail. A kill leaves the page cache: what a
+power cut does to bytes that were never synced is not shown here.
+"""
+
+from __future__ import annotations
+
+import collections
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from filed import artifact
+from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry.references import named
+
+MARK = "/slmops-begin"
+CALLS = (
+    "openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "unlinkat", "mkdir", "rmdir", "chmod",
+    "fchmod", "utimensat", "ftruncate", "flock",
+)  # fmt: skip
+FAULTS = {"EIO": ("openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink"),
+          "ENOSPC": ("openat", "write", "pwrite64", "rename", "link", "mkdir")}  # fmt: skip
+OPERATIONS = {
+    "add": 'registry.add(work / "new", named("new"))',
+    "take": "taken(registry, stack.enter_context(registry.scratch()))",
+    "attach": 'registry.attach(registry.resolve("old"), "measurement", {"measured": {"x": 1.0}})',
+    "tag": 'registry.tag("old", named("new"))',
+    "rm": 'registry.remove("gone")',
+    "gc": "gc.sweep(registry, 0)",
+    "place": 'registry.place(registry.resolve("old"))',
+    "import": 'archive.receive(registry, stack.enter_context(archive.opened(work / "new.tar")))',
+    "reindex": "registry.reindex()",
+    "repair": "fsck.check(root, repair=True)",
+}
+SCRIPT = """
+import contextlib, os, resource, shutil, signal, sys
+from pathlib import Path
+from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry.references import named
+import psutil
+
+def taken(registry, scratch):
+    shutil.copytree(work / "new", scratch / "made", copy_function=shutil.copyfile)
+    registry.add(scratch / "made", named("new"), take=True)
+
+root, work, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+with contextlib.suppress(OSError):
+    open("/slmops-begin")
+if most:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
+with contextlib.ExitStack() as stack:
+    registry = stack.enter_context(Registry.open(root))
+    OPERATION
+os.write(1, b"done")
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Where an operation is cut: at the n-th `call` after it began, by a kill or an error; or at files of so many bytes."""
+
+    operation: str
+    call: str = ""
+    number: int = 0
+    fault: str = "KILL"
+    most: int = 0
+
+
+def prepare(work: Path) -> Path:
+    """A registry of three artifacts: one named `old`, one `gone`, one that lost its name; and what operations need."""
+    root = work / "home"
+    with Registry.open(work / "other") as registry:
+        digest = registry.add(artifact(work / "new", b"n"), named("new"))
+        archive.send(registry, [digest], work / "new.tar")
+    with Registry.open(root) as registry:
+        registry.add(artifact(work / "old", b"o"), named("old"))
+        registry.add(artifact(work / "gone", b"g"), named("gone"))
+        registry.add(artifact(work / "lost", b"l"), named("lost"))
+        registry.remove("lost")
+    return root
+
+
+def cases(operation: str, work: Path) -> list[Case]:
+    """Every call that the operation makes on a fresh copy, as a case for each fault that can meet it."""
+    root = fresh(work)
+    log = work / "strace.log"
+    _run(operation, root, work, 0, ["-o", str(log), "-e", "trace=" + ",".join(CALLS)])
+    before: collections.Counter[str] = collections.Counter()
+    seen: collections.Counter[str] = collections.Counter()
+    began = False
+    for line in log.read_text(errors="replace").splitlines():
+        if (match := re.match(r"(?:\d+ +)?(\w+)\(", line)) is None:
+            continue
+        began = began or MARK in line
+        seen[match[1]] += 1
+        if not began or MARK in line:
+            before[match[1]] += 1
+    found = []
+    for call in CALLS:
+        for number in range(before[call] + 1, seen[call] + 1):
+            found.append(Case(operation, call, number))
+            found += [Case(operation, call, number, fault) for fault, calls in FAULTS.items() if call in calls]
+    # Real short writes: the system takes what fits below the limit, and then no more.
+    return found + [Case(operation, most=most, fault="EFBIG") for most in (1, 500, 4096, 33_000, 69_999)]
+
+
+def fresh(work: Path) -> Path:
+    """A copy of what prepare() made."""
+    root = work / "case"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(work / "home", root)
+    return root
+
+
+def check(case: Case, work: Path) -> str:
+    """Run a case; the fault that it shows, or nothing."""
+    root = fresh(work)
+    options = []
+    if case.call:
+        what = f"signal={case.fault}" if case.fault == "KILL" else f"error={case.fault}"
+        options = ["-o", "/dev/null", "-e", f"trace={case.call}", "-e", f"inject={case.call}:{what}:when={case.number}"]
+    done = _run(case.operation, root, work, case.most, options)
+    if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and "Errno" not in done.stderr:
+        return f"it ended in {done.stderr.splitlines()[-1]}"
+    try:
+        if said := _oracle(root, case.operation, "done" in done.stdout):
+            return said
+        again = _run(case.operation, root, work, 0, [])
+        if "done" not in again.stdout and not (case.operation == "rm" and "has no artifact" in again.stderr):
+            return f"the retry failed: {again.stderr.splitlines()[-1:]}"
+        with Registry.open(root) as registry:
+            gc.sweep(registry, 0)
+        if said := _oracle(root, case.operation, True):
+            return f"after the retry: {said}"
+        left = [path.name for path in (root / "scratch").iterdir()] + [path.name for path in root.glob(".*")]
+        return f"left behind: {left}" if left else ""
+    except Exception as error:  # whatever it is, it is what the sweep looks for
+        return f"afterwards: {type(error).__name__}: {error}"
+
+
+def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
+    """Reopened, fsck finds nothing, each acknowledged name is there, and what is there is whole."""
+    with Registry.open(root) as registry:
+        tags = {tag: row.digest for row in registry.rows() for tag in row.tags}
+        for tag in tags:
+            fsck.verify(registry, registry.resolve(tag))
+        for row in registry.rows():
+            if row.fault:
+                return f"{row.digest} is shown and cannot be read: {row.fault}"
+    must = {"old:latest"} | ({"gone:latest"} if operation != "rm" else set())
+    may = must | {"gone:latest"}
+    if operation in ("add", "take", "tag", "import"):
+        may |= {"new:latest"}
+        must |= {"new:latest"} if acknowledged else set()
+    if operation == "rm" and acknowledged:
+        may -= {"gone:latest"}
+    if not must <= set(tags) <= may:
+        return f"names are {sorted(tags)}"
+    checked = fsck.check(root)
+    return "" if checked.sound else f"fsck: {[one for one in checked.problems if not one.harmless]}"
+
+
+def _run(operation: str, root: Path, work: Path, most: int, strace: list[str]) -> subprocess.CompletedProcess[str]:
+    script = SCRIPT.replace("OPERATION", OPERATIONS[operation])
+    command = [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]
+    return subprocess.run(
+        [*(["strace", "-f", "-qq", *strace] if strace else []), *command], capture_output=True, text=True, timeout=120
+    )

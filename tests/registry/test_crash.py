@@ -1,0 +1,37 @@
+"""A sample of the sweep of bench/crash.py: the calls that matter most, each cut off."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import crashes
+
+
+def usable() -> bool:
+    """Some sandboxes have strace and forbid what it does."""
+    return (
+        shutil.which("strace") is not None and not subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not usable(), reason="strace does not work here: crashes at system calls are NOT tested")
+@pytest.mark.parametrize("operation", ["add", "import", "gc", "rm"])
+def test_nothing_that_was_acknowledged_is_lost(operation: str, tmp_path: Path) -> None:
+    crashes.prepare(tmp_path)
+    found = crashes.cases(operation, tmp_path)
+    assert len(found) > 40
+    renames = [case for case in found if case.call == "rename"]
+    others = [case for case in found if case.call != "rename"]
+    for case in [*renames[::3], *others[:: len(others) // 8]]:
+        assert crashes.check(case, tmp_path) == "", case
+
+
+@pytest.mark.parametrize("most", [1, 500, 4096, 33_000, 69_999])
+def test_short_writes_and_a_full_disk_lose_nothing(most: int, tmp_path: Path) -> None:
+    crashes.prepare(tmp_path)
+    assert crashes.check(crashes.Case("add", most=most, fault="EFBIG"), tmp_path) == ""
