@@ -14,6 +14,7 @@ import pytest
 from conftest import SAMPLE
 from filed import artifact
 from slmops.cli import models, parser
+from slmops.core import plugins
 
 Toy = Callable[..., Path]
 
@@ -36,10 +37,11 @@ def said(*words: object) -> object:
     return json.loads(slmops("models", *words, "--json").stdout)
 
 
-@pytest.mark.parametrize("name", models.SUB)
+@pytest.mark.parametrize("name", plugins.names(models.ROOM))
 def test_every_part_explains_itself_with_an_example(name: str) -> None:
-    assert models.SUB[name][1] in slmops("models", name, "--help").stdout
-    words = shlex.split(models.SUB[name][1])
+    example = plugins.load(models.ROOM, name).EXAMPLE
+    assert example in slmops("models", name, "--help").stdout
+    words = shlex.split(example)
     parser(words[1]).parse_args(words[1:])
 
 

@@ -6,6 +6,8 @@ import atexit
 import contextlib
 from pathlib import Path
 
+REFERENCE = "NAME[:TAG], or sha256:... (8 digits of it do)"
+"""How verbs describe one."""
 LEASES = contextlib.ExitStack()
 """What this process has open: it stays in the registry until the process ends."""
 atexit.register(LEASES.close)
@@ -21,10 +23,10 @@ def folder(text: str) -> Path:
         if path.exists():
             return path
     from slmops.core.errors import SourceNotFound
-    from slmops.registry import Registry, home, references, registry
+    from slmops.registry import Registry, exists, home, references
 
     pinned = references.SHORT.fullmatch(text) is not None
-    if not (pinned or references.parse(text)) or not registry.exists(home()):
+    if not (pinned or references.parse(text)) or not exists(home()):
         return path
     held = LEASES.enter_context(Registry.open())
     try:

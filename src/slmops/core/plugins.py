@@ -1,7 +1,8 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
 Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`, `cli`,
-`measure.scorers`, `measure.checks`). A file whose name starts with an underscore is furniture of the room, not a plugin.
+`cli._models`, `measure.scorers`, `measure.checks`). A file whose name starts with an underscore is furniture of the room,
+not a plugin.
 Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a
 module.
 """
@@ -22,6 +23,7 @@ WORDS = {
     "engines": "engine",
     "quantize": "scheme",
     "cli": "verb",
+    "cli._models": "sub-verb of models",
     "compat": "tool",
     "executors": "executor",
     "measure.scorers": "scorer",

@@ -5,6 +5,7 @@
     manifest.py     the ModelPack manifest of an artifact, and of what is attached to one
     index.py        index.json: which manifests there are, and their tags
     catalog.py      SQLite: names, lineage, measurements, gates, leases, verified files
+    founding.py     where it lies, and how it begins
     registry.py     the object that verbs open: add, resolve, place, tag, lease
     placing.py      the folder that an engine opens: hard links to blobs
     archive.py      export and import; gc.py, fsck.py, lineage.py
@@ -14,5 +15,6 @@ Manifests and index.json are the truth. This room needs the standard library and
 
 from __future__ import annotations
 
+from slmops.registry.founding import exists as exists
+from slmops.registry.founding import home as home
 from slmops.registry.registry import Registry as Registry
-from slmops.registry.registry import home as home

@@ -8,6 +8,7 @@ that a registry across the network is one more of them.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
@@ -299,8 +300,6 @@ class _Checked:
     """A reader that hashes what passes."""
 
     def __init__(self, handle: BinaryIO, blob: Blob) -> None:
-        import hashlib
-
         self._handle, self._blob, self._hash = handle, blob, hashlib.sha256()
 
     def read(self, count: int = -1) -> bytes:

@@ -12,10 +12,10 @@ from slmops.core.store import file_digest, write_whole
 from slmops.registry import gc, index, manifest, placing, references
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
+from slmops.registry.founding import home
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
-from slmops.registry.references import Reference
-from slmops.registry.registry import Registry, home
+from slmops.registry.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _rebuild(root: Path) -> str:
         for row in held.rows():
             for tag in row.tags if row.digest in made.entries else ():
                 if (reference := references.parse(tag)) is not None:
-                    made.tags[Reference(reference.name, reference.tag)] = row.digest
+                    made.tags[reference] = row.digest
         held.close()
     except CorruptInput:
         pass

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,8 +23,8 @@ from typing import Any
 
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
-from slmops.core.store import no_space, sync_folder, write_whole
-from slmops.registry import _lock, catalog, index, manifest, placing, references
+from slmops.core.store import no_space
+from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
@@ -33,22 +32,6 @@ from slmops.registry.manifest import Input, Layer, Manifest
 from slmops.registry.references import Reference
 
 DAY = 24 * 3600.0
-
-
-def home() -> Path:
-    """SLMOPS_HOME, or the platform's place for an application's data."""
-    if given := os.environ.get("SLMOPS_HOME"):
-        return Path(given)
-    if os.name == "nt":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "slmops"
-    if os.uname().sysname == "Darwin":
-        return Path.home() / "Library" / "Application Support" / "slmops"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "slmops"
-
-
-def exists(root: Path) -> bool:
-    """Whether a registry was made there."""
-    return (root / index.LAYOUT).is_file()
 
 
 class Registry:
@@ -60,17 +43,17 @@ class Registry:
 
     @staticmethod
     def open(root: Path | None = None, *, policy: str | None = None) -> Registry:
-        """The registry at `root` (by default home()), made where there is none. Raises NoSpace, CorruptInput."""
-        root = (root or home()).absolute()
+        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput."""
+        root = (root or founding.home()).absolute()
         with no_space(root):
             for folder in (root / "blobs" / "sha256", root / "scratch", root / "artifacts"):
                 folder.mkdir(parents=True, exist_ok=True)
-            if not exists(root) or not (root / index.NAME).exists():
-                _found(root)
+            if not founding.exists(root) or not (root / index.NAME).exists():
+                founding.layout(root)
             fresh = not Catalog.usable(root / catalog.NAME)
             if fresh:
                 with _lock.held(root / "index.lock"):
-                    _catalog(root)
+                    founding.empty_catalog(root)
         registry = Registry(root, Catalog(root / catalog.NAME), policy or os.environ.get("SLMOPS_VERIFY", ""))
         try:
             registry.refresh()
@@ -180,8 +163,8 @@ class Registry:
 
         def edit(held: Index) -> None:
             for name, digest in names.items():
-                if (other := held.tags.get(name)) not in (None, digest) and not replace:
-                    raise OutputExists(f"{name} is {str(other)[:19]} already", "choose another name, or --force to move it")
+                if (other := held.tags.get(name, digest)) != digest and not replace:
+                    raise _taken(name, other)
             for one in found:
                 held.add(one.digest, one.size, one.artifact_type)
             held.tags.update(names)
@@ -192,7 +175,7 @@ class Registry:
         """Raises OutputExists where the name is another step's artifact: asked before the work, not after."""
         digest = self.catalog.tagged(name.name, name.tag)
         if digest is not None and (not step or self.manifest(digest).ours("step") != step):
-            raise OutputExists(f"{name} is {digest[:19]} already", "choose another name, or --force to move it")
+            raise _taken(name, digest)
 
     def _inputs(self, facts: Mapping[str, Any]) -> list[Input]:
         """Where an artifact came from: of its step's inputs, those that are artifacts here by their digests."""
@@ -222,8 +205,8 @@ class Registry:
         def edit(held: Index) -> None:
             if digest not in held.entries:
                 raise SourceNotFound(f"the registry has no artifact {digest}", "it was removed meanwhile")
-            if held.tags.get(name, digest) != digest and not replace:
-                raise OutputExists(f"{name} is {held.tags[name][:19]} already", "choose another name, or --force to move it")
+            if (other := held.tags.get(name, digest)) != digest and not replace:
+                raise _taken(name, other)
             held.tags[name] = digest
 
         digest = self.resolve(text)
@@ -339,7 +322,7 @@ class Registry:
                 broken = True
             if broken:
                 self.catalog.close()
-                _aside(self.root)
+                founding.aside(self.root)
                 self.catalog = Catalog(self.root / catalog.NAME)
                 self.catalog.create()
                 self.blobs = Blobs(self.root, self.catalog.trusts)
@@ -361,37 +344,5 @@ class Registry:
         return found, document, self.blobs.path(digest).stat().st_mtime
 
 
-def _found(root: Path) -> None:
-    """Write the layout's two files where they are missing. A lost index of a registry with blobs is not replaced."""
-    with _lock.held(root / "index.lock"):
-        if not (root / index.NAME).exists():
-            with os.scandir(root / "blobs" / "sha256") as entries:
-                lost = exists(root) and any(True for _ in entries)
-            if lost:
-                raise CorruptInput(f"{root / index.NAME} is missing", "slmops models fsck --repair rebuilds it")
-            Index().write(root)
-        if not exists(root):
-            write_whole(root / index.LAYOUT, index.VERSION)
-
-
-def _catalog(root: Path) -> None:
-    """Make an empty catalog; one that cannot be read is set aside. Under the index's lock."""
-    path = root / catalog.NAME
-    if Catalog.usable(path):
-        return  # another process was first
-    try:
-        with contextlib.closing(Catalog(path)) as made:
-            made.create()
-    except CorruptInput:
-        _aside(root)
-        with contextlib.closing(Catalog(path)) as made:
-            made.create()
-
-
-def _aside(root: Path) -> None:
-    """Move a catalog out of the way; the next gc removes it."""
-    for suffix in ("", "-wal", "-shm"):
-        held = root / f"{catalog.NAME}{suffix}"
-        if held.exists():
-            held.rename(root / "scratch" / f"0.{held.name}.{secrets.token_hex(4)}")
-    sync_folder(root)
+def _taken(name: Reference, digest: str) -> OutputExists:
+    return OutputExists(f"{name} is {digest[:19]} already", "choose another name, or --force to move it")
