@@ -116,7 +116,7 @@ class _Matrix:
         for start, stop in row_blocks(packed.shape):
             grid = scheme.grid(packed.block(start, stop))
             if not start:
-                values = to_f32(source, start, stop)
+                values = _f32(source, start, stop)
                 self.error = float(np.linalg.norm(grid.values() - values) / max(float(np.linalg.norm(values)), 1e-30))
             path = folder / f"{role}-{start}.codes.npy"
             np.save(path, grid.codes)
@@ -206,6 +206,7 @@ class _Tuner:
         count = len(self._windows)
         held = list(range(HELD - 1, count, HELD)) or [count - 1]
         rest = np.array([one for one in range(count) if one not in held] or held)
+        self._settle()
         before = best = self._divergence(held)
         kept = self._state()
         steps = passes * -(-len(rest) // BATCH)
@@ -248,7 +249,6 @@ class _Tuner:
 
     def _divergence(self, which: list[int]) -> float:
         """Mean over the positions of these windows."""
-        self._settle()
         total = 0.0
         for one in which:
             hidden = self._ops.look(self._program.forward, self._spec, self._windows[one][None])
@@ -286,14 +286,14 @@ class _Tuner:
             if learn:
                 slope = (np.exp(log_q) - p) / np.float32(len(mine))
                 slope = slope if bend is None else slope * bend
-                gradient += slope @ to_f32(table, start, stop)
+                gradient += slope @ _f32(table, start, stop)
                 if self._role in self._matrices:
                     self._matrices[self._role].parts[start, stop].add(slope.T @ mine)
         return total / len(mine), gradient.reshape(hidden.shape)
 
     def _logits(self, hidden: Floats, table: Tensor, start: int, stop: int) -> tuple[Floats, Floats | None]:
         """Of rows start..stop of the table, and what a soft-cap's slope is there."""
-        logits, cap = hidden @ to_f32(table, start, stop).T, self._spec.logit_cap
+        logits, cap = hidden @ _f32(table, start, stop).T, self._spec.logit_cap
         if cap is None:
             return logits, None
         bent = np.tanh(logits / np.float32(cap))
@@ -328,5 +328,5 @@ def _log_sum(logits: Floats) -> Floats:
     return np.asarray(most + np.log(np.exp(logits - most[:, None]).sum(axis=1)), np.float32)
 
 
-def to_f32(tensor: Tensor, start: int, stop: int) -> Floats:
+def _f32(tensor: Tensor, start: int, stop: int) -> Floats:
     return np.asarray(tensor.rows(start, stop)).astype(np.float32)
