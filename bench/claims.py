@@ -30,7 +30,7 @@ from slmops.core import plugins
 from slmops.core.errors import SlmopsError, Unsupported
 from slmops.core.roles import facts, layer
 from slmops.core.tensor import elements
-from slmops.engines import _host
+from slmops.engines import Options, _host
 from slmops.measure import speed
 from slmops.plan import memory, models
 
@@ -193,7 +193,7 @@ def race(folder: Path, rounds: int, threads: int | None, known: list[dict[str, A
                 continue
             with contextlib.ExitStack() as both, contextlib.suppress(SlmopsError):
                 workers = [
-                    both.enter_context(run.open_worker(run.Artifact.open(path), name, threads=threads, context=256))
+                    both.enter_context(run.open_worker(run.Artifact.open(path), name, Options(threads=threads, context=256)))
                     for path in pair
                 ]
                 slow, quick = speed.together(workers, [5] * 64, 24, rounds)

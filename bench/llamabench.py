@@ -25,7 +25,7 @@ from pathlib import Path
 import harness
 
 from slmops.core.errors import SlmopsError
-from slmops.engines import Sampling
+from slmops.engines import Options, Sampling
 from slmops.engines._host import Worker
 from slmops.measure import statistics
 
@@ -62,7 +62,7 @@ def compare(o: argparse.Namespace) -> dict[str, object]:
         raise SystemExit(f"error: there is no {gguf}: make it with slmops convert SRC --to gguf --quantize q4 -o OUT")
     runs: dict[str, list[dict[str, float]]] = {"llama-bench": [], "slmops": []}
     context = o.prompt + o.generate + 8
-    with Worker(o.engine, o.artifact, device="cpu", threads=o.threads, context=context) as worker:
+    with Worker(o.engine, o.artifact, Options(device="cpu", threads=o.threads, context=context)) as worker:
         effective = worker.effective
         ours(worker, o, 0)
         for turn in range(1, o.repeat + 1):

@@ -67,7 +67,7 @@ def read(a: argparse.Namespace) -> None:
     from slmops import run, source
     from slmops.core import plugins
     from slmops.core.errors import SlmopsError
-    from slmops.engines import Sampling, _host
+    from slmops.engines import Options, Sampling, _host
     from slmops.plan import memory
 
     found = json.loads(a.json.read_text()) if a.json.is_file() else []
@@ -96,7 +96,9 @@ def read(a: argparse.Namespace) -> None:
                     engine = plugins.load("engines", name).FOOTPRINT
                     taken = memory.of(model.spec, form, scheme, context, weights, model.parameters, (name, engine))
                     try:
-                        with run.open_worker(run.Artifact.open(out), name, threads=a.threads, context=context) as worker:
+                        with run.open_worker(
+                            run.Artifact.open(out), name, Options(threads=a.threads, context=context)
+                        ) as worker:
                             tokens = worker.generate([5] * (context - NEW), Sampling(max_tokens=NEW))
                             stamps = [token.seconds for token in tokens if token.id is not None]
                             peak = worker.memory()["peak"]

@@ -33,6 +33,7 @@ from slmops import forecast, optimize, prove, run, search, source
 from slmops.core import plugins, receipt
 from slmops.core.errors import SlmopsError, Unsupported
 from slmops.core.model import Model
+from slmops.engines import Options
 from slmops.measure import artifact, speed, statistics
 from slmops.passes.quantize import chooser
 from slmops.plan import decide, hardware, memory
@@ -107,7 +108,7 @@ def retime(folder: Path) -> None:
     for turn in range(ROUNDS):
         for number, one in enumerate(held):
             made = run.Artifact.open(folder / "made" / one["scheme"] / one["format"])
-            with run.open_worker(made, one["engine"], context=CONTEXT) as worker:
+            with run.open_worker(made, one["engine"], Options(context=CONTEXT)) as worker:
                 decodes[number] += speed.measure(worker, [5] * artifact.PROMPT, 64, RUNS).decodes
             said = f"{harness.median(decodes[number]):,.0f} tokens/s"
             print(f"{turn + 1}/{ROUNDS} {one['format']} {one['scheme']} {one['engine']}: {said}", flush=True)

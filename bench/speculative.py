@@ -108,6 +108,7 @@ DRAFTS = {
 
 def measure(o: argparse.Namespace) -> dict[str, Any]:
     from slmops import run
+    from slmops.engines import Options
 
     artifact = run.Artifact.open(o.artifact)
     END[0] = -1 if o.endless else artifact.eos[0]
@@ -119,7 +120,9 @@ def measure(o: argparse.Namespace) -> dict[str, Any]:
     again = [f"{COPIED} for number {turn}" for turn in range(2 * o.repeat)]
     asked = [f"Message to Elena: {text}. Again: {text}." for text in again]
     texts["copying"] = [artifact.prompt([{"role": "user", "content": text}]) for text in asked]
-    with run.open_worker(artifact, {"openvino": "openvino", "llamaserver": "llamaserver"}[o.engine], context=512) as worker:
+    with run.open_worker(
+        artifact, {"openvino": "openvino", "llamaserver": "llamaserver"}[o.engine], Options(context=512)
+    ) as worker:
         prompts = {kind: [run.tokens_of(worker, artifact, text) for text in some] for kind, some in texts.items()}
     report: dict[str, Any] = {}
     with contextlib.ExitStack() as stack:

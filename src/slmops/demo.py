@@ -15,7 +15,7 @@ from slmops import compile as compiler
 from slmops import prove, run
 from slmops.core import plugins
 from slmops.core.errors import SourceNotFound, VerificationFailed
-from slmops.engines import Sampling, _host
+from slmops.engines import Options, Sampling, _host
 from slmops.measure import quality, speed, tasks
 from slmops.source import load
 
@@ -138,7 +138,7 @@ def _measure(
             continue
         say(f"{scheme}: measuring {made.format} in {engine}")
         artifact = run.Artifact.open(made.folder)
-        with run.open_worker(artifact, engine, device=device, context=512) as worker:
+        with run.open_worker(artifact, engine, Options(device=device, context=512)) as worker:
             can = plugins.load("engines", engine).CAN
             prompt = run.tokens_of(worker, artifact, artifact.prompt(cases[0].messages))
             rows.append(

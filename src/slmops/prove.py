@@ -19,7 +19,7 @@ from slmops.core import chat, plugins, receipt
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, VerificationFailed
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
-from slmops.engines import _host
+from slmops.engines import Options, _host
 from slmops.ops.numpy import Reference
 
 PROOF_BOUND = 1e-4
@@ -176,12 +176,12 @@ def _engine(
                     proof_folder.mkdir()
                     module.twin(folder, proof_folder)
             say(f"{facts['format']}: proving in {name}")
-            with _host.Worker(name, proof_folder, proof=True, device="cpu", threads=threads, context=context) as worker:
+            with _host.Worker(name, proof_folder, Options(True, "cpu", threads, context)) as worker:
                 distance = worker.compare(ids, chunks, reference)
                 found["proof"] = {**distance, "bound": bound, "effective": worker.effective}
             _within(name, "proof mode", distance["relative_error"], bound)
         say(f"{facts['format']}: running in {name}")
-        with _host.Worker(name, folder, device=device, threads=threads, context=context) as worker:
+        with _host.Worker(name, folder, Options(False, device, threads, context)) as worker:
             if "logits" in engine.CAN:
                 distance = worker.compare(ids, chunks, reference)
                 found["default"] = {**distance, "bound": DEFAULT_BOUND}

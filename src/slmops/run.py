@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from slmops.core import chat, plugins, receipt
 from slmops.core.errors import EngineMissing, UsageError
-from slmops.engines import Sampling, _host
+from slmops.engines import AS_IT_COMES, Options, Sampling, _host
 
 
 @dataclass(frozen=True)
@@ -91,21 +92,13 @@ def choose_engine(form: str, wanted: str | None = None) -> str:
     raise EngineMissing(f"no engine that opens {form} is installed", cures)
 
 
-def open_worker(
-    artifact: Artifact,
-    engine: str | None = None,
-    *,
-    device: str = "auto",
-    threads: int | None = None,
-    context: int = 4096,
-    parallel: int = 1,
-    kv: str = "auto",
-) -> _host.Worker:
-    """The artifact in its engine, in a child process. A context manager. parallel: requests in flight at most. kv: precision
-    of the KV cache. Raises UsageError for one that the engine does not have."""
+def open_worker(artifact: Artifact, engine: str | None = None, options: Options = AS_IT_COMES) -> _host.Worker:
+    """The artifact in its engine, in a child process. A context manager.
+
+    Raises UsageError for options that the engine does not have, EngineMissing."""
     name = choose_engine(artifact.format, engine)
-    context = min(context, artifact.context)
-    return _host.Worker(name, artifact.folder, device=device, threads=threads, context=context, parallel=parallel, kv=kv)
+    context = min(options.context, artifact.context)
+    return _host.Worker(name, artifact.folder, dataclasses.replace(options, context=context))
 
 
 def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:
@@ -130,7 +123,7 @@ def generate(
     artifact = Artifact.open(Path(folder))
     text = prompt if raw else artifact.prompt([{"role": "user", "content": prompt}])
     options = sampling or Sampling()
-    with open_worker(artifact, engine, device=device, kv=kv) as worker:
+    with open_worker(artifact, engine, Options(device=device, kv=kv)) as worker:
         ids = tokens_of(worker, artifact, text)
         for token in worker.generate(ids, fit(options, artifact, len(ids))):
             if token.text:

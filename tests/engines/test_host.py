@@ -17,7 +17,7 @@ from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, EngineMissing, UsageError
-from slmops.engines import Sampling, _host
+from slmops.engines import Options, Sampling, _host
 from slmops.plan import memory
 from slmops.source import load
 
@@ -41,7 +41,7 @@ def folder_of(engine: str, artifacts: Path) -> Path:
 def test_the_same_greedy_tokens_twice_and_a_cancel_in_between(name: str, artifacts: Path) -> None:
     folder = folder_of(name, artifacts)
     artifact = run.Artifact.open(folder)
-    with run.open_worker(artifact, name, context=256) as worker:
+    with run.open_worker(artifact, name, Options(context=256)) as worker:
         ids = run.tokens_of(worker, artifact, "turn the kitchen light to thirty")
         first = [token.id for token in worker.generate(ids, Sampling(max_tokens=24)) if token.id is not None]
         assert len(first) == 24
@@ -64,7 +64,7 @@ def test_each_precision_of_the_kv_cache_runs_and_is_near_the_usual_one(name: str
     artifact, ids = run.Artifact.open(folder_of(name, artifacts)), np.random.default_rng(0).integers(3, 300, 96).tolist()
     found, said = {}, {}
     for kv in engine.KV:
-        with run.open_worker(artifact, name, context=128, kv=kv) as worker:
+        with run.open_worker(artifact, name, Options(context=128, kv=kv)) as worker:
             assert len(list(worker.generate(ids, Sampling(max_tokens=4)))) >= 4
             said[kv] = worker.effective["kv"]
             if "logits" in engine.CAN:
@@ -76,7 +76,7 @@ def test_each_precision_of_the_kv_cache_runs_and_is_near_the_usual_one(name: str
         error = np.linalg.norm(found["q8"] - wide) / np.linalg.norm(wide)
         assert 0 < error < 0.1  # bf16 of the toy alone is half of it
     with pytest.raises(UsageError, match="no KV cache of q2") as caught:
-        run.open_worker(artifact, name, kv="q2")
+        run.open_worker(artifact, name, Options(kv="q2"))
     assert ", ".join(engine.KV) in caught.value.cure
 
 
@@ -89,7 +89,7 @@ def test_a_smaller_kv_cache_takes_less_memory_by_what_is_predicted(
     (made,) = compiler.convert(model, ["gguf"], "q4", tmp_path / "out", verify=False)
     taken = {}
     for kv in ("f32", "f16", "q8"):
-        with run.open_worker(run.Artifact.open(made.folder), name, context=131_072, kv=kv) as worker:
+        with run.open_worker(run.Artifact.open(made.folder), name, Options(context=131_072, kv=kv)) as worker:
             taken[kv] = worker.memory()["resident"]
     for wide, narrow in (("f32", "f16"), ("f16", "q8")):
         predicted = [memory.kv_cache(model.spec, 131_072, memory.number(name, kv)) for kv in (wide, narrow)]
@@ -98,7 +98,7 @@ def test_a_smaller_kv_cache_takes_less_memory_by_what_is_predicted(
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_ids_outside_the_vocabulary_are_an_error_and_the_worker_goes_on(name: str, artifacts: Path) -> None:
-    with run.open_worker(run.Artifact.open(folder_of(name, artifacts)), name, context=256) as worker:
+    with run.open_worker(run.Artifact.open(folder_of(name, artifacts)), name, Options(context=256)) as worker:
         with pytest.raises(UsageError, match=r"vocabulary|token ids"):
             list(worker.generate([5, 1 << 20], Sampling(max_tokens=4)))
         assert list(worker.generate([5, 6], Sampling(max_tokens=4)))
@@ -108,7 +108,7 @@ def test_ids_outside_the_vocabulary_are_an_error_and_the_worker_goes_on(name: st
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_killed_worker_is_an_error_not_a_hang(name: str, artifacts: Path) -> None:
     folder = folder_of(name, artifacts)
-    with run.open_worker(run.Artifact.open(folder), name, context=256) as worker:
+    with run.open_worker(run.Artifact.open(folder), name, Options(context=256)) as worker:
         threading.Timer(0.3, os.kill, (worker.pid, signal.SIGKILL)).start()
         with pytest.raises(EngineCrashed, match="killed by SIGKILL") as caught:
             while True:
@@ -140,7 +140,7 @@ def test_no_worker_outlives_its_owner(artifacts: Path) -> None:
     name = next(name for name in ENGINES if name.startswith(("llamacpp", "onnxruntime")))
     script = (
         "import sys, time; from pathlib import Path; from slmops.engines._host import Worker\n"
-        "worker = Worker(sys.argv[1], Path(sys.argv[2]), context=256); print(worker.pid, flush=True); time.sleep(60)"
+        "worker = Worker(sys.argv[1], Path(sys.argv[2])); print(worker.pid, flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", script, name, str(folder_of(name, artifacts))]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

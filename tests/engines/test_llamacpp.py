@@ -19,7 +19,7 @@ from slmops import stream
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats, Lazy
-from slmops.engines import Sampling, _gguf, _host, _llamacpp_library, _llamacpp_render, llamacpp, llamaserver
+from slmops.engines import Options, Sampling, _gguf, _host, _llamacpp_library, _llamacpp_render, llamacpp, llamaserver
 from slmops.formats import gguf, huggingface
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
@@ -50,7 +50,7 @@ def folder(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def worker(folder: Path) -> Iterator[_host.Worker]:
-    with _host.Worker("llamacpp", folder, threads=1, context=256) as opened:
+    with _host.Worker("llamacpp", folder, Options(threads=1, context=256)) as opened:
         yield opened
 
 
@@ -73,10 +73,10 @@ def test_computes_what_the_reference_computes(
     expected = Reference(model).logits(IDS)
     out = write(model, tmp_path / "out")
     gguf.twin(out, tmp_path / "twin")
-    with _host.Worker("llamacpp", tmp_path / "twin", proof=True, device="cpu", threads=1, context=128) as proof:
+    with _host.Worker("llamacpp", tmp_path / "twin", Options(proof=True, device="cpu", threads=1, context=128)) as proof:
         assert relative(proof.logits(IDS, [38, 58]), expected) < 1e-5
         assert proof.effective["weights"] == proof.effective["kv"] == "f32"
-    with _host.Worker("llamacpp", out, threads=1, context=128) as usual:
+    with _host.Worker("llamacpp", out, Options(threads=1, context=128)) as usual:
         assert relative(usual.logits(IDS, [96]), expected) < 0.1
 
 
@@ -174,7 +174,7 @@ def test_tokenizes_as_the_source_does(toy: Toy, tmp_path: Path, name: str) -> No
     texts = (TOKENIZERS / "golden.inp").read_text(encoding="utf-8").split("\n__ggml_vocab_test__\n")
     golden = [[int(number) for number in line.split()] for line in (base / "golden.out").read_text().split("\n")]
     golden = golden[: len(texts)]
-    session = llamacpp.open(out, proof=False, device="cpu", threads=1, context=64)
+    session = llamacpp.open(out, Options(proof=False, device="cpu", threads=1, context=64))
     try:
         assert [session.encode(text) for text in texts] == golden
         assert [session.decode(ids) for ids in golden] == [source.decode(ids) for ids in golden]
@@ -198,9 +198,9 @@ def test_another_version_of_the_struct_is_an_error_not_a_crash() -> None:
 def test_a_broken_file_says_what_llama_cpp_says(folder: Path, tmp_path: Path) -> None:
     (tmp_path / gguf.FILE).write_bytes((folder / gguf.FILE).read_bytes()[:100_000])
     with pytest.raises(EngineFailed, match=r"cannot load model\.gguf: .+"):
-        llamacpp.open(tmp_path, proof=False, device="cpu", threads=1, context=64)
+        llamacpp.open(tmp_path, Options(proof=False, device="cpu", threads=1, context=64))
     with pytest.raises(UsageError, match="npu"):
-        llamacpp.open(folder, proof=False, device="npu", threads=1, context=64)
+        llamacpp.open(folder, Options(proof=False, device="npu", threads=1, context=64))
 
 
 def test_the_stub_for_rendering_keeps_the_tokenizer_only(folder: Path, tmp_path: Path) -> None:

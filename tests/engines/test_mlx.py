@@ -13,7 +13,7 @@ from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
-from slmops.engines import Sampling, Session
+from slmops.engines import Options, Sampling, Session
 from slmops.engines import mlx as engine
 from slmops.formats import huggingface
 from slmops.formats import mlx as form
@@ -34,8 +34,8 @@ def made(toy: Toy, family: str, scheme: str, folder: Path) -> Model:
 
 
 @contextmanager
-def opened(folder: Path, proof: bool = False, context: int | None = None) -> Iterator[Session]:
-    session = engine.open(folder, proof=proof, device="cpu", context=context)
+def opened(folder: Path, proof: bool = False, context: int = 4096) -> Iterator[Session]:
+    session = engine.open(folder, Options(proof=proof, device="cpu", context=context))
     try:
         yield session
     finally:
@@ -93,8 +93,8 @@ def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> N
 def test_says_what_is_wrong(toy: Toy, tmp_path: Path) -> None:
     made(toy, "qwen3", "q4", tmp_path)
     with pytest.raises(UsageError):
-        engine.open(tmp_path, device="tpu")
+        engine.open(tmp_path, Options(device="tpu"))
     config = tmp_path / "config.json"
     config.write_bytes(config.read_bytes().replace(b'"num_hidden_layers": 3', b'"num_hidden_layers": 2'))
     with pytest.raises(EngineFailed, match="mlx-lm"):
-        engine.open(tmp_path, device="cpu")
+        engine.open(tmp_path, Options(device="cpu"))

@@ -19,7 +19,7 @@ from slmops.core import chat, plugins
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, onnxruntime
+from slmops.engines import Options, Sampling, onnxruntime
 from slmops.formats import huggingface
 from slmops.formats import onnx as container
 from slmops.ops.numpy import Reference
@@ -78,7 +78,7 @@ def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Pat
 
 @pytest.fixture(scope="module")
 def session(made: tuple[Model, Path]) -> Iterator[onnxruntime.OrtSession]:
-    opened = onnxruntime.open(made[1], proof=False, device="cpu", threads=1, context=256)
+    opened = onnxruntime.open(made[1], Options(proof=False, device="cpu", threads=1, context=256))
     yield opened
     opened.close()
 
@@ -109,10 +109,12 @@ def test_logits_are_the_references(
     model = quantize(huggingface.read(toy(family, **changes)), chooser(stored))
     folder = write(model, tmp_path / "made", provider)
     expected = Reference(model).logits(IDS)
-    proof = onnxruntime.open(container.twin(folder, tmp_path / "twin"), proof=True, device="cpu", threads=1, context=256)
+    proof = onnxruntime.open(
+        container.twin(folder, tmp_path / "twin"), Options(proof=True, device="cpu", threads=1, context=256)
+    )
     assert relative(proof.logits(IDS, CHUNKS), expected) < 1e-5
     proof.close()
-    plain = onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=256)
+    plain = onnxruntime.open(folder, Options(proof=False, device="cpu", threads=1, context=256))
     assert relative(plain.logits(IDS, CHUNKS), expected) < 0.05
     by_row = stored == "w8a8" and provider == "cpu"
     assert (plain.effective["activations"] == "8 bits, a scale a call") == by_row
@@ -130,14 +132,14 @@ def test_a_graph_that_computes_something_else_is_noticed(made: tuple[Model, Path
             if attribute.name == "scale":
                 attribute.f *= 1.5
     (twin / "model.onnx").write_bytes(proto.SerializeToString())
-    opened = onnxruntime.open(twin, proof=True, device="cpu", threads=1, context=256)
+    opened = onnxruntime.open(twin, Options(proof=True, device="cpu", threads=1, context=256))
     with pytest.raises(EngineFailed, match="different logits"):
         opened.logits(IDS, CHUNKS)
 
 
 def test_greedy_generation_follows_the_references(made: tuple[Model, Path], tmp_path: Path) -> None:
     twin = container.twin(made[1], tmp_path / "twin")
-    opened = onnxruntime.open(twin, proof=True, device="cpu", threads=1, context=256)
+    opened = onnxruntime.open(twin, Options(proof=True, device="cpu", threads=1, context=256))
     reference, expected = Reference(made[0]), list(IDS[:20])
     for _ in range(12):
         expected.append(int(reference.logits(expected)[-1].argmax()))
@@ -163,7 +165,7 @@ def test_stop_ids_and_only_they_end_a_generation(
     config = json.loads((folder / "genai_config.json").read_text())
     config["model"]["eos_token_id"] = [stop]
     (folder / "genai_config.json").write_text(json.dumps(config))
-    opened = onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=256)
+    opened = onnxruntime.open(folder, Options(proof=False, device="cpu", threads=1, context=256))
     assert list(opened.generate(IDS[:8], Sampling(max_tokens=10))) == free
     opened.close()
 
@@ -184,7 +186,7 @@ def test_a_closed_iterator_computes_no_more(session: onnxruntime.OrtSession) -> 
 
 
 def test_generation_ends_with_the_context(made: tuple[Model, Path]) -> None:
-    opened = onnxruntime.open(made[1], proof=False, device="cpu", threads=1, context=16)
+    opened = onnxruntime.open(made[1], Options(proof=False, device="cpu", threads=1, context=16))
     assert len(list(opened.generate(IDS[:10], Sampling(max_tokens=100)))) == 6
     with pytest.raises(UsageError, match="context of 16"):
         list(opened.generate(IDS[:17], Sampling(max_tokens=1)))
@@ -213,7 +215,7 @@ def test_chat_template_is_the_sources(session: onnxruntime.OrtSession, made: tup
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     del settings["chat_template"]
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    opened = onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=64)
+    opened = onnxruntime.open(folder, Options(proof=False, device="cpu", threads=1, context=64))
     assert opened.render(probes.CONVERSATIONS[0]) is None
     opened.close()
 
@@ -221,24 +223,24 @@ def test_chat_template_is_the_sources(session: onnxruntime.OrtSession, made: tup
 def test_what_cannot_be_had_is_said(made: tuple[Model, Path]) -> None:
     import onnxruntime_genai as og
 
-    opened = onnxruntime.open(made[1], proof=False, device="auto", threads=1, context=64)
+    opened = onnxruntime.open(made[1], Options(proof=False, device="auto", threads=1, context=64))
     assert opened.effective["device"] == "cpu"
     assert "fallback" not in opened.effective
     opened.close()
     if not og.is_cuda_available() and not sys.platform.startswith("win"):
-        opened = onnxruntime.open(made[1], proof=False, device="gpu", threads=1, context=64)
+        opened = onnxruntime.open(made[1], Options(proof=False, device="gpu", threads=1, context=64))
         assert opened.effective["device"] == "cpu"
         assert "gpu" in opened.effective["fallback"]
         opened.close()
     with pytest.raises(UsageError, match="tpu"):
-        onnxruntime.open(made[1], proof=False, device="tpu")
+        onnxruntime.open(made[1], Options(proof=False, device="tpu"))
 
 
 def test_broken_folders_fail_with_words(made: tuple[Model, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(made[1], tmp_path / "broken"))
     (folder / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(EngineFailed, match="cannot open"):
-        onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=64)
+        onnxruntime.open(folder, Options(proof=False, device="cpu", threads=1, context=64))
     (folder / "genai_config.json").write_text("{}")
     with pytest.raises(CorruptInput, match=r"genai_config\.json"):
-        onnxruntime.open(folder, proof=False, device="cpu", threads=1, context=64)
+        onnxruntime.open(folder, Options(proof=False, device="cpu", threads=1, context=64))

@@ -17,7 +17,7 @@ from slmops.core import chat, plugins
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, _openvino, openvino, openvino_paged
+from slmops.engines import Options, Sampling, _openvino, openvino, openvino_paged
 from slmops.engines import Session as Session
 from slmops.formats import huggingface
 from slmops.formats import openvino as container
@@ -49,7 +49,7 @@ def made(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Pat
 
 @pytest.fixture(scope="module", params=ENGINES, ids=lambda engine: engine.__name__.split(".")[-1])
 def session(request: pytest.FixtureRequest, made: tuple[Model, Path]) -> Iterator[Session]:
-    opened = request.param.open(made[1], proof=True, device="cpu", threads=1, context=256)
+    opened = request.param.open(made[1], Options(proof=True, device="cpu", threads=1, context=256))
     yield opened
     opened.close()
 
@@ -75,10 +75,10 @@ def test_computes_what_the_reference_computes(
     expected = Reference(model).logits(IDS)
     folder = write(model, tmp_path / "out")
     for engine in ENGINES:
-        proof = engine.open(folder, proof=True, device="cpu", threads=1)
+        proof = engine.open(folder, Options(proof=True, device="cpu", threads=1))
         assert relative(proof.logits(IDS, [40, 56]), expected) < 1e-5, engine.__name__
         assert proof.effective["kv"] == proof.effective["activations"] == "f32"
-        usual = engine.open(folder, device="cpu", threads=1)
+        usual = engine.open(folder, Options(device="cpu", threads=1))
         assert relative(usual.logits(IDS, [96]), expected) < 0.1, engine.__name__
 
 
@@ -86,7 +86,7 @@ def test_larger_groups_of_activations_where_each_row_has_one_scale(toy: Toy, tmp
     """The graph asks for them, so that whatever opens it gets them; who asks the engine for others is obeyed."""
     folder = write(quantize(huggingface.read(toy("qwen3", hidden_size=192)), chooser("w8a8")), tmp_path / "out")
     wanted = "8 bits in groups of 64"  # 128 does not divide the rows
-    usual, exact = (openvino.open(folder, proof=proof, device="cpu", threads=1) for proof in (False, True))
+    usual, exact = (openvino.open(folder, Options(proof=proof, device="cpu", threads=1)) for proof in (False, True))
     assert wanted in usual.effective["activations"] and exact.effective["activations"] == "f32"
     usual.logits(IDS[:8], [8])
     exact.logits(IDS[:8], [8])
@@ -97,7 +97,7 @@ def test_the_kv_cache_is_as_large_as_is_counted(made: tuple[Model, Path]) -> Non
     """Bytes of a number in the blocks that OpenVINO asks for, scales and all; the head is small, so they weigh more here."""
     spec, head = made[0].spec, made[0].spec.head_dim
     for kv, number in openvino_paged.KV.items():
-        opened = openvino_paged.open(made[1], device="cpu", threads=1, kv=kv)
+        opened = openvino_paged.open(made[1], Options(device="cpu", threads=1, kv=kv))
         opened.logits(IDS[:8], [8])
         assert opened._runner is not None
         items = [item for item in opened._runner.compiled.inputs if "_cache." in item.any_name]
@@ -183,7 +183,7 @@ def test_tokenizer_and_template(session: Session, made: tuple[Model, Path]) -> N
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.__name__.split(".")[-1])
 def test_effective_says_what_runs(engine: ModuleType, made: tuple[Model, Path]) -> None:
-    opened = engine.open(made[1], device="cpu", threads=1)
+    opened = engine.open(made[1], Options(device="cpu", threads=1))
     before = dict(opened.effective)
     opened.logits(IDS, [96])
     after = dict(opened.effective)
@@ -204,4 +204,4 @@ def test_an_absent_device_falls_back_and_says_so() -> None:
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EngineFailed):
-        openvino.open(tmp_path)
+        openvino.open(tmp_path, Options())

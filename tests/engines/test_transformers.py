@@ -14,7 +14,7 @@ from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
-from slmops.engines import Sampling, Session
+from slmops.engines import Options, Sampling, Session
 from slmops.engines import transformers as engine
 from slmops.formats import compressed_tensors as form
 from slmops.formats import huggingface
@@ -35,8 +35,8 @@ def made(toy: Toy, family: str, scheme: str, folder: Path) -> Model:
 
 
 @contextmanager
-def opened(folder: Path, proof: bool = False, context: int | None = None) -> Iterator[Session]:
-    session = engine.open(folder, proof=proof, device="cpu", threads=1, context=context)
+def opened(folder: Path, proof: bool = False, context: int = 4096) -> Iterator[Session]:
+    session = engine.open(folder, Options(proof=proof, device="cpu", threads=1, context=context))
     try:
         yield session
     finally:
@@ -111,9 +111,9 @@ def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> N
 def test_says_what_is_wrong(toy: Toy, tmp_path: Path) -> None:
     made(toy, "qwen3", "q4", tmp_path)
     with pytest.raises(UsageError):
-        engine.open(tmp_path, device="tpu")
+        engine.open(tmp_path, Options(device="tpu"))
     whole = json.loads((tmp_path / "config.json").read_bytes())
     for change in ({"num_hidden_layers": 2}, {"num_hidden_layers": 4}, {"intermediate_size": 192}):
         (tmp_path / "config.json").write_text(json.dumps(whole | change))
         with pytest.raises(EngineFailed, match="transformers"):
-            engine.open(tmp_path, device="cpu")
+            engine.open(tmp_path, Options(device="cpu"))

@@ -19,6 +19,7 @@ from slmops import load
 from slmops.core.errors import CorruptInput, SlmopsError, Unsupported
 from slmops.core.model import Model
 from slmops.core.tensor import to_numpy
+from slmops.engines import Options
 from slmops.formats import _lora, _peft, gguf, onnx
 from slmops.ops.numpy import Reference
 from slmops.passes.merge import beside, merge
@@ -108,7 +109,7 @@ def test_llama_cpp_takes_its_adapter(said: dict[str, Any], plain: Model, tmp_pat
 
     _, folder, expected = artifact("gguf", plain, tmp_path, **said)
     twin = gguf.twin(folder, tmp_path / "twin")
-    session = llamacpp.open(twin.parent, proof=True, device="cpu", threads=2, context=256)
+    session = llamacpp.open(twin.parent, Options(proof=True, device="cpu", threads=2, context=256))
     package = importlib.util.find_spec("xllamacpp")
     assert package is not None and package.submodule_search_locations
     raw = ctypes.CDLL(str(next(Path(package.submodule_search_locations[0]).glob("xllamacpp*.so"))))

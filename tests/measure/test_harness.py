@@ -12,6 +12,7 @@ from needs import needs
 from slmops import cli, run
 from slmops import compile as compiler
 from slmops.core.errors import SourceNotFound, UsageError
+from slmops.engines import Options
 from slmops.source import load
 
 pytestmark = [pytest.mark.slow, needs("lm_eval", "torch", "transformers")]
@@ -101,7 +102,7 @@ def test_the_same_scores_as_its_own_model(sample: Path, tasks: Path, tmp_path: P
     expected = evaluator.simple_evaluate(theirs, tasks=names, task_manager=manager, bootstrap_iters=statistics.RESAMPLES)
     for made in compiler.convert(load(sample), ["onnx", "gguf"], "f32", tmp_path / "made", verify=False):
         artifact = run.Artifact.open(made.folder)
-        with run.open_worker(artifact, context=256) as worker:
+        with run.open_worker(artifact, options=Options(context=256)) as worker:
             model = harness.Model(worker, artifact, 256)
             assert (model.eot_token_id, model.prefix_token_id) == (theirs.eot_token_id, theirs.prefix_token_id)
             found = harness.evaluate(model, names, folder=tasks)

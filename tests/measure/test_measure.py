@@ -13,7 +13,7 @@ import pytest
 from slmops import compile as compiler
 from slmops import run
 from slmops.core.errors import CorruptInput
-from slmops.engines import Sampling, _worker
+from slmops.engines import Options, Sampling, _worker
 from slmops.engines._host import Token
 from slmops.measure import quality, speed, tasks
 from slmops.source import load
@@ -60,7 +60,7 @@ def test_quality_of_f32_is_no_distance_and_q4_is_some(toy: Callable[..., Path], 
     found = {}
     for scheme in ("f32", "q8", "q4"):
         made = compiler.convert(model, ["onnx"], scheme, tmp_path / scheme, verify=False)[0]
-        with run.open_worker(run.Artifact.open(made.folder), context=256) as worker:
+        with run.open_worker(run.Artifact.open(made.folder), options=Options(context=256)) as worker:
             found[scheme] = quality.against_reference(worker, sequences, reference, sizes)
             if scheme == "q4":
                 timed = speed.measure(worker, ids[:32], new_tokens=16, runs=2)

@@ -15,7 +15,7 @@ from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import EngineCrashed, EngineFailed, UsageError
-from slmops.engines import Sampling
+from slmops.engines import Options, Sampling
 from slmops.engines._host import Token, Worker
 from slmops.measure import artifact, gates, speed, stress
 from slmops.source import load
@@ -70,7 +70,7 @@ def test_requests_at_once_are_answered_as_alone(sample: Path, tmp_path: Path, fo
     compiler.convert(model, [form], "q8", tmp_path / form, verify=False)
     lines = (sample / "eval" / "text.txt").read_text(encoding="utf-8").splitlines()
     prompts = [model.tokenizer.encoder.encode(line, add_special_tokens=False).ids for line in list(filter(None, lines))[:6]]
-    with run.open_worker(run.Artifact.open(tmp_path / form), engine, context=128, parallel=3) as worker:
+    with run.open_worker(run.Artifact.open(tmp_path / form), engine, Options(context=128, parallel=3)) as worker:
         alone = [[token.id for token in worker.generate(ids, Sampling(max_tokens=6))] for ids in prompts]
         events = list(worker.serve(prompts, Sampling(max_tokens=6), 3))
         together = [[token for which, token, _ in events if which == number and token is not None] for number in range(6)]
@@ -100,7 +100,7 @@ def test_requests_at_once_are_answered_as_alone(sample: Path, tmp_path: Path, fo
 def test_one_at_a_time_is_said(made: Callable[[str], Path]) -> None:
     assert "parallel" not in plugins.load("engines", "llamacpp").CAN
     with pytest.raises(UsageError, match="one request at a time"):
-        Worker("llamacpp", made("gguf"), parallel=2)
+        Worker("llamacpp", made("gguf"), Options(parallel=2))
 
 
 class Faulty:

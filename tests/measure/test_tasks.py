@@ -16,6 +16,7 @@ from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported, UsageError
+from slmops.engines import Options
 from slmops.measure import scorers, tasks
 from slmops.measure.scorers import _bounded
 from slmops.source import load
@@ -210,7 +211,7 @@ def test_choices_are_weighed_by_the_engines_own_logits(toy: Callable[..., Path],
     row = {"raw": "turn the kitchen ", "scorer": "choice", "choices": choices, "expected": 1}
     for one in made:
         artifact = run.Artifact.open(one.folder)
-        with run.open_worker(artifact, context=128) as worker:
+        with run.open_worker(artifact, options=Options(context=128)) as worker:
             for choice in choices:
                 context, rest = tasks.pair(worker, artifact, row["raw"], choice)
                 assert context == worker.encode(["turn the kitchen"])[0]

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops import run as runner
     from slmops.cli import _reference
     from slmops.core.errors import EngineMissing, SourceNotFound, UsageError
+    from slmops.engines import Options
 
     if importlib.util.find_spec("lm_eval") is None:
         raise EngineMissing("lm-evaluation-harness is not installed", 'pip install "slmops[harness]"')
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # for its bootstrap, which would fork this process
     from slmops.measure import harness
 
-    with runner.open_worker(artifact, arguments.engine, device=arguments.device, context=arguments.context) as worker:
+    with runner.open_worker(
+        artifact, arguments.engine, Options(device=arguments.device, context=arguments.context)
+    ) as worker:
         model = harness.Model(worker, artifact, arguments.context)
         found = harness.evaluate(
             model,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from slmops.cli import _units
+from slmops.engines import Options
 
 HELP = "ask an artifact (or a checkpoint folder) in its engine; only the answer goes to standard output"
 EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     pieces: list[str] = []
     count, first, last = 0, 0.0, 0.0
-    with runner.open_worker(artifact, arguments.engine, device=arguments.device, kv=arguments.kv) as worker:
+    with runner.open_worker(artifact, arguments.engine, Options(device=arguments.device, kv=arguments.kv)) as worker:
         _say_fallback(worker.effective)
         ids = runner.tokens_of(worker, artifact, text)
         for token in worker.generate(ids, runner.fit(sampling, artifact, len(ids))):

@@ -9,9 +9,7 @@ DEVICES                  device names it takes besides "auto"
 FOOTPRINT                what its process takes in memory (plan/memory.py adds it up), and how fast it reads weights
 KV                       the precisions of its KV cache, "auto" (its default on a CPU) first, among AUTO, "f32", "f16" and
                          "q8" (8 bits with scales): name -> bytes of a number, scales and all, which plan/memory.py counts
-open(folder, *, proof, device, threads, context) -> Session
-                         with "parallel" in CAN it takes `parallel` too: how many requests may be in flight at once;
-                         with more than "auto" in KV it takes `kv` too: one of them
+open(folder, options) -> Session
 
 With "parallel", a Session has one method more, for requests that are computed together (continuous batching):
 
@@ -25,6 +23,26 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from slmops.core.tensor import Floats
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an artifact is opened. An engine is asked only for what its CAN, DEVICES and KV say that it has."""
+
+    proof: bool = False
+    """Computed in f32, activations never rounded: what proofs are held against."""
+    device: str = "auto"
+    threads: int | None = None
+    """None: as many as the engine likes."""
+    context: int = 4096
+    """Tokens of a sequence, prompt and answer, at most; the model's own limit, if that is less."""
+    parallel: int = 1
+    """Requests in flight at most."""
+    kv: str = "auto"
+    """Precision of the KV cache."""
+
+
+AS_IT_COMES = Options()
 
 
 @dataclass(frozen=True)

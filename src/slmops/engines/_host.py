@@ -25,7 +25,7 @@ import numpy as np
 from slmops.core import errors, plugins
 from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling
+from slmops.engines import AS_IT_COMES, Options, Sampling
 
 STDERR_KEPT = 2000
 """Characters of a dead worker's last words that go into the error."""
@@ -99,17 +99,12 @@ class Worker:
         self,
         engine: str,
         folder: Path,
-        *,
-        proof: bool = False,
-        device: str = "auto",
-        threads: int | None = None,
-        context: int = 4096,
-        parallel: int = 1,
-        kv: str = "auto",
+        options: Options = AS_IT_COMES,
     ) -> None:
+        """Raises UsageError for options that the engine does not have, EngineMissing, and what opening raises."""
         require(engine)
-        check_kv(engine, kv)
-        if parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
+        check_kv(engine, options.kv)
+        if options.parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
             raise UsageError(f"{engine} takes one request at a time", "leave concurrency out, or take another engine")
         self.engine = engine
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
@@ -129,17 +124,7 @@ class Worker:
         self._lines: queue.Queue[str] = queue.Queue()
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            answer = self.ask(
-                "open",
-                engine=engine,
-                folder=str(folder.resolve()),
-                proof=proof,
-                device=device,
-                threads=threads,
-                context=context,
-                **({"parallel": parallel} if parallel > 1 else {}),
-                **({"kv": kv} if kv != "auto" else {}),
-            )
+            answer = self.ask("open", engine=engine, folder=str(folder.resolve()), options=asdict(options))
         except BaseException:
             self.close()
             raise

@@ -21,7 +21,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, _words
+from slmops.engines import Options, Sampling, _words
 
 XML = "openvino_model.xml"
 DEVICES = ("cpu", "gpu", "npu")
@@ -83,12 +83,7 @@ class Session:
         folder: Path,
         backend: str,
         compile_runner: Callable[[Any, Path, str, Mapping[str, Any]], Runner],
-        *,
-        proof: bool,
-        device: str,
-        threads: int | None,
-        context: int | None,
-        kv: str,
+        options: Options,
     ) -> None:
         try:
             import openvino
@@ -98,16 +93,19 @@ class Session:
         if not (folder / XML).is_file():
             raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
         self._vocab = _vocabulary(folder)
-        self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, context
+        self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, options.context
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
-        self._device, self._fallback = choose(device, self._core.available_devices)
-        self._properties: dict[str, Any] = dict(EXACT) if proof else {}
+        self._device, self._fallback = choose(options.device, self._core.available_devices)
+        self._properties: dict[str, Any] = dict(EXACT) if options.proof else {}
         self._asked = asked(folder / XML)
-        if kv != "auto":
-            self._properties["KV_CACHE_PRECISION"] = "u8" if kv == "q8" else kv
-        if threads:
-            self._properties["INFERENCE_NUM_THREADS"] = threads
+        if options.kv != "auto":
+            self._properties["KV_CACHE_PRECISION"] = "u8" if options.kv == "q8" else options.kv
+        if options.kv == "f32" and backend == "PA":
+            # On a processor with bf16, paged attention takes keys and values of f32 only where it computes in f32.
+            self._properties["INFERENCE_PRECISION_HINT"] = "f32"
+        if options.threads:
+            self._properties["INFERENCE_NUM_THREADS"] = options.threads
         self._compile = compile_runner
         self._runner: Runner | None = None
         self._pipeline: Any = None
@@ -229,7 +227,7 @@ class Session:
         config = self._genai.SchedulerConfig()
         config.enable_prefix_caching = False
         config.dynamic_split_fuse = False
-        config.max_num_batched_tokens = max(self._context or 0, 1 << 20)
+        config.max_num_batched_tokens = max(self._context, 1 << 20)
         return config
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from slmops.core import plugins
 from slmops.core.errors import EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Sampling, Session
+from slmops.engines import Options, Sampling, Session
 from slmops.ops.numpy import log_softmax
 
 CHUNK = 64
@@ -230,8 +230,8 @@ def main() -> None:
         method, params = request["method"], request.get("params", {})
         try:
             if method == "open":
-                engine = plugins.load("engines", params.pop("engine"))
-                server = Server(engine.open(Path(params.pop("folder")), **params))
+                engine = plugins.load("engines", params["engine"])
+                server = Server(engine.open(Path(params["folder"]), Options(**params["options"])))
                 cancelled.append(server.cancelled)
                 answer({"result": {**server.facts(), **memory()}})
             elif method == "close" or server is None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _words
+from slmops.engines import Footprint, Options, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _words
 from slmops.engines._llamacpp_library import Library
 
 FORMATS = ("gguf",)
@@ -39,22 +39,21 @@ KV_TYPES = {"f32": _llamacpp_library.F32, "f16": _llamacpp_library.F16, "q8_0": 
 CODED = ("Q4_0", "Q4_1", "Q8_0")
 
 
-def open(folder: Path, *, proof: bool, device: str, threads: int | None, context: int, kv: str = "auto") -> Session:
+def open(folder: Path, options: Options) -> Session:
     """Load the folder's GGUF. Raises EngineFailed with what llama.cpp said."""
-    if device not in ("auto", *DEVICES):
-        raise UsageError(f"llama.cpp has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
-    threads = threads or os.cpu_count() or 4
-    return Session(_llamacpp_library.load(), _gguf.locate(folder), proof, device, threads, context, kv)
+    if options.device not in ("auto", *DEVICES):
+        raise UsageError(f"llama.cpp has no device {options.device!r}", f"one of: auto, {', '.join(DEVICES)}")
+    return Session(_llamacpp_library.load(), _gguf.locate(folder), options)
 
 
 class Session:
     """One model with one context. See engines.Session."""
 
-    def __init__(self, library: Library, file: Path, proof: bool, device: str, threads: int, context: int, kv: str) -> None:
+    def __init__(self, library: Library, file: Path, options: Options) -> None:
         self._library, self._file = library, file
         self._renderer: _llamacpp_render.Renderer | None = None
         self._model = self._context = None
-        offload = bool(library.supports_gpu_offload()) and device != "cpu"
+        offload = bool(library.supports_gpu_offload()) and options.device != "cpu"
         params = library.model_default_params()
         self._no_devices = (c.c_void_p * 1)(None)
         if not offload:
@@ -62,7 +61,7 @@ class Session:
             # An empty list: even a build with a GPU keeps away from it.
             params.devices = c.cast(self._no_devices, c.c_void_p)
         self._file_type = FILE_TYPES.get(_gguf.number(file, "general.file_type") or 0, "unknown")
-        if self._file_type in CODED and not proof and not offload:
+        if self._file_type in CODED and not options.proof and not offload:
             # Codes are re-packed for the processor while loading; mapped, the file's pages would stay beside them
             # (582 against 817 MB resident for 0.6 billion weights in Q4_0).
             params.load_mode = _llamacpp_library.LOAD_READ
@@ -71,21 +70,21 @@ class Session:
             raise EngineFailed(f"llama.cpp cannot load {file.name}{library.said()}", "convert the model again")
         self._vocabulary = library.model_get_vocab(self._model)
         self._vocab: int = library.vocab_n_tokens(self._vocabulary)
-        self._limit = min(context, library.model_n_ctx_train(self._model))
+        self._limit = min(options.context, library.model_n_ctx_train(self._model))
         settings = library.context_default_params()
         settings.n_ctx, settings.n_batch = self._limit, min(BATCH, self._limit)
         settings.n_ubatch = settings.n_batch
         settings.n_outputs_max, settings.n_outputs_max_per_seq = min(OUTPUTS, settings.n_batch), 0
-        settings.n_threads = settings.n_threads_batch = threads
-        self._kv = "f32" if proof else _gguf.TYPES.get(kv, "f16")
+        settings.n_threads = settings.n_threads_batch = options.threads or os.cpu_count() or 4
+        self._kv = "f32" if options.proof else _gguf.TYPES.get(options.kv, "f16")
         settings.type_k = settings.type_v = KV_TYPES[self._kv]
-        if proof:
+        if options.proof:
             settings.flash_attn_type = _llamacpp_library.FLASH_OFF
-        elif kv == "q8":  # values with scales are for flash attention alone
+        elif options.kv == "q8":  # values with scales are for flash attention alone
             settings.flash_attn_type = _llamacpp_library.FLASH_ON
         self._context = library.init_from_model(self._model, settings)
         if not self._context:
-            if kv == "q8":
+            if options.kv == "q8":
                 raise EngineFailed(f"llama.cpp gives no KV cache of q8 here{library.said()}", "leave --kv out")
             raise EngineFailed(f"llama.cpp has no room for a context of {self._limit}{library.said()}", "give a smaller one")
         self._memory = library.get_memory(self._context)
@@ -97,9 +96,9 @@ class Session:
         self._tokens = np.ctypeslib.as_array(self._batch.token, (self._room,))
         self._positions = np.ctypeslib.as_array(self._batch.pos, (self._room,))
         self._wanted = np.ctypeslib.as_array(self._batch.logits, (self._room,))
-        self.effective = self._describe(proof, device, offload, threads)
+        self.effective = self._describe(options, offload, settings.n_threads)
 
-    def _describe(self, proof: bool, device: str, offload: bool, threads: int) -> Mapping[str, str]:
+    def _describe(self, options: Options, offload: bool, threads: int) -> Mapping[str, str]:
         library = self._library
         bits = 8 * library.model_size(self._model) / max(1, library.model_n_params(self._model))
         # A twin says of itself what it is a twin of.
@@ -111,12 +110,12 @@ class Session:
             "weights": weights,
             "activations": "blocks of 8 bits" if weights in CODED else weights,
             "kv": self._kv,
-            "attention": "plain" if proof else "flash" if self._kv == "q8_0" else "flash where it can",
+            "attention": "plain" if options.proof else "flash" if self._kv == "q8_0" else "flash where it can",
             "context": str(self._limit),
         }
         if normalizer := self._meta(_gguf.NORMALIZER):
             described["tokenizer"] = f"llama.cpp's, after {normalizer} by slmops"
-        if device == "gpu" and not offload:
+        if options.device == "gpu" and not offload:
             described["fallback"] = "this llama.cpp was built without a GPU: the CPU is used"
         return described
 

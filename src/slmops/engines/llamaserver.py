@@ -27,7 +27,7 @@ from typing import Any
 
 from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Sampling, _gguf, _words
+from slmops.engines import Footprint, Options, Sampling, _gguf, _words
 
 FORMATS = ("gguf",)
 MODULES = ()
@@ -62,28 +62,19 @@ def installed() -> str | None:
     return lines[0].removeprefix("version:").strip() if lines else None
 
 
-def open(
-    folder: Path,
-    *,
-    proof: bool,
-    device: str,
-    threads: int | None,
-    context: int,
-    parallel: int = 1,
-    kv: str = "auto",
-) -> Session:
+def open(folder: Path, options: Options) -> Session:
     """Start a server with the folder's GGUF and wait until it answers."""
-    if device not in ("auto", *DEVICES):
-        raise UsageError(f"llama-server has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
-    if proof:
+    if options.device not in ("auto", *DEVICES):
+        raise UsageError(f"llama-server has no device {options.device!r}", f"one of: auto, {', '.join(DEVICES)}")
+    if options.proof:
         raise UsageError("llama-server gives no logits, so there is nothing to prove with it", "use the engine llamacpp")
-    return Session(_gguf.locate(folder), device, threads or os.cpu_count() or 4, context, parallel, kv)
+    return Session(_gguf.locate(folder), options)
 
 
 class Session:
     """A running server. See engines.Session."""
 
-    def __init__(self, file: Path, device: str, threads: int, context: int, parallel: int, kv: str) -> None:
+    def __init__(self, file: Path, options: Options) -> None:
         program = shutil.which(PROGRAM)
         if program is None:
             raise EngineMissing(f"there is no {PROGRAM} on PATH", INSTALL)
@@ -95,7 +86,7 @@ class Session:
         kinds = struct.unpack(f"<{len(types) // 4}i", types)
         self._vocab = len(kinds)
         self._hidden = frozenset(number for number, kind in enumerate(kinds) if kind in _gguf.HIDDEN)
-        self._limit = min(context, _trained(found) or context)
+        self._limit = min(options.context, _trained(found) or options.context)
         self._key = secrets.token_hex(16)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         with socket.socket() as probe:
@@ -103,14 +94,17 @@ class Session:
             self._port: int = probe.getsockname()[1]
         command = [program, "--model", str(file), "--host", "127.0.0.1", "--port", str(self._port)]
         # The server divides its context among the requests in flight.
-        command += ["--ctx-size", str(self._limit * parallel), "--parallel", str(parallel)]
+        command += ["--ctx-size", str(self._limit * options.parallel), "--parallel", str(options.parallel)]
+        threads = options.threads or os.cpu_count() or 4
         command += ["--threads", str(threads), "--no-webui", "--jinja"]
-        if kv != "auto":
-            command += ["--cache-type-k", _gguf.TYPES[kv], "--cache-type-v", _gguf.TYPES[kv]]
-            command += ["--flash-attn", "on"] if kv == "q8" else []  # values with scales are for flash attention alone
+        if options.kv != "auto":
+            command += ["--cache-type-k", _gguf.TYPES[options.kv], "--cache-type-v", _gguf.TYPES[options.kv]]
+            command += (
+                ["--flash-attn", "on"] if options.kv == "q8" else []
+            )  # values with scales are for flash attention alone
         # The server would take a leading bos out of what the template writes, trusting that the tokenizer adds it.
         command += ["--override-kv", "tokenizer.ggml.add_bos_token=bool:false"]
-        if device == "cpu":
+        if options.device == "cpu":
             command += ["--device", "none"]
         environment = {**os.environ, "LLAMA_API_KEY": self._key}
         _gguf.wait_briefly(environment)
@@ -125,10 +119,10 @@ class Session:
         self.pid = int(self._process.stdout.readline() or 0)
         self.effective: Mapping[str, str] = {
             "version": f"llama.cpp {installed() or 'of unknown version'}",
-            "device": "cpu" if device == "cpu" else "as llama-server chose",
+            "device": "cpu" if options.device == "cpu" else "as llama-server chose",
             "threads": str(threads),
             "activations": "llama.cpp's default",
-            "kv": _gguf.TYPES.get(kv, "f16"),
+            "kv": _gguf.TYPES.get(options.kv, "f16"),
             "context": str(self._limit),
             **({"tokenizer": f"llama.cpp's, after {self._normalizer} by slmops"} if self._normalizer else {}),
         }

@@ -12,7 +12,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Sampling
+from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._words import Words, check
 
@@ -27,29 +27,21 @@ KV = {"auto": 2.0, "q8": 1 + 2 * 2 / 64}
 FOOTPRINT = Footprint(base=272_000_000, chunk=2048, efficiency=0.8)
 
 
-def open(
-    folder: Path,
-    *,
-    proof: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    kv: str = "auto",
-) -> SessionProtocol:
-    """Open an MLX folder. `proof` computes in f32; MLX chooses its own number of threads."""
-    return Session(folder, proof=proof, device=device, context=context, kv=kv)
+def open(folder: Path, options: Options) -> SessionProtocol:
+    """Open an MLX folder. MLX chooses its own number of threads."""
+    return Session(folder, options)
 
 
 class Session:
     """A model of mlx-lm, with a prompt cache per call."""
 
-    def __init__(self, folder: Path, *, proof: bool, device: str, context: int | None, kv: str) -> None:
+    def __init__(self, folder: Path, options: Options) -> None:
         try:
             import mlx.core as mx
         except ImportError as error:
             raise EngineMissing(f"MLX cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
         # mlx-lm makes its stream on the default device when it is imported: choose first.
-        self._device = choose(device, mx)
+        self._device = choose(options.device, mx)
         mx.set_default_device(getattr(mx, self._device))
         try:
             from mlx_lm.generate import generate_step
@@ -61,16 +53,16 @@ class Session:
         self._mx: Any = mx
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
-        self._empty_cache, self._sampler, self._kv = make_prompt_cache, make_sampler, kv
+        self._empty_cache, self._sampler, self._kv = make_prompt_cache, make_sampler, options.kv
         try:
             self._model, config = load_model(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
             raise EngineFailed(f"mlx-lm: {str(error)[:300]}", "convert the model to mlx again") from error
-        if proof:
+        if options.proof:
             # Scales and biases too: f32 holds their products exactly.
             self._model.set_dtype(mx.float32)
             mx.eval(self._model.parameters())
-        self._vocab, self._context = int(config["vocab_size"]), context
+        self._vocab, self._context = int(config["vocab_size"]), options.context
         self._quantization = config.get("quantization")
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
         self._group = 32 if head % 64 else 64
@@ -121,7 +113,7 @@ class Session:
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
         check(ids, None, self._vocab, self._context)
         mx = self._mx
-        room = self._context - len(ids) if self._context is not None else sampling.max_tokens
+        room = self._context - len(ids)
         most = min(sampling.max_tokens, room)
         if most < 1:
             return

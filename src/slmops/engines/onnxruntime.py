@@ -16,7 +16,7 @@ import numpy as np
 
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Sampling
+from slmops.engines import Footprint, Options, Sampling
 
 FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
@@ -35,44 +35,36 @@ GENERATE, MEASURE = "model.onnx", "logits.onnx"
 Tokens = np.ndarray[tuple[int], np.dtype[np.int32]]
 
 
-def open(
-    folder: Path,
-    *,
-    proof: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    kv: str = "auto",
-) -> OrtSession:
-    """Open an artifact. `device` that cannot be had falls back to the processor, and `effective` says so.
+def open(folder: Path, options: Options) -> OrtSession:
+    """Open an artifact. A device that cannot be had falls back to the processor, and `effective` says so.
 
-    `proof`: the folder is a proof copy (formats/onnx.py: twin), whose graph says for itself that it computes in f32.
+    For a proof the folder is a proof copy (formats/onnx.py: twin), whose graph says for itself that it computes in f32.
     Raises EngineFailed with the runtime's own words.
     """
     import onnxruntime_genai as og
 
-    if device not in ("auto", *DEVICES):
-        raise UsageError(f"ONNX Runtime has no device {device!r}", f"one of: auto, {', '.join(DEVICES)}")
+    if options.device not in ("auto", *DEVICES):
+        raise UsageError(f"ONNX Runtime has no device {options.device!r}", f"one of: auto, {', '.join(DEVICES)}")
     og.disable_telemetry_events()
-    return OrtSession(og, folder, proof, device, threads, context)
+    return OrtSession(og, folder, options)
 
 
 class OrtSession:
     """See engines.Session. One graph is in memory at a time: both at once would hold the weights twice."""
 
-    def __init__(self, og: Any, folder: Path, proof: bool, device: str, threads: int | None, context: int | None) -> None:
-        self._og, self._folder, self._proof, self._threads = og, folder, proof, threads
+    def __init__(self, og: Any, folder: Path, options: Options) -> None:
+        self._og, self._folder, self._proof, self._threads = og, folder, options.proof, options.threads
         try:
             text = json.loads((folder / "genai_config.json").read_bytes())
             decoder, self._vocab = text["model"]["decoder"], int(text["model"]["vocab_size"])
-            limit, length = int(text["model"]["context_length"]), int(text["search"]["max_length"])
+            limit = int(text["model"]["context_length"])
             asked = [name for entry in decoder["session_options"]["provider_options"] for name in entry]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptInput(f"{folder}/genai_config.json cannot be read: {error!r}", "convert it again") from None
-        self.context = min(context or length, limit)
+        self.context = min(options.context, limit)
         self._graph = ""
         self._model: Any = None
-        self._provider, fallback = self._pick(device, asked)
+        self._provider, fallback = self._pick(options.device, asked)
         self._load(GENERATE)
         self._tokenizer = og.Tokenizer(self._model)
         self._tokenizer.update_options(add_special_tokens="false")

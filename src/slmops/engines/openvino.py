@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, _openvino
+from slmops.engines import Footprint, Options, _openvino
 from slmops.engines import Session as Session
 
 FORMATS = ("openvino",)
@@ -22,17 +22,9 @@ KV = _openvino.KV
 FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.69)
 
 
-def open(
-    folder: Path,
-    *,
-    proof: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    kv: str = "auto",
-) -> Session:
-    """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO."""
-    return _openvino.Session(folder, "SDPA", Stateful, proof=proof, device=device, threads=threads, context=context, kv=kv)
+def open(folder: Path, options: Options) -> Session:
+    """Open a folder with openvino_model.xml. For a proof all rounding is off."""
+    return _openvino.Session(folder, "SDPA", Stateful, options)
 
 
 class Stateful:

@@ -10,7 +10,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, _openvino
+from slmops.engines import Footprint, Options, _openvino
 from slmops.engines import Session as Session
 
 FORMATS = ("openvino",)
@@ -23,21 +23,12 @@ KV = _openvino.KV
 FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.71)
 
 
-def open(
-    folder: Path,
-    *,
-    proof: bool = False,
-    device: str = "auto",
-    threads: int | None = None,
-    context: int | None = None,
-    parallel: int = 1,
-    kv: str = "auto",
-) -> Session:
-    """Open a folder with openvino_model.xml. `proof` turns all rounding off; `threads` None leaves it to OpenVINO.
+def open(folder: Path, options: Options) -> Session:
+    """Open a folder with openvino_model.xml. For a proof all rounding is off.
 
-    The cache of blocks grows with what is in flight, so `parallel` needs no room of its own.
+    The cache of blocks grows with what is in flight, so requests in flight need no room of its own.
     """
-    return _openvino.Session(folder, "PA", Paged, proof=proof, device=device, threads=threads, context=context, kv=kv)
+    return _openvino.Session(folder, "PA", Paged, options)
 
 
 class Paged:

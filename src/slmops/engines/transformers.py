@@ -18,7 +18,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Sampling
+from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._words import Words, check
 
@@ -35,17 +35,15 @@ PREFILL = 2048
 """Prompt tokens that pass through the model at once: bounds the memory of activations."""
 
 
-def open(
-    folder: Path, *, proof: bool = False, device: str = "auto", threads: int | None = None, context: int | None = None
-) -> SessionProtocol:
-    """Open a folder with config.json and safetensors. `proof` computes in f32; `threads` None leaves it to PyTorch."""
-    return Session(folder, proof=proof, device=device, threads=threads, context=context)
+def open(folder: Path, options: Options) -> SessionProtocol:
+    """Open a folder with config.json and safetensors."""
+    return Session(folder, options)
 
 
 class Session:
     """A causal language model of transformers, with a KV cache per call."""
 
-    def __init__(self, folder: Path, *, proof: bool, device: str, threads: int | None, context: int | None) -> None:
+    def __init__(self, folder: Path, options: Options) -> None:
         # Read by tqdm when it is imported: a worker's last words should not be progress bars.
         os.environ.setdefault("TQDM_DISABLE", "1")
         try:
@@ -56,13 +54,13 @@ class Session:
         if not (folder / "config.json").is_file():
             raise EngineFailed(f"{folder} has no config.json", "convert the model to compressed-tensors first")
         self._torch, self._transformers, self._folder = torch, transformers, folder
-        if threads:
-            torch.set_num_threads(threads)
-        self._device = choose(device, torch)
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        self._device = choose(options.device, torch)
         transformers.utils.logging.disable_progress_bar()
-        self._model = self._load("float32" if proof else "auto")
+        self._model = self._load("float32" if options.proof else "auto")
         config = self._model.config
-        self._vocab, self._context = int(config.vocab_size), context
+        self._vocab, self._context = int(config.vocab_size), options.context
         loader = transformers.AutoTokenizer
         self._words = Words(lambda: loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
@@ -134,7 +132,7 @@ class Session:
         check(ids, None, self._vocab, self._context)
         pick = self._picker(sampling)
         cache, waiting = self._cache(), list(ids)
-        room = self._context - len(ids) if self._context is not None else sampling.max_tokens
+        room = self._context - len(ids)
         for _ in range(min(sampling.max_tokens, room)):
             # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
             with self._torch.inference_mode():

@@ -18,6 +18,7 @@ from slmops import prove, run
 from slmops.core import plugins, receipt
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, UsageError, VerificationFailed
 from slmops.core.model import Model
+from slmops.engines import Options
 from slmops.engines._host import Worker
 from slmops.measure import quality, speed, statistics, tasks
 from slmops.measure import stress as stresses
@@ -129,7 +130,7 @@ def measure(
     longest = max((len(ids) for ids in text.windows), default=0) if text is not None else 0
     context = min(artifact.context, max(context, longest, PROMPT + new_tokens))
     began = time.perf_counter()
-    with run.open_worker(artifact, name, device=device, context=context, kv=kv) as worker:
+    with run.open_worker(artifact, name, Options(device=device, context=context, kv=kv)) as worker:
         load, empty = time.perf_counter() - began, worker.memory()["resident"]
         found = answers = None
         if text is not None and "logits" in can:
@@ -183,7 +184,9 @@ def _prompt(text: Text | None, length: int, start: int = 0) -> list[int]:
 
 def _opened(one: Measured, device: str, context: int, parallel: int = 1) -> Worker:
     return run.open_worker(
-        run.Artifact.open(Path(one.folder)), one.engine, device=device, context=context, parallel=parallel, kv=one.kv
+        run.Artifact.open(Path(one.folder)),
+        one.engine,
+        Options(device=device, context=context, parallel=parallel, kv=one.kv),
     )
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, EngineCrashed, SlmopsError, UsageError
-from slmops.engines import Sampling
+from slmops.engines import Options, Sampling
 from slmops.engines._host import Token, Worker
 from slmops.measure.checks import _yaml
 from slmops.measure.statistics import Estimate
@@ -43,7 +43,7 @@ class Subject:
     @property
     def worker(self) -> Worker:
         if self._worker is None:
-            self._worker = run.open_worker(self.artifact, self.engine, device=self._device, context=self.context)
+            self._worker = run.open_worker(self.artifact, self.engine, Options(device=self._device, context=self.context))
         return self._worker
 
     def ids(self, count: int) -> list[int]:
