@@ -1,7 +1,7 @@
 # One command each: `make demo` and `make test` set up everything they need; Windows without make: see README, "With pip".
 PYTHON ?= python3
-# A file's tests stay in one process: they share what they have made.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+# A file's tests stay in one process: they share what they have made. conftest.py says which file comes first.
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 

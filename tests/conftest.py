@@ -72,6 +72,12 @@ def write_toy(family: str, folder: Path, dtype: Any = ml_dtypes.bfloat16, seed: 
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that hold slow tests only come first, so that no worker begins with one when the others are done."""
+    quick = {item.path for item in items if item.get_closest_marker("slow") is None}
+    items.sort(key=lambda item: item.path in quick)
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """toy(family, **changes to config.json) -> folder; equal calls share one."""
