@@ -19,8 +19,8 @@ import pytest
 
 from conftest import SAMPLE
 from needs import needs
+from searched import remembered, unchanged
 from slmops.core.errors import NoSpace
-from slmops.measure import gates
 
 pytestmark = [pytest.mark.slow, needs("xllamacpp"), pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")]
 SECONDS = 240
@@ -76,11 +76,6 @@ def measured(out: Path) -> int:
     return len(list((out / ".measurements").glob("*.json")))
 
 
-def steady(measurement: Path) -> bool:
-    """Whether it is remembered: speeds that a busy machine took are taken again."""
-    return bool(json.loads(measurement.read_text())["speed"]["spread"] <= gates.SPREAD)
-
-
 def left_over(out: Path, scratch: Path) -> list[Path]:
     return [*out.rglob("*.partial"), *scratch.iterdir()]
 
@@ -102,7 +97,7 @@ def test_an_interrupted_search_leaves_nothing_half_done_and_goes_on(
         else:
             wait_for(lambda: measuring(out, process), process)
         running = workers(process)
-        kept = {path: path.stat().st_mtime_ns for path in (out / ".measurements").glob("*.json") if steady(path)}
+        kept = remembered(out)
         process.send_signal(number)
         _, complained = process.communicate(timeout=60)
         assert process.returncode == code, complained
@@ -110,7 +105,7 @@ def test_an_interrupted_search_leaves_nothing_half_done_and_goes_on(
     assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in running)
     ended, found = run(out)
     assert ended == 0 and len(found["trials"]) > 1
-    assert all(path.stat().st_mtime_ns == changed for path, changed in kept.items())  # not measured again
+    assert unchanged(kept)
     assert measured(out) >= len(found["trials"])
 
 
