@@ -1,7 +1,7 @@
 """Operations of the registry cut off at a chosen system call, and what must hold afterwards; for tests and bench/crash.py.
 
 strace kills the process on entering the n-th call of a kind, or makes that call fail. A kill leaves the page cache: what a
-power cut does to bytes that were never synced is not shown here.
+power cut does to bytes that were never synced is for powercuts.py.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def taken(registry, scratch):
     registry.add(scratch / "made", named("new"), take=True)
 
 root, work, most = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+BEFORE
 with contextlib.suppress(OSError):
     open("/slmops-begin")
 if most:
@@ -72,6 +73,13 @@ class Case:
     most: int = 0
 
 
+def usable() -> bool:
+    """Some sandboxes have strace and forbid what it does."""
+    return (
+        shutil.which("strace") is not None and not subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode
+    )
+
+
 def prepare(work: Path) -> Path:
     """A registry of three artifacts: one named `old`, one `gone`, one that lost its name; and what operations need."""
     root = work / "home"
@@ -90,7 +98,7 @@ def cases(operation: str, work: Path) -> list[Case]:
     """Every call that the operation makes on a fresh copy, as a case for each fault that can meet it."""
     root = fresh(work)
     log = work / "strace.log"
-    _run(operation, root, work, 0, ["-o", str(log), "-e", "trace=" + ",".join(CALLS)])
+    run(operation, root, work, 0, ["-o", str(log), "-e", "trace=" + ",".join(CALLS)])
     before: collections.Counter[str] = collections.Counter()
     seen: collections.Counter[str] = collections.Counter()
     began = False
@@ -125,18 +133,25 @@ def check(case: Case, work: Path) -> str:
     if case.call:
         what = f"signal={case.fault}" if case.fault == "KILL" else f"error={case.fault}"
         options = ["-o", "/dev/null", "-e", f"trace={case.call}", "-e", f"inject={case.call}:{what}:when={case.number}"]
-    done = _run(case.operation, root, work, case.most, options)
+    done = run(case.operation, root, work, case.most, options)
     if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and "Errno" not in done.stderr:
         return f"it ended in {done.stderr.splitlines()[-1]}"
+    return afterwards(root, work, case.operation, "done" in done.stdout)
+
+
+def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, retry: bool = True) -> str:
+    """What does not hold of a registry after an operation was cut off, and after it is tried again; or nothing."""
     try:
-        if said := _oracle(root, case.operation, "done" in done.stdout):
+        if said := _oracle(root, operation, acknowledged):
             return said
-        again = _run(case.operation, root, work, 0, [])
-        if "done" not in again.stdout and not (case.operation == "rm" and "has no artifact" in again.stderr):
+        if not retry:
+            return ""
+        again = run(operation, root, work, 0, [])
+        if "done" not in again.stdout and not (operation == "rm" and "has no artifact" in again.stderr):
             return f"the retry failed: {again.stderr.splitlines()[-1:]}"
         with Registry.open(root) as registry:
             gc.sweep(registry, 0)
-        if said := _oracle(root, case.operation, True):
+        if said := _oracle(root, operation, True):
             return f"after the retry: {said}"
         left = [path.name for path in (root / "scratch").iterdir()] + [path.name for path in root.glob(".*")]
         return f"left behind: {left}" if left else ""
@@ -166,8 +181,11 @@ def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
     return "" if checked.sound else f"fsck: {[one for one in checked.problems if not one.harmless]}"
 
 
-def _run(operation: str, root: Path, work: Path, most: int, strace: list[str]) -> subprocess.CompletedProcess[str]:
-    script = SCRIPT.replace("OPERATION", OPERATIONS[operation])
+def run(
+    operation: str, root: Path, work: Path, most: int, strace: list[str], before: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """The operation in a process of its own, after the statements `before`; under strace where options are given."""
+    script = SCRIPT.replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
     command = [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]
     return subprocess.run(
         [*(["strace", "-f", "-qq", *strace] if strace else []), *command], capture_output=True, text=True, timeout=120

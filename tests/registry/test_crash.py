@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,15 +9,8 @@ import pytest
 import crashes
 
 
-def usable() -> bool:
-    """Some sandboxes have strace and forbid what it does."""
-    return (
-        shutil.which("strace") is not None and not subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not usable(), reason="strace does not work here: crashes at system calls are NOT tested")
+@pytest.mark.skipif(not crashes.usable(), reason="strace does not work here: crashes at system calls are NOT tested")
 @pytest.mark.parametrize("operation", ["add", "import", "gc", "rm"])
 def test_nothing_that_was_acknowledged_is_lost(operation: str, tmp_path: Path) -> None:
     crashes.prepare(tmp_path)
