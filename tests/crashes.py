@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,8 @@ OPERATIONS = {
     "reindex": "registry.reindex()",
     "repair": "fsck.check(root, repair=True)",
 }
+NAMING = ("add", "take", "tag", "import")
+"""Those that make the name `new`."""
 SCRIPT = """
 import contextlib, os, resource, shutil, signal, sys
 from pathlib import Path
@@ -142,7 +145,7 @@ def check(case: Case, work: Path) -> str:
 def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, retry: bool = True) -> str:
     """What does not hold of a registry after an operation was cut off, and after it is tried again; or nothing."""
     try:
-        if said := _oracle(root, operation, acknowledged):
+        if said := sound(root, {operation: acknowledged}):
             return said
         if not retry:
             return ""
@@ -151,7 +154,7 @@ def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, re
             return f"the retry failed: {again.stderr.splitlines()[-1:]}"
         with Registry.open(root) as registry:
             gc.sweep(registry, 0)
-        if said := _oracle(root, operation, True):
+        if said := sound(root, {operation: True}):
             return f"after the retry: {said}"
         left = [path.name for path in (root / "scratch").iterdir()] + [path.name for path in root.glob(".*")]
         return f"left behind: {left}" if left else ""
@@ -159,8 +162,11 @@ def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, re
         return f"afterwards: {type(error).__name__}: {error}"
 
 
-def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
-    """Reopened, fsck finds nothing, each acknowledged name is there, and what is there is whole."""
+def sound(root: Path, done: Mapping[str, bool]) -> str:
+    """Reopened, fsck finds nothing, each acknowledged name is there, and what is there is whole; or what is not so.
+
+    done: operations that were begun, and whether each was acknowledged.
+    """
     with Registry.open(root) as registry:
         tags = {tag: row.digest for row in registry.rows() for tag in row.tags}
         for tag in tags:
@@ -168,13 +174,14 @@ def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
         for row in registry.rows():
             if row.fault:
                 return f"{row.digest} is shown and cannot be read: {row.fault}"
-    must = {"old:latest"} | ({"gone:latest"} if operation != "rm" else set())
+    must = {"old:latest"} | ({"gone:latest"} if "rm" not in done else set())
     may = must | {"gone:latest"}
-    if operation in ("add", "take", "tag", "import"):
-        may |= {"new:latest"}
-        must |= {"new:latest"} if acknowledged else set()
-    if operation == "rm" and acknowledged:
-        may -= {"gone:latest"}
+    for operation, acknowledged in done.items():
+        if operation in NAMING:
+            may |= {"new:latest"}
+            must |= {"new:latest"} if acknowledged else set()
+        if operation == "rm" and acknowledged:
+            may -= {"gone:latest"}
     if not must <= set(tags) <= may:
         return f"names are {sorted(tags)}"
     checked = fsck.check(root)
@@ -185,8 +192,13 @@ def run(
     operation: str, root: Path, work: Path, most: int, strace: list[str], before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """The operation in a process of its own, after the statements `before`; under strace where options are given."""
-    script = SCRIPT.replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
-    command = [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]
+    traced = ["strace", "-f", "-qq", *strace] if strace else []
     return subprocess.run(
-        [*(["strace", "-f", "-qq", *strace] if strace else []), *command], capture_output=True, text=True, timeout=120
+        [*traced, *command(operation, root, work, most, before)], capture_output=True, text=True, timeout=120
     )
+
+
+def command(operation: str, root: Path, work: Path, most: int = 0, before: str = "") -> list[str]:
+    """What runs an operation: it writes `done` to its standard output once it is acknowledged."""
+    script = SCRIPT.replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
+    return [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]

@@ -7,6 +7,10 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
+import crashes
+import interleavings
 from filed import artifact
 from slmops.registry import Registry, fsck
 from slmops.registry.references import named
@@ -116,3 +120,11 @@ def test_what_another_process_leases_stays_until_it_dies(tmp_path: Path) -> None
         finish(start(SWEEP, root, tmp_path))
         assert not folder.exists() and not list(registry.blobs.all())
     assert fsck.check(root).problems == ()
+
+
+@pytest.mark.slow
+def test_a_sample_of_races_keeps_every_promise(tmp_path: Path) -> None:
+    """bench/races.py runs hundreds."""
+    crashes.prepare(tmp_path)
+    for race in interleavings.drawn(len(interleavings.PAIRS), seed=7000):
+        assert interleavings.check(race, tmp_path) == "", race
