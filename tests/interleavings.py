@@ -14,7 +14,8 @@ PAIRS = (
     ("add", "add"), ("add", "take"), ("add", "import"), ("add", "gc"), ("add", "reindex"), ("add", "repair"), ("add", "tag"),
     ("take", "gc"), ("import", "import"), ("import", "gc"), ("import", "reindex"), ("attach", "gc"), ("attach", "attach"),
     ("tag", "tag"), ("tag", "rm"), ("tag", "gc"), ("rm", "rm"), ("rm", "gc"), ("gc", "gc"), ("gc", "place"),
-    ("place", "place"), ("place", "repair"), ("reindex", "gc"), ("reindex", "rm"), ("repair", "import"), ("repair", "repair"),
+    ("place", "place"), ("place", "repair"), ("reindex", "gc"), ("reindex", "rm"), ("repair", "import"),
+    ("repair", "repair"),
 )  # fmt: skip
 EXPECTED = {
     frozenset({"add", "tag"}): "is sha256:",
