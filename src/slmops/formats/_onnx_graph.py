@@ -114,9 +114,8 @@ class Graph:
         return Wire(out)
 
     def _by_row(self, x: str, weight: str, tensor: Packed) -> str:
-        """The product with activations that the operator rounds to 8 bits, with one scale for each call.
-
-        Codes around 128, for products with signed ones saturate on processors without VNNI (mlas: U8S8 by vpmaddubsw)."""
+        """The product with activations that the operator rounds to 8 bits, with one scale for each call."""
+        # Codes around 128, for products with signed ones saturate on processors without VNNI (mlas: U8S8 by vpmaddubsw).
         codes = self.data.rows(weight + CODES, weight, tensor.shape, "uint8", _encode.codes)
         scales = self.data.rows(weight + SCALES, weight, tensor.shape[:1], "float32", _encode.first_scales)
         zero = self.data.literal("middle" + ZERO, np.array(tensor.scheme.zero, np.uint8))

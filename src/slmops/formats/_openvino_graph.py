@@ -1,7 +1,6 @@
 """The interpreter that turns an architecture's program into an OpenVINO graph: stateful, 4-bit weights kept as codes.
 
-The shapes of patterns matter more than they look: the CPU plugin and the pass to paged attention recognise exact
-subgraphs. Each method says which.
+The CPU plugin and the pass to paged attention recognise exact subgraphs: each method says which.
 """
 
 from __future__ import annotations
@@ -49,8 +48,6 @@ class Emitter:
         self._queries = self._gather(sizes, 1)
         keys = self._op("ShapeOf", [self._attended], ("i64", (2,)), opset=3, data={"output_type": "i64"})
         self._keys = self._gather(keys, 1)
-
-    # Operations of a program.
 
     def embed(self, weight: str, ids: Port) -> Port:
         rows = self._op("Convert", [ids], ("i32", ids.shape), data={"destination_type": "i32"})
