@@ -66,10 +66,10 @@ class Opened:
 
 
 class Disk:
-    """Replays calls below one folder."""
+    """Replays calls below one folder. What is read below `beside` does not change."""
 
-    def __init__(self, root: Path) -> None:
-        self._root, self.top = str(root), _read(root)
+    def __init__(self, root: Path, beside: Path) -> None:
+        self._root, self._beside, self.top = str(root), f"{beside}/", _read(root)
         self._open: dict[int, Opened] = {}
         self._where = Path.cwd()
 
@@ -118,6 +118,8 @@ class Disk:
             if "O_TRUNC" in flags and node.content:
                 node.content, changed = bytearray(), True
             self._open[result] = Opened(node, 0, "O_APPEND" in flags)
+        elif path.startswith(self._beside) and flags.startswith("O_RDONLY") and Path(path).is_file():
+            self._open[result] = Opened(Node(folder=False, content=bytearray(Path(path).read_bytes())))
         else:
             self._open.pop(result, None)
         return changed
@@ -345,7 +347,7 @@ class State:
 def states(operation: str, work: Path, draws: int = 2, before: str = "") -> Iterator[State]:
     """Every different disk of an operation, prefix by prefix; `draws` torn ones of each. before: statements, for faults."""
     calls = record(operation, work, before)
-    disk, seen, acknowledged = Disk(crashes.fresh(work)), set[bytes](), False
+    disk, seen, acknowledged = Disk(crashes.fresh(work), work), set[bytes](), False
     for number, (call, words, result) in enumerate(calls):
         name = "open_" if call == "open" else call
         changed = disk.apply(name, words, result)

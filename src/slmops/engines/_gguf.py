@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import unicodedata
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,16 +29,6 @@ def locate(folder: Path) -> Path:
     if len(files) != 1 or not files[0].is_file():
         raise EngineFailed(f"{folder} holds {len(files)} .gguf files, and one is needed", "give an artifact's folder")
     return files[0]
-
-
-def wait_briefly(environment: MutableMapping[str, str]) -> None:
-    """Shorten how long llama.cpp's threads (GNU OpenMP) spin while they wait for each other, at every operation.
-
-    By default that is milliseconds, which on a busy machine are taken from the very thread that is waited for (seen: 20
-    times slower with two processes a core); this is some ten microseconds. Who has set one of the two is obeyed.
-    """
-    if "OMP_WAIT_POLICY" not in environment:
-        environment.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def compose(text: str, normalizer: str | None) -> str:

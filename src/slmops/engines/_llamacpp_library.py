@@ -12,12 +12,10 @@ from __future__ import annotations
 import ctypes as c
 import importlib.metadata
 import importlib.util
-import os
 from pathlib import Path
 from typing import Any
 
 from slmops.core.errors import EngineFailed, EngineMissing
-from slmops.engines import _gguf
 
 TESTED = "2026.10.11549"
 CURE = f'install the version that was tested: pip install "xllamacpp=={TESTED}"'
@@ -141,7 +139,6 @@ class Library:
     """The functions above as attributes without their prefix, and the errors that llama.cpp has logged."""
 
     def __init__(self, path: Path) -> None:
-        _gguf.wait_briefly(os.environ)
         try:
             handle = c.CDLL(str(path))
             for name, (result, arguments) in FUNCTIONS.items():

@@ -107,7 +107,6 @@ class Session:
         if options.device == "cpu":
             command += ["--device", "none"]
         environment = {**os.environ, "LLAMA_API_KEY": self._key}
-        _gguf.wait_briefly(environment)
         self._process = subprocess.Popen(
             [sys.executable, "-I", str(KEEPER), *command],
             stdin=subprocess.PIPE,

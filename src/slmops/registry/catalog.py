@@ -100,8 +100,11 @@ class Catalog:
         except sqlite3.DatabaseError:
             return False
 
-    def create(self) -> None:
-        """Make the tables anew; leases and verified files stay where they can be read."""
+    def create(self, fill: Callable[[], None] = lambda: None) -> None:
+        """Make the tables anew; leases and verified files stay where they can be read.
+
+        fill: called within, so that no other process sees the tables empty.
+        """
         with _faults(self.path):
             self._db.execute("pragma journal_mode = wal")
             with self.transaction():
@@ -110,6 +113,7 @@ class Catalog:
                 for statement in TABLES.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"pragma user_version = {SCHEMA}")
+                fill()
 
     def close(self) -> None:
         with _faults(self.path):
@@ -117,6 +121,10 @@ class Catalog:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
+        """All or nothing; one within another is part of it."""
+        if self._db.in_transaction:
+            yield
+            return
         with _faults(self.path):
             self._db.execute("begin immediate")
             try:

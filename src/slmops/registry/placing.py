@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import SourceNotFound, UsageError
-from slmops.core.store import file_digest
+from slmops.core.store import file_digest, sync_folder
 from slmops.registry import blobs
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.manifest import Manifest
@@ -74,6 +74,8 @@ def _link(registry: Registry, found: Manifest, final: Path) -> None:
                 if f"sha256:{file_digest(path)}" != layer.blob.digest:
                     raise blobs.damaged(layer.blob.digest)
                 copies.append((layer.blob.digest, final / layer.path))
+        for links in {(made / layer.path).parent for layer in found.layers} | {made}:
+            sync_folder(links)  # a power cut must not leave a folder that lacks files
         if final.exists():
             final.rename(scratch / "old")
         try:

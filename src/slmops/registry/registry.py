@@ -317,16 +317,18 @@ class Registry:
             try:
                 broken = bool(self.catalog.sound())
                 if not broken:
-                    self.catalog.create()
+                    self.catalog.create(self._fill)
             except CorruptInput:
                 broken = True
             if broken:
                 self.catalog.close()
                 founding.aside(self.root)
                 self.catalog = Catalog(self.root / catalog.NAME)
-                self.catalog.create()
                 self.blobs = Blobs(self.root, self.catalog.trusts)
-            self.catalog.sync(index.read(self.root), self._seen(), self._load)
+                self.catalog.create(self._fill)
+
+    def _fill(self) -> None:
+        self.catalog.sync(index.read(self.root), self._seen(), self._load)
 
     def trust(self, digests: Iterable[str]) -> None:
         """Remember that these blobs were hashed as they were written."""
