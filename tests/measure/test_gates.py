@@ -69,7 +69,8 @@ def test_against_the_baseline() -> None:
     assert gates.faster(measured(decode=10.0), baseline, blocks=True).stops
     assert gates.leaner(measured(peak=500), baseline).passed is True
     assert gates.leaner(measured(peak=700), baseline).passed is False
-    assert "not applicable" in gates.leaner(measured(), baseline, cache=1000).said
+    idle = gates.leaner(measured(), baseline, cache=1000, blocks=True)
+    assert "not applicable" in idle.said and not idle.applies and not idle.stops
 
 
 def test_limits() -> None:

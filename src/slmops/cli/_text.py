@@ -27,10 +27,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
 
 
 def verdicts(found: Iterable[Verdict]) -> list[str]:
-    """A line a gate, with a mark: + passed, x failed, ? undecided or not applicable; those that only advise say so."""
+    """A line a gate, with a mark: + passed, x failed, ? undecided, - not applicable; those that only advise say so."""
     return [
-        f"  {'?' if one.passed is None else '+' if one.passed else 'x'} {one.gate}: {one.said}"
-        + ("" if one.blocks or one.passed else " [advice]")
+        f"  {'-' if not one.applies else '?' if one.passed is None else '+' if one.passed else 'x'} {one.gate}: {one.said}"
+        + ("" if one.blocks or one.passed or not one.applies else " [advice]")
         for one in found
     ]
 

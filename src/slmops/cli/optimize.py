@@ -182,5 +182,7 @@ def _shown(found: Found, objective: str) -> str:
         lines.append(f"dropped by prediction:\n{_text.pairs(why)}")
     rest = f"{len(found.unmeasured)} were not needed or not reached, {len(found.dropped)} dropped"
     lines.append(f"{found.stopped}; {len(found.trials)} measured in {found.seconds:.0f} s; {rest}")
-    lines.append("->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided")
+    lines.append(
+        "->: the choice; *: on the front of divergence, size and speed; x of a gate: failed, ?: undecided, -: not applicable"
+    )
     return "\n\n".join(lines)

@@ -37,15 +37,17 @@ class Verdict:
 
     gate: str
     passed: bool | None
-    """None where it could not be decided, or does not apply."""
+    """None where it could not be decided, or does not apply (`applies`)."""
     blocks: bool
     """Whether the artifact is refused unless it passed; else the gate only advises."""
     said: str
     """The figure, its interval, the sample size, the bound, and what is missing, in a sentence."""
+    applies: bool = True
+    """False where the question makes no sense here, which stops nothing."""
 
     @property
     def stops(self) -> bool:
-        return self.blocks and self.passed is not True
+        return self.blocks and self.applies and self.passed is not True
 
 
 def at_least(gate: str, found: Estimate, bound: float, unit: str = "samples", blocks: bool = True) -> Verdict:
@@ -135,7 +137,7 @@ def leaner(
     """Weights and KV cache (memory above the empty worker) against the unquantized baseline."""
     if cache is not None and baseline.bytes <= cache:
         said = f"not applicable: the unquantized weights ({units.size(baseline.bytes)}) fit in the last-level cache"
-        return Verdict("leaner than unquantized", None, False, said)
+        return Verdict("leaner than unquantized", None, blocks, said, applies=False)
     taken, before = one.peak - one.base, baseline.peak - baseline.base
     if before <= 0:
         return Verdict("leaner than unquantized", None, blocks, "the baseline took no memory that could be told")

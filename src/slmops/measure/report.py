@@ -287,7 +287,9 @@ def _mark(trial: Mapping[str, Any]) -> str:
 
 
 def _standing(trial: Mapping[str, Any]) -> str:
-    lacks = [one["gate"] for one in trial["verdicts"] if one["blocks"] and one["passed"] is not True]
+    lacks = [
+        one["gate"] for one in trial["verdicts"] if one["blocks"] and one.get("applies", True) and one["passed"] is not True
+    ]
     if lacks:
         return _figures.brief(f"lacks {', '.join(lacks)}", 44)
     return "the choice" if trial["chosen"] else "passed its gates" if trial["passed"] else ""
