@@ -16,7 +16,7 @@ import numpy as np
 from slmops.core import plugins, roles
 from slmops.core.model import Model
 from slmops.core.tensor import Array, Floats, row_blocks
-from slmops.passes._moments import Moments, zeros
+from slmops.passes._moments import Moments, let_go, zeros
 
 BATCH = 2
 """Windows that pass at once, with all their activations."""
@@ -122,6 +122,7 @@ class _Sums:
             count = runs(gradients.shape[1], x.shape[1])
             squares = np.square(gradients).reshape(len(gradients), count, -1).mean(axis=2)
             self.weighted(role, x, squares)
+            let_go(self._sums[role])
 
     def weighted(self, role: str, x: Floats, weights: Floats) -> None:
         """x [tokens, columns], weights [tokens, kinds]."""
@@ -159,6 +160,7 @@ class _Sums:
             even = np.arange(rows) * len(array) // rows
             result[role] = Moments(self._folder / f"{role}.npy", found.get(role, even).astype(np.uint16))
             array.flush()  # type: ignore[attr-defined]
+            let_go(array)
         self._sums.clear()
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,16 @@ def zeros(path: Path, shape: tuple[int, ...]) -> Floats:
             with path.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return array
+
+
+def let_go(array: Floats) -> None:
+    """Have the pages of a mapped file leave this process: what was written stays, in the system's cache and then on disk.
+
+    All moments of a model are gigabytes, and only one matrix's are added to at a time.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def load(path: Path, kind: int) -> Floats:

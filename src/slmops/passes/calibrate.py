@@ -22,7 +22,7 @@ from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, Usag
 from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
-from slmops.passes._moments import Moments, zeros
+from slmops.passes._moments import Moments, let_go, zeros
 
 WINDOW = 256
 BATCH = 8
@@ -140,12 +140,14 @@ class Watching(NumpyOps):
             self._files[weight] = path
         flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
         self._sums[weight] += flat.T @ flat
+        let_go(self._sums[weight])
 
     def finish(self, model: Model, tokens: int) -> dict[str, Moments]:
         """Divide by the tokens, let go of the arrays; the files by role."""
         for sums in self._sums.values():
             sums /= np.float32(tokens)
             sums.flush()  # type: ignore[attr-defined]
+            let_go(sums)
         self._sums.clear()
         self._last = (None, "")
         return {role: Moments(path, np.zeros(model.tensors[role].shape[0], np.uint16)) for role, path in self._files.items()}
