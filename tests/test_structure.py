@@ -38,6 +38,8 @@ OWNERS = {
     "mlx_lm": {"engines/mlx.py"},
     "jsonschema": {"core/yaml.py", "measure/scorers/json.py"},
     "lm_eval": {"measure/harness.py"},
+    "model_signing": {"registry/signing.py"},
+    "cryptography": {"registry/signing.py"},
     "pytest": {"pytest_checks.py"},
 }
 

@@ -22,9 +22,9 @@ from types import TracebackType
 from typing import Any
 
 from slmops.core import receipt
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound
 from slmops.core.store import no_space
-from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
+from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
 from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
@@ -109,10 +109,10 @@ class Registry:
         """Read and checked. Raises SourceNotFound, CorruptInput."""
         return manifest.parse(self.blobs.read(digest, manifest.MOST_BYTES))
 
-    def document(self, blob: Blob) -> dict[str, Any]:
+    def document(self, blob: Blob, most: int = receipt.MOST_BYTES) -> dict[str, Any]:
         """A JSON object that a manifest leads to: a model's config, an attachment. Raises CorruptInput."""
         try:
-            value = json.loads(self.blobs.read(blob.digest, receipt.MOST_BYTES))
+            value = json.loads(self.blobs.read(blob.digest, most))
         except (ValueError, RecursionError) as error:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
@@ -150,35 +150,46 @@ class Registry:
             self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
         return whole.digest
 
-    def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:
+    def attach(self, subject: str, kind: str, document: Mapping[str, Any] | str, *, only: bool = False) -> str:
         """File a document about an artifact (kind `measurement`: {"measured": figures, "verdicts": [...]}).
 
         It is a manifest of its own that refers to the artifact, goes where it goes, and goes when it goes.
+        document: for JSON, or a text as it is. only: in place of what was attached of this kind before.
         Raises SourceNotFound where there is no such artifact.
         """
-        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
-            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
+        text = document.encode() if isinstance(document, str) else manifest.canonical(dict(document))
         with self.writing():
             about = self.manifest(subject)
-            empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
+            empty, content = self.blobs.put(b"{}"), self.blobs.put(text)
             made = manifest.attachment(kind, Blob(about.digest, about.size), empty, content)
             whole = self.blobs.put(made)
             self.trust(one.digest for one in (empty, content, whole))
-            self.commit([manifest.parse(made)], {}, replace=False)
+            earlier = [one for one, held in self.catalog.attachments(subject) if held == kind and one != whole.digest]
+            self.commit([manifest.parse(made)], {}, replace=False, instead=earlier if only else ())
         return whole.digest
 
-    def commit(self, found: Sequence[Manifest], names: Mapping[Reference, str], *, replace: bool) -> None:
+    def commit(
+        self,
+        found: Sequence[Manifest],
+        names: Mapping[Reference, str],
+        *,
+        replace: bool,
+        origin: str = policies.HERE,
+        instead: Iterable[str] = (),
+    ) -> None:
         """Acknowledge manifests whose blobs are all here, and their names, at once. Within `writing()`.
 
-        Raises OutputExists, and then nothing of it is done.
+        origin: where they came from. instead: manifests that go. Raises OutputExists, PolicyRefused: then nothing is done.
         """
 
         def edit(held: Index) -> None:
+            for gone in instead:
+                held.drop(gone)
             for name, digest in names.items():
                 if (other := held.tags.get(name, digest)) != digest and not replace:
                     raise _taken(name, other)
             for one in found:
-                held.add(one.digest, one.size, one.artifact_type)
+                held.add(one.digest, one.size, one.artifact_type, origin)
             held.tags.update(names)
 
         self.change(edit)
@@ -307,10 +318,15 @@ class Registry:
         return _lock.held(self.root / "writers.lock")
 
     def change(self, edit: Callable[[Index], None]) -> None:
-        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows."""
+        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows.
+
+        Raises PolicyRefused where a name may not move so.
+        """
         with _lock.held(self.root / "index.lock"), no_space(self.root):
             held = index.read(self.root)
+            before = dict(held.tags)
             edit(held)
+            trust.naming(self, before, held)
             held.write(self.root)
             self.catalog.sync(held, self._seen(), self._load)
 
