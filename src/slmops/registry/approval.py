@@ -80,7 +80,7 @@ def gates(registry: Registry, measurements: Mapping[str, str], subject: str) -> 
                     verdict.get("blocks") is not False,
                     str(verdict.get("said", "")),
                 )
-                if gate.passed is not True or _believed(registry, origin):
+                if gate.passed is not True or believed(registry, origin):
                     found[gate.gate] = gate
     return list(found.values())
 
@@ -102,7 +102,7 @@ def require(registry: Registry, held: Index, digest: str, name: Reference) -> No
         named = document.get("measurements")
         listed = named if isinstance(named, list) else []
         known = {one: held.origin(one) for one in listed if isinstance(one, str) and one in held.entries}
-        if not _believed(registry, origin):
+        if not believed(registry, origin):
             refusals.append(f"that of {by!r} was given elsewhere ({origin}), which approval.sources does not name")
         elif policy.approval.by and by not in policy.approval.by:
             refusals.append(f"{by!r} may not approve")
@@ -115,7 +115,8 @@ def require(registry: Registry, held: Index, digest: str, name: Reference) -> No
     raise policy.refused("approval.tags", f"{name} moves only onto an approved artifact: {said[:1000]}", cure)
 
 
-def _believed(registry: Registry, origin: str) -> bool:
+def believed(registry: Registry, origin: str) -> bool:
+    """Whether approvals and passed gates from there count."""
     return origin == HERE or matches(origin, registry.policy.approval.sources)
 
 

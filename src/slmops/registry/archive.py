@@ -84,7 +84,7 @@ def receive(
         if lone := next((one for one in found if one.subject is not None and one.subject not in digests), None):
             raise CorruptInput(f"{lone.digest} is attached to {lone.subject}, which is not there")
         names = _names(found, offered, rename)
-        held = trust.entering(registry, source, found)
+        held = trust.entering(registry, source, found, names)
         _room(registry, found)
         for one in found:
             for blob in one.blobs:

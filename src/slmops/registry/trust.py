@@ -9,8 +9,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slmops.core import licences
 from slmops.core.errors import CorruptInput, VerificationFailed
-from slmops.registry import approval, manifest, signing
+from slmops.registry import approval, index, manifest, signing
 from slmops.registry.blobs import Blob
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
@@ -25,7 +26,7 @@ Held = tuple[str, str, str, str]
 """A signature that held, as the catalog remembers it: artifact, attachment, signers, who."""
 
 
-def entering(registry: Registry, source: Source, found: Sequence[Manifest]) -> list[Held]:
+def entering(registry: Registry, source: Source, found: Sequence[Manifest], names: Mapping[Reference, str]) -> list[Held]:
     """Whether manifests may come in with what they lead to, asked before their files are fetched; the signatures that held.
 
     Raises PolicyRefused; CorruptInput for configs and bundles that are not what they claim.
@@ -33,6 +34,10 @@ def entering(registry: Registry, source: Source, found: Sequence[Manifest]) -> l
     policy, origin = registry.policy, source.origin
     missing = {blob.digest: blob.size for one in found for blob in one.blobs if not registry.blobs.has(blob.digest)}
     policy.admit_size(origin, sum(missing.values()))
+    for name, digest in names.items():
+        guarded = name.tag in policy.approval.tags and registry.catalog.tagged(name.name, name.tag) != digest
+        if guarded and not approval.believed(registry, origin):
+            approval.require(registry, index.read(registry.root), digest, name)  # only those that are here can count
     held = []
     for one in found:
         if one.subject is not None:
@@ -68,6 +73,20 @@ def naming(registry: Registry, before: Mapping[Reference, str], after: Index) ->
             policy.admit_licence(manifest.licence(registry.document(registry.manifest(digest).config)), str(name))
         if name.tag in policy.approval.tags:
             approval.require(registry, after, digest, name)
+
+
+def promised(registry: Registry, name: Reference, digest: str | None, licence: str | None) -> None:
+    """Whether what is yet to be made may have a name, asked before the work. Raises PolicyRefused.
+
+    digest: of the artifact if it is here already; licence: of what it is made from, as it is stated there.
+    """
+    policy = registry.policy
+    policy.admit_licence(licences.spdx(licence), str(name))
+    if name.tag in policy.approval.tags and (digest is None or registry.catalog.tagged(name.name, name.tag) != digest):
+        cure = f"name it otherwise, approve that, and then: slmops models tag {name.name}:TAG {name}"
+        raise policy.refused(
+            "approval.tags", f"{name} moves only onto an approved artifact, and this is yet to be made", cure
+        )
 
 
 def verified(registry: Registry, digest: str, signers: Signers) -> list[str]:
