@@ -94,16 +94,21 @@ def lacking(wanted: Iterable[str], found: Iterable[Gate]) -> list[str]:
     return [f"{one.gate}: {one.said}" for one in by_name.values() if one.blocks and one.passed is not True]
 
 
-def require(registry: Registry, held: Index, digest: str, name: Reference) -> None:
-    """Raises PolicyRefused unless an approval of the artifact counts. Under the index's lock, before it is written."""
-    policy, refusals = registry.policy, []
+def elsewhere(origin: str) -> str:
+    """Why approvals from there do not count."""
+    return f"those given elsewhere ({origin}) do not count, for approval.sources does not name that"
+
+
+def require(registry: Registry, held: Index, digest: str, name: Reference, besides: str = "") -> None:
+    """Raises PolicyRefused unless an approval of the artifact counts. besides: why others do not that are not here."""
+    policy, refusals = registry.policy, [besides] if besides else []
     for attached, document in _approvals(registry, held, digest):
         by, origin = str(document.get("by", "")), held.origin(attached)
         named = document.get("measurements")
         listed = named if isinstance(named, list) else []
         known = {one: held.origin(one) for one in listed if isinstance(one, str) and one in held.entries}
         if not believed(registry, origin):
-            refusals.append(f"that of {by!r} was given elsewhere ({origin}), which approval.sources does not name")
+            refusals.append(elsewhere(origin))
         elif policy.approval.by and by not in policy.approval.by:
             refusals.append(f"{by!r} may not approve")
         elif failed := lacking(policy.approval.gates, gates(registry, known, digest)):

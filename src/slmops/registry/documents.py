@@ -1,6 +1,6 @@
 """The documents that go with an artifact wherever it goes: its bill of materials and its model card, as attachments.
 
-Verbs that file, measure, approve or send an artifact write them. Both follow from manifest and attachments alone, and replace
+Verbs that file, measure, approve or send an artifact write them. They follow from manifest and attachments alone, and replace
 those of before: a bill that lacks what was measured since is worse than none.
 """
 

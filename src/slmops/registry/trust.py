@@ -37,7 +37,8 @@ def entering(registry: Registry, source: Source, found: Sequence[Manifest], name
     for name, digest in names.items():
         guarded = name.tag in policy.approval.tags and registry.catalog.tagged(name.name, name.tag) != digest
         if guarded and not approval.believed(registry, origin):
-            approval.require(registry, index.read(registry.root), digest, name)  # only those that are here can count
+            # Only those that are here can count.
+            approval.require(registry, index.read(registry.root), digest, name, approval.elsewhere(origin))
     held = []
     for one in found:
         if one.subject is not None:
