@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KIND, MEASURED = "approval", "measurement"
 MOST_TEXT = 2000
+MOST_GATES = 400
+"""That are read of one measurement."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,14 @@ def gates(registry: Registry, measurements: Mapping[str, str], subject: str) -> 
         if held.subject != subject or manifest.kind_attached(held.artifact_type) != MEASURED:
             continue
         said = registry.document(held.layers[0].blob).get("verdicts")
-        for verdict in said if isinstance(said, list) else ():
+        for verdict in said[:MOST_GATES] if isinstance(said, list) else ():
             if isinstance(verdict, dict):
                 passed = verdict.get("passed")
                 gate = Gate(
-                    str(verdict.get("gate")),
+                    str(verdict.get("gate"))[:MOST_TEXT],
                     passed if isinstance(passed, bool) else None,
                     verdict.get("blocks") is not False,
-                    str(verdict.get("said", "")),
+                    str(verdict.get("said", ""))[:MOST_TEXT],
                 )
                 if gate.passed is not True or believed(registry, origin):
                     found[gate.gate] = gate
