@@ -239,7 +239,7 @@ def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main(["models", "policy"]) == 0 and "ann" in capsys.readouterr().out
     (tmp_path / "home" / "policy.yaml").write_text("aproval: {}\n")
     assert main(["models", "policy"]) == 4
-    assert "line 1: unknown key 'aproval'" in capsys.readouterr().err
+    assert "line 1, column 1: unknown key 'aproval'" in capsys.readouterr().err
     assert main(["models", "ls"]) == 0  # what asks nothing of it works on
 
 
