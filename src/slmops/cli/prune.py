@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from slmops import compile as compiler
     from slmops import probes, pruning
+    from slmops.cli import _reference
     from slmops.cli._progress import Progress
     from slmops.core import receipt, store
     from slmops.core.errors import GateFailed
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if not arguments.force and not (out / receipt.NAME).is_file():
         store.refuse_existing(out)
-    source = load(arguments.source)
+    source = load(_reference.source(arguments.source))
     content = calibrate.read(Path(arguments.text), functools.partial(probes.conversation, source))
     pruned = pruning.prune(source, content, wanted, progress.say)
     facts, found, verdict = pruned.facts, pruned.found, pruned.verdict

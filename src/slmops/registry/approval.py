@@ -51,7 +51,8 @@ def approve(registry: Registry, digest: str, by: str, note: str = "") -> tuple[s
     origins = {one: registry.catalog.origin(one) for one, kind in registry.catalog.attachments(digest) if kind == MEASURED}
     found = gates(registry, origins, digest)
     if failed := lacking(policy.approval.gates, found):
-        raise policy.refused("approval.gates", f"not passed: {'; '.join(failed)}", "slmops optimize --name measures it")
+        cure = "slmops measure --attach, or optimize --name, measures it"
+        raise policy.refused("approval.gates", f"not passed: {'; '.join(failed)}", cure)
     document = {
         "by": by,
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

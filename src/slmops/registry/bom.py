@@ -30,7 +30,7 @@ def bom(one: Described) -> dict[str, Any]:
         "specVersion": VERSION,
         # One bill an artifact, whose version rises with what is found out about it.
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, one.found.digest)}",
-        "version": 1 + len(one.gates) + len(one.figures) + len(one.approvals),
+        "version": 1 + one.findings,
         "metadata": {"tools": {"components": [tool]}, "component": _model(one)},
     }
 

@@ -93,7 +93,7 @@ def _sections(one: Described) -> Iterable[str]:
         where = f"\n\nMeasured on {_cell(one.machine)}." if one.machine else ""
         yield "## Measured\n\n" + _table(("figure", "value", "95 % interval", "engine"), rows) + where
     else:
-        yield "## Measured\n\nNothing yet: `slmops optimize --name`, `slmops measure`."
+        yield "## Measured\n\nNothing yet: `slmops measure --attach`, `slmops optimize --name`."
     if one.gates:
         marks = {True: "passed", False: "failed", None: "undecided"}
         verdicts = [(_cell(gate.gate), marks[gate.passed], _cell(gate.said)) for gate in one.gates]
