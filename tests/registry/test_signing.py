@@ -380,3 +380,12 @@ def test_fsck_tells_what_the_policy_would_refuse(registry: Registry, digest: str
     (home / "policy.yaml").write_text(f"require_signature: [{{keys: [{keys / 'ours.pub'}]}}]\n")
     found = {(one.what, one.name) for one in fsck.check(home).problems}
     assert ("policy", "home:production") in found and ("policy", "home:production, home:v1") in found
+
+
+def test_noise_that_strangers_attach_hides_nothing(registry: Registry, digest: str, keys: Path) -> None:
+    signing.sign(registry, digest, Signer(keys / "ours.pem"))
+    for kind in ("signature", "measurement", "approval", "bom", "card"):
+        registry.attach(digest, kind, "this is no JSON")
+    assert "ours.pub" in trust.verified(registry, digest, by_key(keys))[0]
+    assert main(["models", "show", "home:v1", "--json"]) == 0 and main(["models", "bom", "home:v1"]) == 0
+    assert main(["models", "tag", "home:v1", "home:production"]) == 15

@@ -109,13 +109,20 @@ class Registry:
         """Read and checked. Raises SourceNotFound, CorruptInput."""
         return manifest.parse(self.blobs.read(digest, manifest.MOST_BYTES))
 
-    def document(self, blob: Blob, most: int = receipt.MOST_BYTES) -> dict[str, Any]:
+    def document(self, blob: Blob) -> dict[str, Any]:
         """A JSON object that a manifest leads to: a model's config, an attachment. Raises CorruptInput."""
         try:
-            value = json.loads(self.blobs.read(blob.digest, most))
+            value = json.loads(self.blobs.read(blob.digest, receipt.MOST_BYTES))
         except (ValueError, RecursionError) as error:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
+
+    def content(self, attachment: str) -> dict[str, Any]:
+        """The document of an attachment; empty where it is none: what strangers attach must not hide the artifact."""
+        try:
+            return self.document(self.manifest(attachment).layers[0].blob)
+        except SlmopsError:
+            return {}  # fsck says what is damaged
 
     def rows(self, name: str | None = None) -> list[Row]:
         return self.catalog.rows(name)
