@@ -162,6 +162,14 @@ def test_a_flipped_bit_is_found(registry: Registry, tmp_path: Path) -> None:
     assert [one.what for one in fsck.check(registry.root).problems] == ["blob"]
 
 
+def test_another_tools_spelling_of_the_layout_is_no_fault(registry: Registry, tmp_path: Path) -> None:
+    registry.add(artifact(tmp_path / "made"), named("home"))
+    (registry.root / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')  # skopeo's
+    assert fsck.check(registry.root).sound
+    (registry.root / "oci-layout").write_text('{"imageLayoutVersion":"2.0.0"}')
+    assert not fsck.check(registry.root).sound
+
+
 def test_a_flip_that_keeps_the_times_is_found_by_policy_verify_and_fsck(registry: Registry, tmp_path: Path) -> None:
     digest = registry.add(artifact(tmp_path / "a"), named("toy"))
     flip(weights(registry, digest), quietly=True)

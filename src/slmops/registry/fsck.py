@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,8 +73,8 @@ def _layout(root: Path, repair: bool) -> Iterator[Problem]:
     if not (root / "blobs" / "sha256").is_dir():
         raise SourceNotFound(f"there is no registry at {root}", "slmops models add makes one")
     try:
-        sound = (root / index.LAYOUT).read_text() == index.VERSION
-    except (OSError, ValueError):
+        sound = json.loads((root / index.LAYOUT).read_text()) == json.loads(index.VERSION)  # each tool spells it its way
+    except (OSError, ValueError, RecursionError):
         sound = False
     if not sound:
         if repair:
