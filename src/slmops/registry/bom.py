@@ -119,7 +119,7 @@ def _properties(one: Described) -> list[dict[str, str]]:
     pairs = [("format", one.format), ("quantization", one.scheme), ("measured-on", one.machine)]
     pairs += [("proven", one.found.ours("verified"))]
     pairs += [(f"gate:{gate.gate}", f"{_verdict(gate.passed)}: {gate.said}") for gate in one.gates]
-    pairs += [("approval", f"{plain(each.get('by'))}, {plain(each.get('at'))}") for each in one.approvals]
+    pairs += [("approval", f"{each.by}, {each.at}") for each in one.approvals if each.by]
     pairs += [(f"made-with:{name}", version) for name, version in described.versions(one).items()]
     return [{"name": f"slmops:{plain(name, 200)}", "value": plain(value)} for name, value in pairs if value]
 

@@ -99,7 +99,7 @@ def _sections(one: Described) -> Iterable[str]:
         verdicts = [(_cell(gate.gate), marks[gate.passed], _cell(gate.said)) for gate in one.gates]
         yield "## Gates\n\n" + _table(("gate", "verdict", "figure"), verdicts)
     if one.approvals:
-        given = [[_cell(plain(each.get(key))) for key in ("by", "at", "note")] for each in one.approvals]
+        given = [[_cell(text) for text in (each.by, each.at, each.note)] for each in one.approvals]
         yield "## Approvals\n\n" + _table(("by", "at", "note"), given)
     proven = one.found.ours("verified") == "true"
     limits = [*map(_cell, one.notes)]

@@ -61,6 +61,16 @@ class Signature:
 
 
 @dataclass(frozen=True)
+class Given:
+    """An approval as it was written down; whether it counts is the policy's to say (registry/approval.py)."""
+
+    by: str
+    at: str
+    note: str
+    origin: str
+
+
+@dataclass(frozen=True)
 class Described:
     """An artifact. Texts of strangers are cut and printable; `receipt` is as it was read, and may be anything."""
 
@@ -83,7 +93,7 @@ class Described:
     findings: int
     """Measurements and approvals so far."""
     gates: tuple[Gate, ...]
-    approvals: tuple[Mapping[str, Any], ...]
+    approvals: tuple[Given, ...]
     signatures: tuple[Signature, ...]
     notes: tuple[str, ...]
 
@@ -117,7 +127,9 @@ def describe(registry: Registry, digest: str) -> Described:
         machine=_machine(measured[-1].get("machine")) if measured else "",
         findings=sum(map(len, attached.values())),
         gates=tuple(approval.gates(registry, origins, digest)),
-        approvals=tuple(document for _, document in attached.get(approval.KIND, ()) if document),
+        approvals=tuple(
+            _given(document, registry.catalog.origin(each)) for each, document in attached.get(approval.KIND, ())
+        ),
         signatures=tuple(signatures(registry, digest)),
         notes=tuple(plain(one) for one in _list(facts.get("notes"))[:50]),
     )
@@ -145,6 +157,10 @@ def _receipt(registry: Registry, found: Manifest) -> dict[str, Any]:
         return registry.document(blob) if blob is not None else {}
     except SlmopsError:
         return {}  # fsck says what is damaged; what is shown of the rest stays
+
+
+def _given(document: Mapping[str, Any], origin: str) -> Given:
+    return Given(plain(document.get("by")), plain(document.get("at")), plain(document.get("note")), origin)
 
 
 def _base(facts: Mapping[str, Any], config: Mapping[str, Any], inputs: tuple[Input, ...]) -> tuple[str, str] | None:

@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> Said:
     import dataclasses
 
     from slmops.cli import _text
-    from slmops.registry import Registry, described
+    from slmops.registry import Registry, approval, described
 
     with Registry.open() as registry:
         digest = registry.resolve(arguments.reference)
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> Said:
         attached = [
             {"digest": each, "kind": kind, **_content(registry, each)} for each, kind in registry.catalog.attachments(digest)
         ]
-        facts = {
+        facts: dict[str, Any] = {
             **row._asdict(),
             "licence": one.licence,
             "origin": one.origin,
@@ -45,7 +45,9 @@ def run(arguments: argparse.Namespace) -> Said:
             "figures": [dataclasses.asdict(each) for each in one.figures],
             "gates": [dataclasses.asdict(each) for each in one.gates],
             "signatures": [dataclasses.asdict(each) for each in one.signatures],
-            "approvals": list(one.approvals),
+            "approvals": [
+                {**dataclasses.asdict(each), "believed": approval.believed(registry, each.origin)} for each in one.approvals
+            ],
             "attachments": attached,
             "leases": [dataclasses.asdict(each) for each in registry.catalog.leases() if each.digest == digest],
         }
@@ -61,11 +63,16 @@ def run(arguments: argparse.Namespace) -> Said:
         ("measured", "\n".join(f"{each.name}: {each.said}" for each in one.figures)),
         ("gates", "\n".join(f"{each.gate}: {each.said}" for each in one.gates)),
         ("signed", "\n".join(map(_signed, one.signatures))),
-        ("approved", "\n".join(f"by {each.get('by')}, {each.get('at')}. {each.get('note')}" for each in one.approvals)),
+        ("approved", "\n".join(map(_approved, facts["approvals"]))),
         ("leased", f"{len(facts['leases'])} times" if facts["leases"] else ""),
     ]
     files = [[each.path, each.kind, _text.size(each.blob.size), each.blob.digest[7:19]] for each in found.layers]
     return Said(facts, f"{_text.pairs(pairs)}\n\n{_text.table(['file', 'kind', 'size', 'digest'], files, 'llrl')}")
+
+
+def _approved(one: dict[str, Any]) -> str:
+    where = "" if one["believed"] else f" (at {one['origin']}: does not count here)"
+    return f"by {one['by']}, {one['at']}{where}. {one['note']}".rstrip()
 
 
 def _signed(one: Signature) -> str:
