@@ -13,10 +13,11 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from filed import artifact
-from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry import Registry, approval, archive, fsck, gc, signing
 from slmops.registry.references import named
 
 MARK = "/slmops-begin"
@@ -30,6 +31,10 @@ OPERATIONS = {
     "add": 'registry.add(work / "new", named("new"))',
     "take": "taken(registry, stack.enter_context(registry.scratch()))",
     "attach": 'registry.attach(registry.resolve("old"), "measurement", {"measured": {"x": 1.0}})',
+    "sign": 'signing.sign(registry, registry.resolve("old"), signing.Signer(work / "key.pem"))',
+    "approve": 'approval.approve(registry, registry.resolve("old"), "ann")',
+    "document": 'documents.write(registry, registry.resolve("old"))',
+    "promote": 'registry.tag("good", named("live:production"), replace=True)',
     "tag": 'registry.tag("old", named("new"))',
     "rm": 'registry.remove("gone")',
     "gc": "gc.sweep(registry, 0)",
@@ -40,12 +45,17 @@ OPERATIONS = {
 }
 NAMING = ("add", "take", "tag", "import")
 """Those that make the name `new`."""
+WARM = {"sign": "import model_signing.manifest, model_signing.signing, model_signing.verifying"}
+"""What is imported before calls are counted: files that are only read lose nothing."""
+LEAVES = {"sign": "signature", "approve": "approval", "document": "card", "attach": "measurement"}
+"""What an operation attaches to `old`."""
 SCRIPT = """
 import contextlib, os, resource, shutil, signal, sys
 from pathlib import Path
-from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry import Registry, approval, archive, documents, fsck, gc, signing, trust
 from slmops.registry.references import named
 import psutil
+WARM
 
 def taken(registry, scratch):
     shutil.copytree(work / "new", scratch / "made", copy_function=shutil.copyfile)
@@ -87,6 +97,8 @@ def prepare(work: Path) -> Path:
     """A registry of three artifacts: one named `old`, one `gone`, one that lost its name; and what operations need."""
     root = work / "home"
     with Registry.open(work / "other") as registry:
+        if find_spec("cryptography") is not None:
+            signing.make_key(work / "key.pem")
         digest = registry.add(artifact(work / "new", b"n"), named("new"))
         archive.send(registry, [digest], work / "new.tar")
     with Registry.open(root) as registry:
@@ -94,6 +106,9 @@ def prepare(work: Path) -> Path:
         registry.add(artifact(work / "gone", b"g"), named("gone"))
         registry.add(artifact(work / "lost", b"l"), named("lost"))
         registry.remove("lost")
+        for name in ("first", "good"):
+            approval.approve(registry, registry.add(artifact(work / name, name[:1].encode()), named(name)), "ann")
+        registry.tag("first", named("live:production"))
     return root
 
 
@@ -174,7 +189,15 @@ def sound(root: Path, done: Mapping[str, bool]) -> str:
         for row in registry.rows():
             if row.fault:
                 return f"{row.digest} is shown and cannot be read: {row.fault}"
-    must = {"old:latest"} | ({"gone:latest"} if "rm" not in done else set())
+        left = {kind for _, kind in registry.catalog.attachments(tags["old:latest"])} if "old:latest" in tags else set()
+        for operation in LEAVES.keys() & done.keys():
+            if done[operation] and LEAVES[operation] not in left:
+                return f"the {LEAVES[operation]} is lost"
+        live = tags.get("live:production"), tags.get("first:latest"), tags.get("good:latest")
+        if live[0] not in live[1:] or (done.get("promote") and live[0] != live[2]):
+            return f"production is {live[0]}"
+    must = {"old:latest", "first:latest", "good:latest", "live:production"}
+    must |= {"gone:latest"} if "rm" not in done else set()
     may = must | {"gone:latest"}
     for operation, acknowledged in done.items():
         if operation in NAMING:
@@ -200,5 +223,7 @@ def run(
 
 def command(operation: str, root: Path, work: Path, most: int = 0, before: str = "") -> list[str]:
     """What runs an operation: it writes `done` to its standard output once it is acknowledged."""
-    script = SCRIPT.replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
+    script = (
+        SCRIPT.replace("WARM", WARM.get(operation, "")).replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
+    )
     return [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]

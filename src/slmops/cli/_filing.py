@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmops.core.errors import OutputExists
+from slmops.core.errors import OutputExists, SourceNotFound, UsageError
 
 if TYPE_CHECKING:
     from slmops.compile import Converted
@@ -35,10 +35,17 @@ class Filing:
     def __init__(self, registry: Registry, wanted: Mapping[str, Reference], replace: bool) -> None:
         self._registry, self.names, self._replace = registry, wanted, replace
 
-    def check(self, step: Step) -> None:
-        """Raises OutputExists for a name that is another step's, before the work."""
-        for name in self.names.values() if not self._replace else ():
-            self._registry.refuse_taken(name, step.key)
+    def check(self, step: Step, licence: str | None) -> None:
+        """Before the work. Raises OutputExists for a name that is another step's, PolicyRefused for one it may not have.
+
+        licence: of what is converted.
+        """
+        from slmops.registry import trust
+
+        for form, name in self.names.items():
+            if not self._replace:
+                self._registry.refuse_taken(name, step.key)
+            trust.promised(self._registry, name, self._registry.made(step.key, form), licence)
 
     def recall(self, step: Step) -> dict[str, Converted]:
         """What the step made before, in the formats that are here, under the names that are asked for now."""
@@ -59,11 +66,14 @@ class Filing:
         """Add what was made, and name it. take: it lies in the scratch folder, and is moved; the user's own is copied."""
         if one.failure is not None:
             return one
+        from slmops.registry import documents
+
         name, replace = self.names[one.format], self._replace
         with contextlib.suppress(OutputExists):
             self._registry.refuse_taken(name, one.receipt["step"]["key"])
             replace = True  # what the same step made anew takes the name over
         digest = self._registry.add(one.folder, name, take=take, replace=replace)
+        documents.write(self._registry, digest)
         return dataclasses.replace(one, folder=self._registry.place(digest)) if take else one
 
     @property
@@ -90,15 +100,49 @@ def choice(name: Reference, folder: Path, document: Mapping[str, Any]) -> str:
 
     with Registry.open() as registry:
         digest = registry.add(folder, name, replace=True)
-        registry.attach(digest, "measurement", document)
+        _attach(registry, digest, document)
     return digest
 
 
-def refuse_other_source(name: Reference, fingerprint: str) -> None:
-    """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's."""
-    from slmops.registry import Registry, manifest
+def digests(texts: Sequence[str]) -> list[str]:
+    """Of names in the registry. Raises UsageError for what is none, SourceNotFound."""
+    from slmops.registry import Registry, exists, home
+
+    if paths := [text for text in texts if Path(text).exists()]:
+        raise UsageError(f"{paths[0]} is a path, and figures are filed in the registry", "slmops models add gives it a name")
+    if not exists(home()):
+        raise SourceNotFound(f"there is no registry at {home()}", "slmops models add makes one")
+    with Registry.open() as registry:
+        return [registry.resolve(text) for text in texts]
+
+
+def measured(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """File measurements (digest -> document) with their artifacts."""
+    from slmops.registry import Registry
 
     with Registry.open() as registry:
+        for digest, document in found.items():
+            _attach(registry, digest, document)
+
+
+def _attach(registry: Registry, digest: str, document: Mapping[str, Any]) -> None:
+    from slmops.registry import documents
+
+    # Where it lay on this machine is nobody else's business, and a measurement goes where the artifact goes.
+    figures = {key: value for key, value in document["measured"].items() if key != "folder"}
+    registry.attach(digest, "measurement", {**document, "measured": figures})
+    documents.write(registry, digest)
+
+
+def refuse_name(name: Reference, fingerprint: str, licence: str | None) -> None:
+    """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's.
+
+    Raises PolicyRefused for a name that the choice may not have.
+    """
+    from slmops.registry import Registry, manifest, trust
+
+    with Registry.open() as registry:
+        trust.promised(registry, name, None, licence)
         digest = registry.catalog.tagged(name.name, name.tag)
         inputs = manifest.inputs(registry.manifest(digest)) if digest else []
         if digest and not any(one.role == "source" and one.parent == f"fingerprint:{fingerprint}" for one in inputs):

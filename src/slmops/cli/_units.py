@@ -1,51 +1,18 @@
-"""What people type for bytes, rates, shares and times (1GiB, 20tok/s, 60%, 10m), and the limits that several verbs take."""
+"""The limits, gates and formats that several verbs take, from what was typed."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
-from slmops.core.units import BYTES
+from slmops.core.units import parse_rate, parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from slmops.measure.gates import Gate
     from slmops.plan.decide import Limits
 
-
-def size(text: str, whole: int | None = None) -> int:
-    """Bytes of 1GiB, 800 MB or 1e9; of 60% too where `whole` is what it is a share of."""
-    number, unit = _split(text, "a number of bytes such as 1GiB, 800MB" + (" or 60%" if whole is not None else ""))
-    if unit == "%" and whole is not None:
-        return round(whole * number / 100)
-    if unit not in BYTES:
-        raise UsageError(f"{text!r} is no number of bytes", "give one such as 1GiB or 800MB")
-    return round(number * BYTES[unit])
-
-
-def rate(text: str) -> float:
-    """Tokens a second of 20, 20tok/s or 20 t/s."""
-    number, unit = _split(text, "a speed such as 20tok/s")
-    if unit not in ("", "tok/s", "t/s", "tokens/s", "tps"):
-        raise UsageError(f"{text!r} is no speed", "such as 20tok/s")
-    return number
-
-
-def _split(text: str, what: str) -> tuple[float, str]:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z%/]*)\s*", text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"{text!r} is not {what}")
-    return float(match[1]), match[2]
-
-
-def seconds(text: str) -> float:
-    """Seconds of 90, 90s, 10m, 2h or 7d."""
-    number, unit = _split(text, "a time such as 90s, 10m or 2h")
-    factors = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-    if unit not in factors:
-        raise UsageError(f"{text!r} is no time", "such as 90s, 10m or 2h")
-    return number * factors[unit]
+size, rate, seconds = parse_size, parse_rate, parse_seconds
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

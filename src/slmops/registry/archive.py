@@ -21,7 +21,7 @@ from typing import BinaryIO, Protocol
 from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, Unsupported, UsageError
 from slmops.core.store import no_space, refuse_existing, staged, sync_folder
 from slmops.core.units import size
-from slmops.registry import blobs, index, manifest, references
+from slmops.registry import blobs, index, manifest, references, trust
 from slmops.registry.blobs import Blob
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
@@ -36,6 +36,10 @@ MOST_INDEX = 16 << 20
 
 class Source(Protocol):
     """Somewhere that manifests and blobs come from."""
+
+    @property
+    def origin(self) -> str:
+        """What the policy knows it by (registry/policy.py): file:/folder, oci:host/repository."""
 
     def index(self) -> Index:
         """What it offers."""
@@ -65,8 +69,9 @@ def receive(
     """Take in all that a source offers: manifests first, then blobs that are not here yet, then names, at once.
 
     rename: the name to give its only artifact, in place of its own names.
-    Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace.
+    Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace, PolicyRefused.
     """
+    registry.policy.admit(source.origin)
     offered = source.index()
     if not offered.entries:
         raise CorruptInput("it holds no artifact", "an archive is an OCI image layout of ModelPack manifests")
@@ -79,6 +84,7 @@ def receive(
         if lone := next((one for one in found if one.subject is not None and one.subject not in digests), None):
             raise CorruptInput(f"{lone.digest} is attached to {lone.subject}, which is not there")
         names = _names(found, offered, rename)
+        held = trust.entering(registry, source, found, names)
         _room(registry, found)
         for one in found:
             for blob in one.blobs:
@@ -92,7 +98,9 @@ def receive(
             with source.blob(Blob(one.digest, one.size)) as stream:
                 registry.blobs.receive(stream, Blob(one.digest, one.size))
         registry.trust(digests)
-        registry.commit(found, names, replace=replace)
+        registry.commit(found, names, replace=replace, origin=source.origin)
+        for signature in held:
+            registry.catalog.signed(*signature)
     return Taken(tuple(one.digest for one in found if one.subject is None), tuple(names), new)
 
 
@@ -139,6 +147,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.origin = _origin(root)
         for path in (root, root / "blobs", root / "blobs" / "sha256"):
             if path is not root and (path.is_symlink() or not path.is_dir()):
                 raise CorruptInput(f"{root} is no OCI image layout", "it has oci-layout, index.json and blobs/sha256")
@@ -176,6 +185,7 @@ class Tar:
     """An OCI image layout in a tar file that is not compressed; every member is looked at before one is read."""
 
     def __init__(self, path: Path) -> None:
+        self.origin = _origin(path)
         self._members: dict[str, tarfile.TarInfo] = {}
         try:
             self._tar = tarfile.open(fileobj=_Bounded(path), mode="r:")  # noqa: SIM115 - closed by close()
@@ -215,6 +225,10 @@ class Tar:
                 yield handle  # type: ignore[misc]  # a buffered reader, which reads as one
         except tarfile.TarError as error:
             raise CorruptInput(f"the archive is cut off at {name}: {error}") from None
+
+
+def _origin(path: Path) -> str:
+    return f"file:{path.resolve().as_posix()}"
 
 
 @contextlib.contextmanager

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
+from slmops.core.errors import CorruptInput, PolicyRefused, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, write_whole
-from slmops.registry import gc, index, manifest, placing, references
+from slmops.registry import approval, gc, index, manifest, placing, policy, references, trust
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
 from slmops.registry.founding import home
@@ -23,7 +24,7 @@ class Problem:
     """Something that is not as it must be."""
 
     what: str
-    """layout, index, manifest, blob, catalog or folder; `leftover` is harmless."""
+    """layout, index, manifest, blob, catalog, folder or policy; `leftover` is harmless."""
     name: str
     said: str
     repaired: bool = False
@@ -63,6 +64,7 @@ def check(root: Path | None = None, *, repair: bool = False, advance: Callable[[
         problems += _manifests(registry, repair, counts)
         problems += _catalog(registry, repair)
         problems += _folders(registry, repair)
+        problems += _refused(registry)
         problems += _leftovers(registry, repair)
         return Checked(tuple(problems), *counts)
 
@@ -71,8 +73,8 @@ def _layout(root: Path, repair: bool) -> Iterator[Problem]:
     if not (root / "blobs" / "sha256").is_dir():
         raise SourceNotFound(f"there is no registry at {root}", "slmops models add makes one")
     try:
-        sound = (root / index.LAYOUT).read_text() == index.VERSION
-    except (OSError, ValueError):
+        sound = json.loads((root / index.LAYOUT).read_text()) == json.loads(index.VERSION)  # each tool spells it its way
+    except (OSError, ValueError, RecursionError):
         sound = False
     if not sound:
         if repair:
@@ -88,7 +90,7 @@ def _layout(root: Path, repair: bool) -> Iterator[Problem]:
 
 
 def _rebuild(root: Path) -> str:
-    """index.json from the manifests among the blobs; tags are what the catalog remembers of them."""
+    """index.json from the manifests among the blobs; tags and origins are what the catalog remembers of them."""
     made = Index()
     for path in (root / "blobs" / "sha256").iterdir():
         if path.stat().st_size > manifest.MOST_BYTES or not path.is_file():
@@ -100,9 +102,12 @@ def _rebuild(root: Path) -> str:
             found = manifest.parse(content)
         except SlmopsError:
             continue
-        made.add(found.digest, found.size, found.artifact_type)
+        made.add(found.digest, found.size, found.artifact_type, policy.LOST)
     try:
         held = Catalog(root / "catalog.sqlite")
+        for digest, origin in held.origins().items():
+            if digest in made.entries:
+                made.add(digest, made.entries[digest]["size"], made.entries[digest]["artifactType"], origin)
         for row in held.rows():
             for tag in row.tags if row.digest in made.entries else ():
                 if (reference := references.parse(tag)) is not None:
@@ -205,6 +210,24 @@ def _differs(registry: Registry, found: Manifest, folder: Path) -> str:
         if not (blob.is_file() and path.samefile(blob)) and f"sha256:{file_digest(path)}" != layer.blob.digest:
             return f"{layer.path} is not what the manifest says"
     return ""
+
+
+def _refused(registry: Registry) -> Iterator[Problem]:
+    """What the policy would not let be: another tool's edits, or the time before the policy."""
+    held = index.read(registry.root)
+    for name, digest in held.tags.items():
+        if name.tag in registry.policy.approval.tags:
+            try:
+                approval.require(registry, held, digest, name)
+            except SlmopsError as fault:
+                yield Problem("policy", str(name), str(fault))
+    for row in registry.rows():
+        try:
+            trust.opening(registry, registry.manifest(row.digest))
+        except PolicyRefused as fault:
+            yield Problem("policy", ", ".join(row.tags) or row.digest, str(fault))
+        except SlmopsError:
+            continue  # told already
 
 
 def _leftovers(registry: Registry, repair: bool) -> Iterator[Problem]:

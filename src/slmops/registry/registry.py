@@ -22,13 +22,15 @@ from types import TracebackType
 from typing import Any
 
 from slmops.core import receipt
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound
 from slmops.core.store import no_space
-from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
+from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
+from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
 from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.policy import Policy
 from slmops.registry.references import Reference
 
 DAY = 24 * 3600.0
@@ -37,13 +39,23 @@ DAY = 24 * 3600.0
 class Registry:
     """One registry on disk. A context manager; one object a thread, any number of processes."""
 
-    def __init__(self, root: Path, catalog: Catalog, policy: str) -> None:
-        self.root, self.catalog, self.policy = root, catalog, policy
+    def __init__(self, root: Path, catalog: Catalog, policy: Policy | None) -> None:
+        self.root, self.catalog, self._policy = root, catalog, policy
         self.blobs = Blobs(root, catalog.trusts)
 
+    @property
+    def policy(self) -> Policy:
+        """Read when it is first asked for: to list what there is needs none. Raises CorruptInput, SourceNotFound."""
+        if self._policy is None:
+            self._policy = policies.load(self.root)
+        return self._policy
+
     @staticmethod
-    def open(root: Path | None = None, *, policy: str | None = None) -> Registry:
-        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput."""
+    def open(root: Path | None = None, *, policy: Policy | None = None) -> Registry:
+        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput.
+
+        policy: in place of the one that policy.load finds.
+        """
         root = (root or founding.home()).absolute()
         with no_space(root):
             for folder in (root / "blobs" / "sha256", root / "scratch", root / "artifacts"):
@@ -54,7 +66,7 @@ class Registry:
             if fresh:
                 with _lock.held(root / "index.lock"):
                     founding.empty_catalog(root)
-        registry = Registry(root, Catalog(root / catalog.NAME), policy or os.environ.get("SLMOPS_VERIFY", ""))
+        registry = Registry(root, Catalog(root / catalog.NAME), policy)
         try:
             registry.refresh()
         except BaseException:
@@ -105,6 +117,13 @@ class Registry:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
 
+    def content(self, attachment: str) -> dict[str, Any]:
+        """The document of an attachment; empty where it is none: what strangers attach must not hide the artifact."""
+        try:
+            return self.document(self.manifest(attachment).layers[0].blob)
+        except SlmopsError:
+            return {}  # fsck says what is damaged
+
     def rows(self, name: str | None = None) -> list[Row]:
         return self.catalog.rows(name)
 
@@ -138,35 +157,46 @@ class Registry:
             self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
         return whole.digest
 
-    def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:
+    def attach(self, subject: str, kind: str, document: Mapping[str, Any] | str, *, only: bool = False) -> str:
         """File a document about an artifact (kind `measurement`: {"measured": figures, "verdicts": [...]}).
 
         It is a manifest of its own that refers to the artifact, goes where it goes, and goes when it goes.
+        document: for JSON, or a text as it is. only: in place of what was attached of this kind before.
         Raises SourceNotFound where there is no such artifact.
         """
-        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
-            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
+        text = document.encode() if isinstance(document, str) else manifest.canonical(dict(document))
         with self.writing():
             about = self.manifest(subject)
-            empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
+            empty, content = self.blobs.put(b"{}"), self.blobs.put(text)
             made = manifest.attachment(kind, Blob(about.digest, about.size), empty, content)
             whole = self.blobs.put(made)
             self.trust(one.digest for one in (empty, content, whole))
-            self.commit([manifest.parse(made)], {}, replace=False)
+            earlier = [one for one, held in self.catalog.attachments(subject) if held == kind and one != whole.digest]
+            self.commit([manifest.parse(made)], {}, replace=False, instead=earlier if only else ())
         return whole.digest
 
-    def commit(self, found: Sequence[Manifest], names: Mapping[Reference, str], *, replace: bool) -> None:
+    def commit(
+        self,
+        found: Sequence[Manifest],
+        names: Mapping[Reference, str],
+        *,
+        replace: bool,
+        origin: str = policies.HERE,
+        instead: Iterable[str] = (),
+    ) -> None:
         """Acknowledge manifests whose blobs are all here, and their names, at once. Within `writing()`.
 
-        Raises OutputExists, and then nothing of it is done.
+        origin: where they came from. instead: manifests that go. Raises OutputExists, PolicyRefused: then nothing is done.
         """
 
         def edit(held: Index) -> None:
+            for gone in instead:
+                held.drop(gone)
             for name, digest in names.items():
                 if (other := held.tags.get(name, digest)) != digest and not replace:
                     raise _taken(name, other)
             for one in found:
-                held.add(one.digest, one.size, one.artifact_type)
+                held.add(one.digest, one.size, one.artifact_type, origin)
             held.tags.update(names)
 
         self.change(edit)
@@ -295,10 +325,15 @@ class Registry:
         return _lock.held(self.root / "writers.lock")
 
     def change(self, edit: Callable[[Index], None]) -> None:
-        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows."""
+        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows.
+
+        Raises PolicyRefused where a name may not move so.
+        """
         with _lock.held(self.root / "index.lock"), no_space(self.root):
             held = index.read(self.root)
+            before = dict(held.tags)
             edit(held)
+            trust.naming(self, before, held)
             held.write(self.root)
             self.catalog.sync(held, self._seen(), self._load)
 

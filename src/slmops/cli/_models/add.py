@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> Said:
     from pathlib import Path
 
     from slmops.core import receipt
-    from slmops.registry import Registry, references
+    from slmops.registry import Registry, documents, references
     from slmops.registry.references import Reference
 
     with Registry.open() as registry:
@@ -32,4 +32,5 @@ def run(arguments: argparse.Namespace) -> Said:
         else:
             name = references.named(str(Reference(references.slug(str(facts.get("name", ""))), tag)))
         digest = registry.add(folder, name, replace=arguments.force)
+        documents.write(registry, digest)
         return Said({"digest": digest, "name": str(name)}, f"{name}: {digest}")
