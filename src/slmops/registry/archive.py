@@ -13,15 +13,15 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, Unsupported, UsageError
 from slmops.core.store import no_space, refuse_existing, staged, sync_folder
 from slmops.core.units import size
-from slmops.registry import blobs, index, manifest, references
+from slmops.registry import blobs, fetching, index, manifest, references
 from slmops.registry.blobs import Blob
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
@@ -60,11 +60,13 @@ def receive(
     *,
     rename: Reference | None = None,
     replace: bool = False,
+    origin: Mapping[str, Any] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Taken:
     """Take in all that a source offers: manifests first, then blobs that are not here yet, then names, at once.
 
-    rename: the name to give its only artifact, in place of its own names.
+    rename: the name to give its only artifact, in place of its own names. origin: where they come from, which is attached
+    to each, so that fsck can fetch again what was lost.
     Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace.
     """
     offered = source.index()
@@ -82,7 +84,7 @@ def receive(
         _room(registry, found)
         for one in found:
             for blob in one.blobs:
-                if not _here(registry, blob):
+                if not fetching.here(registry, blob):
                     with source.blob(blob) as stream:
                         registry.blobs.receive(stream, blob)
                     new += blob.size
@@ -92,6 +94,9 @@ def receive(
             with source.blob(Blob(one.digest, one.size)) as stream:
                 registry.blobs.receive(stream, Blob(one.digest, one.size))
         registry.trust(digests)
+        if origin is not None:
+            models = [Blob(one.digest, one.size) for one in found if one.subject is None]
+            found += [registry.attachment(one, "origin", origin) for one in models]
         registry.commit(found, names, replace=replace)
     return Taken(tuple(one.digest for one in found if one.subject is None), tuple(names), new)
 
@@ -122,16 +127,6 @@ def _names(found: Sequence[Manifest], offered: Index, rename: Reference | None) 
     if len(models) != 1:
         raise UsageError(f"it holds {len(models)} artifacts, and one name is given", "leave --name out: they have their own")
     return {rename: models[0]}
-
-
-def _here(registry: Registry, blob: Blob) -> bool:
-    """Whether the blob is here whole; one that changed since it was hashed is fetched again."""
-    if not registry.blobs.has(blob.digest):
-        return False
-    if not registry.catalog.trusts(blob.digest, blobs.Identity.of(registry.blobs.path(blob.digest))):
-        return registry.blobs.hash(blob.digest) == blob.digest
-    registry.blobs.touch(blob.digest)
-    return True
 
 
 class Folder:

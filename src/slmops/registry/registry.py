@@ -144,16 +144,21 @@ class Registry:
         It is a manifest of its own that refers to the artifact, goes where it goes, and goes when it goes.
         Raises SourceNotFound where there is no such artifact.
         """
-        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
-            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
         with self.writing():
             about = self.manifest(subject)
-            empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
-            made = manifest.attachment(kind, Blob(about.digest, about.size), empty, content)
-            whole = self.blobs.put(made)
-            self.trust(one.digest for one in (empty, content, whole))
-            self.commit([manifest.parse(made)], {}, replace=False)
-        return whole.digest
+            made = self.attachment(Blob(about.digest, about.size), kind, document)
+            self.commit([made], {}, replace=False)
+        return made.digest
+
+    def attachment(self, subject: Blob, kind: str, document: Mapping[str, Any]) -> Manifest:
+        """What attach() commits, written and not yet acknowledged. Within `writing()`."""
+        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
+            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
+        empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
+        made = manifest.attachment(kind, subject, empty, content)
+        whole = self.blobs.put(made)
+        self.trust(one.digest for one in (empty, content, whole))
+        return manifest.parse(made)
 
     def commit(self, found: Sequence[Manifest], names: Mapping[Reference, str], *, replace: bool) -> None:
         """Acknowledge manifests whose blobs are all here, and their names, at once. Within `writing()`.
