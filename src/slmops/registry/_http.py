@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MOST = 16 << 20
 """Bytes of an answer that is kept in memory."""
+SECONDS, CONNECT_SECONDS = 60.0, 20.0
+"""That a server may be silent."""
 REDIRECTS = 5
 TRIES = 5
 LONGEST_PAUSE = 60.0
@@ -96,7 +98,6 @@ class Client:
 
         self._origin, self._authorization, self._pause = _host(checked(origin)), authorization, pause
         self._http = httpx2.Client(
-            timeout=httpx2.Timeout(60, connect=20),
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=False,
         )
@@ -117,14 +118,15 @@ class Client:
         expect: Collection[int] = (200,),
         most: int = MOST,
         tries: int = TRIES,
+        seconds: float = SECONDS,
     ) -> Answer:
-        """Ask, and the whole answer, of at most `most` bytes.
+        """Ask, and the whole answer, of at most `most` bytes, which may be silent for so many seconds.
 
         expect: statuses that are answers; any other is raised as `fault` has it. Raises Unreachable, CorruptInput.
         """
 
         def ask() -> Answer:
-            with self._sent(method, url, headers or {}, body) as response:
+            with self._sent(method, url, headers or {}, body, seconds) as response:
                 content = b"" if method == "HEAD" else _bounded(response, most)
                 answer = Answer(str(response.url), response.status_code, response.headers, content)
             if answer.status not in expect and answer.status in AGAIN:
@@ -158,7 +160,7 @@ class Client:
             if have and tag:
                 wanted["If-Range"] = tag
             try:
-                with self._sent("GET", url, wanted, None) as response:
+                with self._sent("GET", url, wanted) as response:
                     if response.status_code in AGAIN:
                         raise _Broken(f"it answered {response.status_code}", _after(response.headers))
                     begin = _begin(response, size)
@@ -199,7 +201,12 @@ class Client:
 
     @contextlib.contextmanager
     def _sent(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None = None,
+        seconds: float = SECONDS,
     ) -> Iterator[httpx2.Response]:
         """One try: the answer at the end of its redirects, its body unread. Raises _Broken, Unsupported, SlmopsError."""
         import httpx2
@@ -211,7 +218,8 @@ class Client:
                 token = self._authorization.header() if own and self._authorization is not None else None
                 sent = {**headers, **({"Authorization": token} if token else {})}
                 content = body() if callable(body) else body
-                request = self._http.build_request(method, target, headers=sent, content=content)
+                timeout = httpx2.Timeout(seconds, connect=CONNECT_SECONDS)
+                request = self._http.build_request(method, target, headers=sent, content=content, timeout=timeout)
                 response = self._http.send(request, stream=True)
                 with contextlib.closing(response):
                     if response.status_code == 401 and own and self._authorization is not None and asked < 2:
