@@ -8,6 +8,7 @@ Proxies and certificates are the environment's (HTTPS_PROXY, NO_PROXY, SSL_CERT_
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import re
@@ -98,6 +99,7 @@ class Client:
 
         self._origin, self._authorization, self._pause = _host(checked(origin)), authorization, pause
         self._http = httpx2.Client(
+            verify=_certificates(),
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=False,
         )
@@ -242,6 +244,14 @@ class Client:
                 cure = "name the certificate of your authority in SSL_CERT_FILE"
                 raise Unreachable(f"the certificate of {shown(target)} is not trusted: {untrusted}", cure) from None
             raise _Broken(_first(str(error)) or type(error).__name__) from error
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Those that the system trusts: read once, for it takes longer than most answers."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def checked(url: str) -> str:

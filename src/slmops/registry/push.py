@@ -1,7 +1,7 @@
 """Push: an artifact of this registry, with what is attached to it, into a repository of another, over HTTP.
 
-Order: blobs that are not there yet, attachments, the manifest under its tag last. So a push that breaks off shows nothing, and
-the next one goes on where it ended.
+Order: blobs that are not there yet, attachments, the manifest under its tag last. So a push that breaks off shows nothing,
+and the next one goes on where it ended.
 """
 
 from __future__ import annotations
@@ -96,8 +96,9 @@ def _blobs(registry: Registry, there: Repository, found: Manifest, wanted: list[
 
     owners: dict[str, set[str]] = {}  # blob -> artifacts here that have it: a repository with one of those has the blob
     for digest in {one for listed in held.repositories.values() for one in listed} & registry.catalog.known():
-        for blob in registry.manifest(digest).blobs:
-            owners.setdefault(blob.digest, set()).add(digest)
+        for name in (digest, *(name for name, _ in registry.catalog.attachments(digest))):
+            for blob in registry.manifest(name).blobs:
+                owners.setdefault(blob.digest, set()).add(digest)
 
     def one(blob: Blob) -> int:
         near = held.near(there.place.host, there.place.repository, owners.get(blob.digest, set()))

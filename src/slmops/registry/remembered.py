@@ -52,8 +52,8 @@ def read(root: Path) -> Remembered:
         if value["version"] != VERSION:
             raise ValueError(f"version {value['version']!r}")
         found = Remembered(value["agreed"], value["repositories"], value["plain"])
-        digests = [digest for tags in found.agreed.values() for digest in tags.values()]
-        if not all(references.DIGEST.fullmatch(one) for one in digests + sum(found.repositories.values(), [])):
+        listed = [*(tags.values() for tags in found.agreed.values()), *found.repositories.values()]
+        if not all(references.DIGEST.fullmatch(one) for digests in listed for one in digests):
             raise ValueError("what is no digest")
         return found
     except FileNotFoundError:

@@ -13,7 +13,7 @@ from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
 from slmops.core.watch import Watch
 from slmops.registry import archive, fetching, manifest, remembered
-from slmops.registry._distribution import Held, Place, Repository, parse
+from slmops.registry._distribution import Held, Repository, parse
 from slmops.registry.blobs import Blob
 from slmops.registry.fetching import Piece
 from slmops.registry.index import Index
@@ -153,6 +153,3 @@ class _Fetched:
         if wanted not in self._held:
             raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
         yield io.BytesIO(self._held[wanted])
-
-
-__all__ = ["OPTIONS", "PREFIXES", "Place", "bring", "origin", "pull", "restore"]
