@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,16 +81,16 @@ class Referrer:
 class Repository:
     """One repository. A context manager; many threads may use one.
 
-    plain_http: speak without encryption to a host that is not this machine. pause: sleeps; tests do not.
+    plain_http: speak without encryption to a host that is not this machine.
     """
 
-    def __init__(self, place: Place, *, plain_http: bool = False, pause: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, place: Place, *, plain_http: bool = False) -> None:
         plain = plain_http or LOOPBACK.fullmatch(place.host) is not None
         self.place = replace(place, tag="", digest="")
         host = "registry-1.docker.io" if place.host == "docker.io" else place.host
         self.root = f"{'http' if plain else 'https'}://{host}/v2/"
         self.tokens = Tokens(self.root, login(place.host, place.repository))
-        self.http = _http.Client(self.root, self.tokens, pause=pause)
+        self.http = _http.Client(self.root, self.tokens)
         self.base = f"{self.root}{place.repository}"
 
     def __enter__(self) -> Repository:

@@ -34,8 +34,8 @@ SECONDS, CONNECT_SECONDS = 60.0, 20.0
 """That a server may be silent."""
 REDIRECTS = 5
 TRIES = 5
-LONGEST_PAUSE = 60.0
-"""Seconds; a server that asks for more is told to the user."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds; a server that asks for twice the longest is not waited for: the user is told."""
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 SLOW = (4096, 60.0)
 """Bytes in seconds: a connection that brings less is broken."""
@@ -192,7 +192,7 @@ class Client:
 
     def _wait(self, url: str, broken: _Broken, failures: int, tries: int) -> None:
         """Pause before another try. Raises Unreachable when it was tried often enough."""
-        pause = min(2.0**failures / 4, LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+        pause = min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
         if broken.after is not None:
             pause = max(pause, broken.after)
         if failures >= tries or pause > 2 * LONGEST_PAUSE:

@@ -16,10 +16,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import re
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from slmops.core.errors import OutputExists, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
@@ -114,7 +113,6 @@ class Options:
     dry_run: bool = False
     plain_http: bool = False
     jobs: int = 4
-    pause: Callable[[float], object] = field(default=time.sleep)
 
 
 def parse(text: str) -> Remote:
@@ -184,7 +182,7 @@ class _Run:
         return Synced(tuple(outcomes), same, listed is not None, tuple(seen.faults.items()), broken)
 
     def _open(self, name: str) -> Repository:
-        return Repository(self.remote.place(name), plain_http=self.options.plain_http, pause=self.options.pause)
+        return Repository(self.remote.place(name), plain_http=self.options.plain_http)
 
     def _asked(self, name: Reference) -> bool:
         texts = (name.name, str(name))
