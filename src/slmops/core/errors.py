@@ -13,7 +13,8 @@ SlmopsError                 1   anything below
 ├── NoSpace                11   the disk is full
 ├── OutputExists           12   something else already stands under the final name
 ├── GateFailed             13   a measured gate was not met
-└── CheckFailed            14   a check of the user's own (slmops test) did not hold
+├── CheckFailed            14   a check of the user's own (slmops test) did not hold
+└── PolicyRefused          15   the registry's policy forbids it: source, size, signature, licence or approval
 (Interrupted by Ctrl-C:   130, by SIGTERM: 143)
 """
 
@@ -80,3 +81,7 @@ class GateFailed(SlmopsError):
 
 class CheckFailed(SlmopsError):
     exit_code = 14
+
+
+class PolicyRefused(SlmopsError):
+    exit_code = 15

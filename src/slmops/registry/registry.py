@@ -25,10 +25,12 @@ from slmops.core import receipt
 from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
 from slmops.core.store import no_space
 from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
+from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
 from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.policy import Policy
 from slmops.registry.references import Reference
 
 DAY = 24 * 3600.0
@@ -37,13 +39,23 @@ DAY = 24 * 3600.0
 class Registry:
     """One registry on disk. A context manager; one object a thread, any number of processes."""
 
-    def __init__(self, root: Path, catalog: Catalog, policy: str) -> None:
-        self.root, self.catalog, self.policy = root, catalog, policy
+    def __init__(self, root: Path, catalog: Catalog, policy: Policy | None) -> None:
+        self.root, self.catalog, self._policy = root, catalog, policy
         self.blobs = Blobs(root, catalog.trusts)
 
+    @property
+    def policy(self) -> Policy:
+        """Read when it is first asked for: to list what there is needs none. Raises CorruptInput, SourceNotFound."""
+        if self._policy is None:
+            self._policy = policies.load(self.root)
+        return self._policy
+
     @staticmethod
-    def open(root: Path | None = None, *, policy: str | None = None) -> Registry:
-        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput."""
+    def open(root: Path | None = None, *, policy: Policy | None = None) -> Registry:
+        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput.
+
+        policy: in place of the one that policy.load finds.
+        """
         root = (root or founding.home()).absolute()
         with no_space(root):
             for folder in (root / "blobs" / "sha256", root / "scratch", root / "artifacts"):
@@ -54,7 +66,7 @@ class Registry:
             if fresh:
                 with _lock.held(root / "index.lock"):
                     founding.empty_catalog(root)
-        registry = Registry(root, Catalog(root / catalog.NAME), policy or os.environ.get("SLMOPS_VERIFY", ""))
+        registry = Registry(root, Catalog(root / catalog.NAME), policy)
         try:
             registry.refresh()
         except BaseException:
