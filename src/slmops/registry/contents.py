@@ -1,4 +1,4 @@
-"""Which files of a folder or a repository make a model: weights, config, tokenizer, template and documents; nothing that runs.
+"""Which files of a folder or a repository make a model: weights, config, tokenizer, template, documents; nothing that runs.
 
 Chosen by names and sizes alone, so that a repository is judged before anything of it is fetched. A repository may hold many:
 GGUF files by quantization, graphs in folders by device; each is a choice, and `--variant` names one.
@@ -16,14 +16,14 @@ from slmops.core.errors import SourceNotFound, Unsupported, UsageError
 from slmops.core.units import size
 from slmops.registry import manifest
 
-CHECKPOINT = "checkpoint"
-"""config.json beside safetensors, whatever quantization they hold."""
+RECEIPT, CHECKPOINT = "receipt", "checkpoint"
+"""An artifact of slmops; config.json beside safetensors, whatever quantization they hold."""
 MOST_SMALL = 128 << 20
 """Bytes of a file that is no weights: the largest tokenizer.json have 35 MB."""
 SHOWN = 40
 SMALL = (".json", ".jinja", ".txt", ".model", ".md")
 DOCUMENT = re.compile(r"(?i)(readme|licen[cs]e|notice|copying|use_policy|acceptable_use)[\w.-]*", re.ASCII)
-TRAINING = re.compile(r"(?i)(trainer_state|training_|optimizer|scheduler|all_results|train_results|eval_results|pytorch_model)")
+TRAINING = re.compile(r"(?i)(trainer_state|training_|optimizer|scheduler|(all|train|eval)_results|pytorch_model)")
 """Small files that are of a training, or of weights that are not taken."""
 SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 KIND = re.compile(
@@ -94,6 +94,16 @@ def choices(listing: Mapping[str, int]) -> list[Choice]:
         documents = {name.removeprefix(place): name for name in names} | {
             name: name for name in folders.get("", ()) if DOCUMENT.fullmatch(name) and name not in bases
         }
+        if receipt.NAME in bases:
+            # Its receipt says which of these are its files.
+            whole = [
+                name for name in sorted(listing) if name.startswith(place) and not runs(name) and "/." not in f"/{name}"
+            ]
+            weights = [name for name in whole if name.lower().endswith(manifest.WEIGHTS)]
+            total = sum(listing[name] for name in weights)
+            others = tuple(name for name in whole if name not in weights)
+            found.append(Choice(RECEIPT, place.rstrip("/") or RECEIPT, place, tuple(weights), others, total))
+            continue
         form, weights = _form(bases)
         small = [name for base, name in documents.items() if _small(base) and listing[name] <= MOST_SMALL]
         if form is not None:
@@ -101,8 +111,6 @@ def choices(listing: Mapping[str, int]) -> list[Choice]:
             left = [place + base for base in sorted(bases) if runs(base)]
             total = sum(listing[name] for name in weights)
             found.append(Choice(form, place.rstrip("/") or form, place, tuple(weights), tuple(small), total, tuple(left)))
-            if form == "receipt":
-                continue
         texts = tuple(name for base, name in documents.items() if DOCUMENT.fullmatch(base) and listing[name] <= MOST_SMALL)
         for base, files in _ggufs(bases).items():
             names = [place + file for file in files]
@@ -115,19 +123,19 @@ def choices(listing: Mapping[str, int]) -> list[Choice]:
 def runs(base: str) -> bool:
     """Whether a file is code, or a pickle, which can run code: never taken."""
     lower = base.lower()
-    return lower.endswith(manifest.CODE) or (lower.endswith(".bin") and not lower.startswith("openvino_"))
+    return lower.endswith(manifest.CODE) or (lower.endswith(".bin") and not lower.rpartition("/")[2].startswith("openvino_"))
 
 
 def _form(bases: set[str]) -> tuple[str | None, list[str]]:
     """What a folder of these files is, and which of them are weights."""
     ordered = sorted(bases)
-    if receipt.NAME in bases:
-        return "receipt", [base for base in ordered if base.lower().endswith(manifest.WEIGHTS)]
     if "genai_config.json" in bases and any(base.endswith(".onnx") for base in bases):
         return "onnx", [base for base in ordered if re.search(r"\.(onnx|data|onnx_data(_\d+)?|onnx_adapter)$", base)]
     if "openvino_model.xml" in bases:
         return "openvino", [base for base in ordered if re.fullmatch(r"openvino_\w+\.(xml|bin)", base)]
-    weights = [base for base in ordered if base.endswith(".safetensors") and not base.startswith(("adapter", "consolidated"))]
+    weights = [
+        base for base in ordered if base.endswith(".safetensors") and not base.startswith(("adapter", "consolidated"))
+    ]
     return (CHECKPOINT, weights) if "config.json" in bases and weights else (None, [])
 
 
@@ -157,7 +165,9 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _names(one: Choice) -> set[str]:
     """What else a choice may be called: its folder's last part, its file."""
     place, file = one.place.rstrip("/").lower(), one.weights[0].lower() if one.weights else ""
-    return {place, place.rpartition("/")[2], file.removesuffix(".gguf"), file.rpartition("/")[2].removesuffix(".gguf")} - {""}
+    return {place, place.rpartition("/")[2], file.removesuffix(".gguf"), file.rpartition("/")[2].removesuffix(".gguf")} - {
+        ""
+    }
 
 
 def _shown(one: Choice) -> str:

@@ -117,6 +117,13 @@ class Registry:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
 
+    def attached(self, kind: str) -> Iterator[tuple[Manifest, dict[str, Any]]]:
+        """Every attachment of a kind with its document; those that cannot be read are fsck's to tell."""
+        for digest in self.catalog.attached(kind):
+            with contextlib.suppress(SlmopsError):
+                found = self.manifest(digest)
+                yield found, self.document(found.layers[0].blob)
+
     def rows(self, name: str | None = None) -> list[Row]:
         return self.catalog.rows(name)
 
@@ -131,23 +138,53 @@ class Registry:
 
     # Adding
 
-    def add(self, folder: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
-        """File a finished artifact (a folder with a receipt) and tag it; the digest of its manifest.
+    def add(self, path: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
+        """File a finished artifact (a folder with a receipt), or any model that can be read, and tag it; its digest.
 
         One read and one hash of each file; those that are here already are kept once. Twice the same is once.
         take: the folder is ours: files are moved, not copied, and what is left of it is for the caller to remove.
-        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace.
+        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace; and for a model
+        without a receipt what plain.described raises.
         """
-        facts = receipt.load(folder)
-        listed = manifest.files(folder, facts)
+        from slmops.registry import plain
+
+        facts, files = plain.described(path)
+        return self.take_in(facts, files, *names, take=take, replace=replace)
+
+    def take_in(
+        self,
+        facts: Mapping[str, Any],
+        files: Mapping[str, Path],
+        *names: Reference,
+        take: bool = False,
+        replace: bool = False,
+    ) -> str:
+        """The same of what plain.described found."""
         with self.writing():
-            layers = [Layer(name, self.blobs.add(folder / name, take=take), manifest.kind_of(name)) for name in listed]
-            config = self.blobs.put(manifest.config(facts, layers))
-            content = manifest.model(facts, config, layers, self._inputs(facts))
-            whole = self.blobs.put(content)
-            parsed = manifest.parse(content)
-            self.trust(one.digest for one in (*parsed.blobs, whole))
-            self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
+            layers = [
+                Layer(name, self.blobs.add(file, take=take), manifest.kind_of(name)) for name, file in sorted(files.items())
+            ]
+            return self.file(facts, layers, *names, replace=replace)
+
+    def file(
+        self,
+        facts: Mapping[str, Any],
+        layers: Sequence[Layer],
+        *names: Reference,
+        origin: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Acknowledge an artifact whose files are blobs here. facts: its receipt, or plain.facts. Within `writing()`.
+
+        origin: where it came from ({"source": ...}), attached to it. Raises OutputExists.
+        """
+        config = self.blobs.put(manifest.config(facts, layers))
+        content = manifest.model(facts, config, layers, self._inputs(facts))
+        whole = self.blobs.put(content)
+        parsed = manifest.parse(content)
+        self.trust(one.digest for one in (*parsed.blobs, whole))
+        attached = [self.attachment(whole, "origin", origin)] if origin is not None else []
+        self.commit([parsed, *attached], dict.fromkeys(names, whole.digest), replace=replace)
         return whole.digest
 
     def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:
