@@ -14,10 +14,9 @@ import pytest
 
 from slmops import compile as compiler
 from slmops import run
-from slmops.core import plugins
+from slmops.core import plugins, yaml
 from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.measure import checks, scorers, tasks
-from slmops.measure.checks import _yaml
 from slmops.source import load
 
 Toy = Callable[..., Path]
@@ -38,7 +37,7 @@ floats: [.5, -12e03, 1., 685.230]
 texts: ["1", 'true', 1_000, 0o7, y, "\\uD83D"]
 whole: [0, -19, +3, True]
 """
-    found = _yaml.read(write(tmp_path, text))
+    found = yaml.read(write(tmp_path, text))
     assert found["on"] == {"no": "yes", "off": "07:30", "day": "2026-01-01", "octal": 10} and found.line == 2
     assert found["nulls"] == [None, None] and found["floats"] == [0.5, -12000.0, 1.0, 685.23]
     assert found["texts"] == ["1", "true", "1_000", "0o7", "y", "\ud83d"] and found["whole"] == [0, -19, 3, True]

@@ -15,6 +15,7 @@ from filed import artifact
 from slmops.core.errors import CorruptInput, OutputExists, SourceNotFound, Unsupported, UsageError
 from slmops.registry import Registry, fsck, gc, lineage
 from slmops.registry import blobs as blob_store
+from slmops.registry.policy import Policy
 from slmops.registry.references import named
 
 
@@ -145,7 +146,7 @@ def test_opening_reads_weights_once(registry: Registry, tmp_path: Path, monkeypa
     assert len(hashed) == 5
     registry.place(digest)
     assert len(hashed) == 5
-    with Registry.open(registry.root, policy="always") as careful:
+    with Registry.open(registry.root, policy=Policy(verify="always")) as careful:
         careful.place(digest)
     assert len(hashed) == 10
 
@@ -165,7 +166,10 @@ def test_a_flip_that_keeps_the_times_is_found_by_policy_verify_and_fsck(registry
     digest = registry.add(artifact(tmp_path / "a"), named("toy"))
     flip(weights(registry, digest), quietly=True)
     registry.place(digest)  # the limit: the same file by all that stat tells
-    with Registry.open(registry.root, policy="always") as careful, pytest.raises(CorruptInput, match="damaged"):
+    with (
+        Registry.open(registry.root, policy=Policy(verify="always")) as careful,
+        pytest.raises(CorruptInput, match="damaged"),
+    ):
         careful.place(digest)
     with pytest.raises(CorruptInput, match="damaged"):
         registry.place(digest)  # and is not trusted from then on

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
-from slmops.core.units import BYTES
+from slmops.core.units import parse_size
 
 if TYPE_CHECKING:
     from slmops.measure.gates import Gate
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 def size(text: str, whole: int | None = None) -> int:
     """Bytes of 1GiB, 800 MB or 1e9; of 60% too where `whole` is what it is a share of."""
-    number, unit = _split(text, "a number of bytes such as 1GiB, 800MB" + (" or 60%" if whole is not None else ""))
-    if unit == "%" and whole is not None:
-        return round(whole * number / 100)
-    if unit not in BYTES:
-        raise UsageError(f"{text!r} is no number of bytes", "give one such as 1GiB or 800MB")
-    return round(number * BYTES[unit])
+    if text.strip().endswith("%") and whole is not None:
+        return round(whole * _split(text, "a share such as 60%")[0] / 100)
+    found = parse_size(text)
+    if not found:
+        raise UsageError(f"{text!r} is no number of bytes such as 1GiB, 800MB" + (" or 60%" if whole is not None else ""))
+    return found
 
 
 def rate(text: str) -> float:

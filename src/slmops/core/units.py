@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
@@ -12,6 +13,12 @@ BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
 def size(count: float) -> str:
     """Bytes in decimal units, three figures: 335 MB, 1.23 GB."""
     return _scaled(count, ("B", "kB", "MB", "GB", "TB", "PB"), " ")
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of 1GiB, 800 MB or 1e9; None where the text is no number of bytes."""
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]{1,2})?)\s*([a-z]*)\s*", text.lower(), re.ASCII)
+    return round(float(match[1]) * BYTES[match[2]]) if match is not None and match[2] in BYTES else None
 
 
 def count(number: float) -> str:

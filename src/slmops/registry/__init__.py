@@ -7,6 +7,7 @@
     catalog.py      SQLite: names, lineage, measurements, gates, leases, verified files
     founding.py     where it lies, and how it begins
     registry.py     the object that verbs open: add, resolve, place, tag, lease
+    policy.py       what may come in, be opened, and be promoted
     placing.py      the folder that an engine opens: hard links to blobs
     archive.py      export and import; gc.py, fsck.py, lineage.py
 

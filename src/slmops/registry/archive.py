@@ -52,6 +52,8 @@ class Taken:
     names: tuple[Reference, ...]
     new: int
     """Bytes of blobs that were not here before."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it."""
 
 
 def receive(

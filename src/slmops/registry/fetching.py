@@ -21,8 +21,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, Unsupported
+from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound
 from slmops.core.store import file_digest, no_space, sync_file
 from slmops.core.units import size
 from slmops.core.watch import Watch
@@ -61,6 +62,14 @@ A negative count takes bytes back, when a server makes it begin anew. Runs in a 
 """
 
 
+class Fetched(NamedTuple):
+    """What came, or was here."""
+
+    blobs: dict[Piece, Blob]
+    new: int
+    """Bytes that were not here before."""
+
+
 class CalledOff(BaseException):
     """Another piece failed, or the user has had enough: this one stays as far as it came."""
 
@@ -74,11 +83,11 @@ def fetched(
     jobs: int = 4,
     most: int | None = None,
     watch: Watch | None = None,
-) -> Iterator[dict[Piece, Blob]]:
+) -> Iterator[Fetched]:
     """All pieces as blobs; those that are here whole are not fetched. gc leaves them alone until the block ends.
 
     The caller commits within the block what leads to them. most: bytes that may be fetched at most.
-    Raises CorruptInput for bytes that are not what the key says, NoSpace, Unsupported beyond `most`, and what `fill` raises.
+    Raises CorruptInput for bytes that are not what the key says, NoSpace, PolicyRefused beyond `most`, what `fill` raises.
     """
     watch = watch or Watch()
     pieces = list(dict.fromkeys(pieces))
@@ -100,7 +109,7 @@ def fetched(
                 found[piece] = blob
         finally:
             watch.end()
-        yield found
+        yield Fetched(found, sum(piece.size for piece in missing))
 
 
 def here(registry: Registry, blob: Blob) -> bool:
@@ -139,7 +148,8 @@ def _bounds(registry: Registry, missing: Sequence[Piece], most: int | None) -> N
     """Raises before a byte is fetched that is not wanted, or that there is no room for."""
     wanted = sum(piece.size for piece in missing)
     if most is not None and wanted > most:
-        raise Unsupported(f"it takes {size(wanted)} of download, and {size(most)} are allowed", "take less of it")
+        said = f"{size(wanted)} would be fetched, and {size(most)} are allowed at once"
+        raise registry.policy.refused("most_bytes", said, "raise it, or take less")
     held = 0
     for piece in missing:
         with contextlib.suppress(OSError):
@@ -264,19 +274,21 @@ def _whole(piece: Piece, path: Path, fill: Fill, came: Callable[[int], None]) ->
     return blob
 
 
+def git_hash(path: Path) -> str:
+    """What git calls a file's content: its SHA-1 as a blob."""
+    hashed = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with path.open("rb") as handle:
+        while chunk := handle.read(CHUNK):
+            hashed.update(chunk)
+    return hashed.hexdigest()
+
+
 def _proven(piece: Piece, path: Path) -> Blob | None:
     found = path.stat().st_size
     if found < piece.size:
         raise SourceNotFound(
             f"{piece.key[:19]} broke off after {size(found)} of {size(piece.size)}", "pull again: it goes on there"
         )
-    if piece.key.startswith("git-"):
-        sha1 = hashlib.sha1(f"blob {found}\0".encode(), usedforsecurity=False)
-        with path.open("rb") as handle:
-            while chunk := handle.read(CHUNK):
-                sha1.update(chunk)
-        true = sha1.hexdigest() == piece.key[4:]
     blob = Blob(f"sha256:{file_digest(path)}", found)
-    if not piece.key.startswith("git-"):
-        true = blob == piece.blob
-    return blob if true and found == piece.size else None
+    same = blob == piece.blob if piece.blob is not None else f"git-{git_hash(path)}" == piece.key
+    return blob if same and found == piece.size else None

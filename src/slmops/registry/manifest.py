@@ -146,7 +146,7 @@ def config(facts: Mapping[str, Any], layers: Sequence[Layer]) -> bytes:
     hub = str(source.get("hub", "")).partition("@")[0]
     descriptor = {
         "name": str(facts.get("name") or "model"),
-        "family": str(facts["config"].get("model_type", "")),
+        "family": str(facts["config"].get("model_type") or ""),
         "licenses": [str(facts["licence"])] if facts.get("licence") else None,
         "sourceURL": f"https://huggingface.co/{hub}" if hub else None,
         "revision": str(source["revision"]) if source.get("revision") else None,
@@ -155,7 +155,7 @@ def config(facts: Mapping[str, Any], layers: Sequence[Layer]) -> bytes:
     model = {
         "architecture": "transformer",
         "format": str(facts["format"]),
-        "paramSize": count(parameters).replace(" ", "").lower(),
+        "paramSize": count(parameters).replace(" ", "").lower() if parameters else None,
         "precision": PLAIN.get(scheme),
         "quantization": None if scheme in PLAIN else scheme,
         "capabilities": {"inputTypes": ["text"], "outputTypes": ["text"]},

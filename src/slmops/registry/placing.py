@@ -10,12 +10,10 @@ from slmops.core.store import file_digest
 from slmops.registry import blobs
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.manifest import Manifest
+from slmops.registry.policy import ALWAYS
 
 if TYPE_CHECKING:
     from slmops.registry.registry import Registry
-
-ALWAYS = "always"
-"""SLMOPS_VERIFY: hash an artifact's files each time it is opened; else once, and again when a file is another."""
 
 
 def placed(registry: Registry, digest: str) -> Path:
@@ -42,7 +40,7 @@ def check(registry: Registry, blob: Blob, *, always: bool = False) -> None:
         identity = Identity.of(registry.blobs.path(blob.digest))
     except FileNotFoundError:
         raise SourceNotFound(f"the blob {blob.digest} is missing", "add or import the artifact again") from None
-    known = not always and registry.policy != ALWAYS and registry.catalog.trusts(blob.digest, identity)
+    known = not always and registry.policy.verify != ALWAYS and registry.catalog.trusts(blob.digest, identity)
     if known and identity.size == blob.size:
         return
     if identity.size != blob.size or registry.blobs.hash(blob.digest) != blob.digest:
@@ -58,7 +56,7 @@ def _same(registry: Registry, path: Path, blob: Blob) -> bool:
     except OSError:
         return False
     return identity == Identity.of(registry.blobs.path(blob.digest)) or (
-        registry.policy != ALWAYS and registry.catalog.trusts(blob.digest, identity)
+        registry.policy.verify != ALWAYS and registry.catalog.trusts(blob.digest, identity)
     )
 
 

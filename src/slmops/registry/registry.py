@@ -25,10 +25,12 @@ from slmops.core import receipt
 from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
 from slmops.core.store import no_space
 from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
+from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
 from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.policy import Policy
 from slmops.registry.references import Reference
 
 DAY = 24 * 3600.0
@@ -37,13 +39,23 @@ DAY = 24 * 3600.0
 class Registry:
     """One registry on disk. A context manager; one object a thread, any number of processes."""
 
-    def __init__(self, root: Path, catalog: Catalog, policy: str) -> None:
-        self.root, self.catalog, self.policy = root, catalog, policy
+    def __init__(self, root: Path, catalog: Catalog, policy: Policy | None) -> None:
+        self.root, self.catalog, self._policy = root, catalog, policy
         self.blobs = Blobs(root, catalog.trusts)
 
+    @property
+    def policy(self) -> Policy:
+        """Read when it is first asked for: to list what there is needs none. Raises CorruptInput, SourceNotFound."""
+        if self._policy is None:
+            self._policy = policies.load(self.root)
+        return self._policy
+
     @staticmethod
-    def open(root: Path | None = None, *, policy: str | None = None) -> Registry:
-        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput."""
+    def open(root: Path | None = None, *, policy: Policy | None = None) -> Registry:
+        """The registry at `root` (by default founding.home()), made where there is none. Raises NoSpace, CorruptInput.
+
+        policy: in place of the one that policy.load finds.
+        """
         root = (root or founding.home()).absolute()
         with no_space(root):
             for folder in (root / "blobs" / "sha256", root / "scratch", root / "artifacts"):
@@ -54,7 +66,7 @@ class Registry:
             if fresh:
                 with _lock.held(root / "index.lock"):
                     founding.empty_catalog(root)
-        registry = Registry(root, Catalog(root / catalog.NAME), policy or os.environ.get("SLMOPS_VERIFY", ""))
+        registry = Registry(root, Catalog(root / catalog.NAME), policy)
         try:
             registry.refresh()
         except BaseException:
@@ -105,6 +117,13 @@ class Registry:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
 
+    def attached(self, kind: str) -> Iterator[tuple[Manifest, dict[str, Any]]]:
+        """Every attachment of a kind with its document; those that cannot be read are fsck's to tell."""
+        for digest in self.catalog.attached(kind):
+            with contextlib.suppress(SlmopsError):
+                found = self.manifest(digest)
+                yield found, self.document(found.layers[0].blob)
+
     def rows(self, name: str | None = None) -> list[Row]:
         return self.catalog.rows(name)
 
@@ -119,23 +138,53 @@ class Registry:
 
     # Adding
 
-    def add(self, folder: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
-        """File a finished artifact (a folder with a receipt) and tag it; the digest of its manifest.
+    def add(self, path: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
+        """File a finished artifact (a folder with a receipt), or any model that can be read, and tag it; its digest.
 
         One read and one hash of each file; those that are here already are kept once. Twice the same is once.
         take: the folder is ours: files are moved, not copied, and what is left of it is for the caller to remove.
-        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace.
+        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace; and for a model
+        without a receipt what plain.described raises.
         """
-        facts = receipt.load(folder)
-        listed = manifest.files(folder, facts)
+        from slmops.registry import plain
+
+        facts, files = plain.described(path)
+        return self.take_in(facts, files, *names, take=take, replace=replace)
+
+    def take_in(
+        self,
+        facts: Mapping[str, Any],
+        files: Mapping[str, Path],
+        *names: Reference,
+        take: bool = False,
+        replace: bool = False,
+    ) -> str:
+        """The same of what plain.described found."""
         with self.writing():
-            layers = [Layer(name, self.blobs.add(folder / name, take=take), manifest.kind_of(name)) for name in listed]
-            config = self.blobs.put(manifest.config(facts, layers))
-            content = manifest.model(facts, config, layers, self._inputs(facts))
-            whole = self.blobs.put(content)
-            parsed = manifest.parse(content)
-            self.trust(one.digest for one in (*parsed.blobs, whole))
-            self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
+            layers = [
+                Layer(name, self.blobs.add(file, take=take), manifest.kind_of(name)) for name, file in sorted(files.items())
+            ]
+            return self.file(facts, layers, *names, replace=replace)
+
+    def file(
+        self,
+        facts: Mapping[str, Any],
+        layers: Sequence[Layer],
+        *names: Reference,
+        origin: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Acknowledge an artifact whose files are blobs here. facts: its receipt, or plain.facts. Within `writing()`.
+
+        origin: where it came from ({"source": ...}), attached to it. Raises OutputExists.
+        """
+        config = self.blobs.put(manifest.config(facts, layers))
+        content = manifest.model(facts, config, layers, self._inputs(facts))
+        whole = self.blobs.put(content)
+        parsed = manifest.parse(content)
+        self.trust(one.digest for one in (*parsed.blobs, whole))
+        attached = [self.attachment(whole, "origin", origin)] if origin is not None else []
+        self.commit([parsed, *attached], dict.fromkeys(names, whole.digest), replace=replace)
         return whole.digest
 
     def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ class Wanted:
     jobs: int = 4
     """Files at a time."""
     most_bytes: int | None = None
-    """More is refused, before a byte of it is fetched."""
+    """More is refused, before a byte of it is fetched: the policy's, which pull() sets."""
 
 
 def parse(text: str) -> tuple[ModuleType, str]:
@@ -82,13 +82,19 @@ def parse(text: str) -> tuple[ModuleType, str]:
 
 
 def pull(registry: Registry, text: str, wanted: Wanted, watch: Watch | None = None) -> Taken:
-    """Take in what a source holds. Raises what its remote raises; UsageError for an option that makes no sense there."""
+    """Take in what a source holds.
+
+    Raises PolicyRefused before anything is asked of a source that the policy does not let in; UsageError for an option that
+    makes no sense there; what its remote raises.
+    """
     remote, where = parse(text)
     defaults = Wanted()
     for field in ("revision", "patterns", "variant", "unverified", "plain_http"):
         if field not in remote.OPTIONS and getattr(wanted, field) != getattr(defaults, field):
             raise UsageError(f"{text[:200]} has no {field.replace('_', ' ')}", "leave the option out")
-    taken: Taken = remote.pull(registry, where, dataclasses.replace(wanted), watch or Watch())
+    registry.policy.admit(remote.origin(where))
+    bounded = dataclasses.replace(wanted, most_bytes=registry.policy.most_bytes)
+    taken: Taken = remote.pull(registry, where, bounded, watch or Watch())
     return taken
 
 
@@ -97,5 +103,6 @@ def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob
 
     What comes is proven as when it was pulled. Raises what the remote raises for the first that it cannot bring.
     """
-    remote, _ = parse(str(document.get("source", "")))
+    remote, where = parse(str(document.get("source", "")))
+    registry.policy.admit(remote.origin(where))
     remote.restore(registry, document, lost, watch or Watch())
