@@ -21,10 +21,20 @@ from faultserver import Asked, Fault, Reply, forward, serve
 from filed import artifact
 from ociregistry import PASSWORD, USER, Running, needs_registry, needs_skopeo, skopeo
 from ociregistry import serve as registry_of
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
-from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes
+from slmops.core.errors import (
+    CorruptInput,
+    OutputExists,
+    PolicyRefused,
+    SlmopsError,
+    SourceNotFound,
+    Unreachable,
+    Unsupported,
+    UsageError,
+)
+from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, sync
 from slmops.registry import push as pushing
 from slmops.registry._distribution import Repository, parse
+from slmops.registry.policy import Policy
 from slmops.registry.push import Pushed
 from slmops.registry.references import named
 
@@ -165,8 +175,22 @@ def test_names_of_what_is_pulled(home: Registry, other: Registry, server: Runnin
     assert "q4, q5" in told.value.cure
     with pytest.raises(UsageError, match="no revision"):
         pull(other, base, revision="main")
-    with pytest.raises(Unsupported, match="are allowed"):
-        pull(Registry.open(other.root.parent / "third"), f"{base}:q4", most_bytes=1000)
+
+
+def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Running) -> None:
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/policy/home:q4"
+        push(home, "home", place)
+        through.asked.clear()
+        for policy, fetched in ((Policy(sources=("oci:example.com/*",)), 0), (Policy(most_bytes=1000), 1)):
+            with Registry.open(tmp_path / f"third{fetched}", policy=policy) as registry:
+                with pytest.raises(PolicyRefused):
+                    pull(registry, place)
+                with pytest.raises(PolicyRefused):
+                    done = sync.sync(registry, sync.parse(f"oci:{through.host}/policy"), (), sync.Options())
+                    assert done.fault is not None
+                    raise done.fault
+                assert registry.entries() == [] and not through.of("GET", "/blobs/")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +480,7 @@ def test_a_pull_goes_on_where_a_killed_one_ended(tmp_path: Path, home: Registry,
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(other.root), place])
         partial = other.root / "partial" / weights.digest.replace(":", "-")
         for _ in range(600):
-            if partial.exists() and partial.stat().st_size > 1_000_000:
+            if child.poll() is not None or (partial.exists() and partial.stat().st_size > 1_000_000):
                 break
             time.sleep(0.05)
         child.kill()

@@ -275,9 +275,11 @@ class _Run:
 
     def _pull(self, one: Difference, there: Repository) -> int:
         assert one.there is not None
+        self.registry.policy.admit(oci.origin(str(there.place)))
         self.watch.say(f"{one.name} <- {there.place}")
         with contextlib.ExitStack() as stack:
-            taken = oci.bring(self.registry, there, one.there, Wanted(jobs=self.options.jobs), self.watch)
+            wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
+            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
             with self.registry.writing():
                 fetching.reserve(self.registry, one.there, stack)
             self._move_here(one, one.there)

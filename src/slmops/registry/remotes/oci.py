@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,35 +63,31 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     attached = list(_attachments(there, found))
     held = {model.blob: model.content, **{one.blob: one.content for one in attached}}
     pieces = {Piece.of(blob) for one in held.values() for blob in manifest.parse(one).blobs}
-    new = sum(piece.size for piece in pieces if piece.blob is not None and not registry.blobs.has(piece.blob.digest))
-
-    def fill(piece: Piece, path: Path, came: Any) -> None:
-        assert piece.blob is not None
-        there.append(piece.blob, path, came)
-
-    source = {"source": f"{there.place}@{found.digest}"}
-    inside = fetching.fetched(
-        registry, sorted(pieces, key=_larger), fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch
-    )
-    with inside:
-        taken = archive.receive(registry, _Fetched(held), rename=wanted.name, replace=wanted.replace, origin=source)
-    return dataclasses.replace(taken, new=new)
+    document, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
+    inside = fetching.fetched(registry, ordered, _filling(there), jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
+    with inside as fetched:
+        source = _Fetched(origin(str(there.place)), held)
+        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, origin=document)
+    return dataclasses.replace(taken, new=fetched.new)
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
     """Lost blobs of an artifact that was pulled. Raises what pulling raises."""
     place = parse(str(document["source"]))
-    plain = place.host in remembered.read(registry.root).plain
+    plain, pieces = place.host in remembered.read(registry.root).plain, [Piece.of(blob) for blob in lost]
+    with (
+        Repository(place, plain_http=plain) as there,
+        fetching.fetched(registry, pieces, _filling(there), watch=watch),
+    ):
+        pass
 
-    def fill(piece: Piece, path: Path, came: Any) -> None:
+
+def _filling(there: Repository) -> fetching.Fill:
+    def fill(piece: Piece, path: Path, came: Callable[[int], None]) -> None:
         assert piece.blob is not None
         there.append(piece.blob, path, came)
 
-    with (
-        Repository(place, plain_http=plain) as there,
-        fetching.fetched(registry, list(map(Piece.of, lost)), fill, watch=watch),
-    ):
-        pass
+    return fill
 
 
 def _larger(piece: Piece) -> tuple[int, str]:
@@ -139,8 +135,8 @@ def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
 class _Fetched:
     """An archive.Source of manifests that came, whose blobs are here already."""
 
-    def __init__(self, held: Mapping[Blob, bytes]) -> None:
-        self._held = held
+    def __init__(self, origin: str, held: Mapping[Blob, bytes]) -> None:
+        self.origin, self._held = origin, held
 
     def index(self) -> Index:
         made = Index()
