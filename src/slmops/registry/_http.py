@@ -8,6 +8,7 @@ Proxies and certificates are the environment's (HTTPS_PROXY, NO_PROXY, SSL_CERT_
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import random
 import re
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
 MOST = 16 << 20
 """Bytes of an answer that is kept in memory."""
+SECONDS, CONNECT_SECONDS = 60.0, 20.0
+"""That a server may be silent."""
 REDIRECTS = 5
 TRIES = 5
-LONGEST_PAUSE = 60.0
-"""Seconds; a server that asks for more is told to the user."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds; a server that asks for twice the longest is not waited for: the user is told."""
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 SLOW = (4096, 60.0)
 """Bytes in seconds: a connection that brings less is broken."""
@@ -96,7 +99,7 @@ class Client:
 
         self._origin, self._authorization, self._pause = _host(checked(origin)), authorization, pause
         self._http = httpx2.Client(
-            timeout=httpx2.Timeout(60, connect=20),
+            verify=_certificates(),
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=False,
         )
@@ -117,14 +120,15 @@ class Client:
         expect: Collection[int] = (200,),
         most: int = MOST,
         tries: int = TRIES,
+        seconds: float = SECONDS,
     ) -> Answer:
-        """Ask, and the whole answer, of at most `most` bytes.
+        """Ask, and the whole answer, of at most `most` bytes, which may be silent for so many seconds.
 
         expect: statuses that are answers; any other is raised as `fault` has it. Raises Unreachable, CorruptInput.
         """
 
         def ask() -> Answer:
-            with self._sent(method, url, headers or {}, body) as response:
+            with self._sent(method, url, headers or {}, body, seconds) as response:
                 content = b"" if method == "HEAD" else _bounded(response, most)
                 answer = Answer(str(response.url), response.status_code, response.headers, content)
             if answer.status not in expect and answer.status in AGAIN:
@@ -158,7 +162,7 @@ class Client:
             if have and tag:
                 wanted["If-Range"] = tag
             try:
-                with self._sent("GET", url, wanted, None) as response:
+                with self._sent("GET", url, wanted) as response:
                     if response.status_code in AGAIN:
                         raise _Broken(f"it answered {response.status_code}", _after(response.headers))
                     begin = _begin(response, size)
@@ -188,7 +192,7 @@ class Client:
 
     def _wait(self, url: str, broken: _Broken, failures: int, tries: int) -> None:
         """Pause before another try. Raises Unreachable when it was tried often enough."""
-        pause = min(2.0**failures / 4, LONGEST_PAUSE) * random.uniform(0.75, 1.25)
+        pause = min(FIRST_PAUSE * 2.0 ** (failures - 1), LONGEST_PAUSE) * random.uniform(0.75, 1.25)
         if broken.after is not None:
             pause = max(pause, broken.after)
         if failures >= tries or pause > 2 * LONGEST_PAUSE:
@@ -199,7 +203,12 @@ class Client:
 
     @contextlib.contextmanager
     def _sent(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | Body | None = None,
+        seconds: float = SECONDS,
     ) -> Iterator[httpx2.Response]:
         """One try: the answer at the end of its redirects, its body unread. Raises _Broken, Unsupported, SlmopsError."""
         import httpx2
@@ -211,7 +220,8 @@ class Client:
                 token = self._authorization.header() if own and self._authorization is not None else None
                 sent = {**headers, **({"Authorization": token} if token else {})}
                 content = body() if callable(body) else body
-                request = self._http.build_request(method, target, headers=sent, content=content)
+                timeout = httpx2.Timeout(seconds, connect=CONNECT_SECONDS)
+                request = self._http.build_request(method, target, headers=sent, content=content, timeout=timeout)
                 response = self._http.send(request, stream=True)
                 with contextlib.closing(response):
                     if response.status_code == 401 and own and self._authorization is not None and asked < 2:
@@ -234,6 +244,14 @@ class Client:
                 cure = "name the certificate of your authority in SSL_CERT_FILE"
                 raise Unreachable(f"the certificate of {shown(target)} is not trusted: {untrusted}", cure) from None
             raise _Broken(_first(str(error)) or type(error).__name__) from error
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Those that the system trusts: read once, for it takes longer than most answers."""
+    import httpx2
+
+    return httpx2.create_ssl_context()
 
 
 def checked(url: str) -> str:

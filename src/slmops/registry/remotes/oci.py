@@ -1,0 +1,155 @@
+"""OCI registries: `oci:HOST/REPOSITORY[:TAG][@sha256:...]`, over HTTP (_distribution.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from slmops.core import receipt
+from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
+from slmops.core.watch import Watch
+from slmops.registry import archive, fetching, manifest, remembered
+from slmops.registry._distribution import Held, Repository, parse
+from slmops.registry.blobs import Blob
+from slmops.registry.fetching import Piece
+from slmops.registry.index import Index
+from slmops.registry.manifest import Manifest
+from slmops.registry.references import LATEST, Reference
+from slmops.registry.registry import Registry
+from slmops.registry.remotes import Wanted
+
+PREFIXES = ("oci:",)
+OPTIONS = ("plain_http",)
+OWN = ("origin",)
+"""Kinds of attachments that are this machine's own matter: neither sent, nor taken from others, who could say anything."""
+
+
+def origin(where: str) -> str:
+    place = parse(where)
+    return f"oci:{place.host}/{place.repository}"
+
+
+def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> archive.Taken:
+    """An artifact with what is attached to it. Its name is that of the repository's last part, and the tag's.
+
+    Raises SourceNotFound, CorruptInput, Unsupported, Unreachable, OutputExists, NoSpace.
+    """
+    place = parse(where)
+    with Repository(place, plain_http=wanted.plain_http) as there:
+        tag = place.tag or ("" if place.digest else _only_tag(there))
+        if wanted.name is None and not tag:
+            raise UsageError(f"{place} has no tag to be named after", "give --name NAME:TAG")
+        name = wanted.name or Reference(place.repository.rpartition("/")[2], tag)
+        taken = bring(registry, there, place.digest or tag, dataclasses.replace(wanted, name=name), watch)
+
+    def note(held: remembered.Remembered) -> None:
+        for digest in taken.artifacts:
+            held.saw(f"{place.host}/{place.repository}", digest)
+        if wanted.plain_http and place.host not in held.plain:
+            held.plain.append(place.host)
+
+    remembered.change(registry.root, note)
+    return taken
+
+
+def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted, watch: Watch) -> archive.Taken:
+    """The artifact of a tag or digest, with what is attached to it; named only where `wanted` has a name."""
+    model = there.manifest(reference)
+    found = _artifact(model, f"{there.place} {reference}")
+    attached = list(_attachments(there, found))
+    held = {model.blob: model.content, **{one.blob: one.content for one in attached}}
+    pieces = {Piece.of(blob) for one in held.values() for blob in manifest.parse(one).blobs}
+    new = sum(piece.size for piece in pieces if piece.blob is not None and not registry.blobs.has(piece.blob.digest))
+
+    def fill(piece: Piece, path: Path, came: Any) -> None:
+        assert piece.blob is not None
+        there.append(piece.blob, path, came)
+
+    source = {"source": f"{there.place}@{found.digest}"}
+    inside = fetching.fetched(
+        registry, sorted(pieces, key=_larger), fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch
+    )
+    with inside:
+        taken = archive.receive(registry, _Fetched(held), rename=wanted.name, replace=wanted.replace, origin=source)
+    return dataclasses.replace(taken, new=new)
+
+
+def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
+    """Lost blobs of an artifact that was pulled. Raises what pulling raises."""
+    place = parse(str(document["source"]))
+    plain = place.host in remembered.read(registry.root).plain
+
+    def fill(piece: Piece, path: Path, came: Any) -> None:
+        assert piece.blob is not None
+        there.append(piece.blob, path, came)
+
+    with (
+        Repository(place, plain_http=plain) as there,
+        fetching.fetched(registry, list(map(Piece.of, lost)), fill, watch=watch),
+    ):
+        pass
+
+
+def _larger(piece: Piece) -> tuple[int, str]:
+    """Large ones first: the last to come is then a small one."""
+    return -piece.size, piece.key
+
+
+def _only_tag(there: Repository) -> str:
+    """`latest`, or the only one. Raises SourceNotFound."""
+    tags = there.tags()
+    if LATEST in tags or len(tags) == 1:
+        return LATEST if LATEST in tags else tags[0]
+    if not tags:
+        raise SourceNotFound(f"{there.place} has no tags, or is not there", "check host and name; log in if it is private")
+    raise SourceNotFound(
+        f"{there.place} has {len(tags)} tags and no `{LATEST}`", f"name one: {', '.join(sorted(tags)[:20])}"
+    )
+
+
+def _artifact(held: Held, named: str) -> Manifest:
+    """A model's manifest. Raises Unsupported for what a registry also holds: images, lists of them, packed layers."""
+    if held.media not in (manifest.MANIFEST, ""):
+        raise Unsupported(f"{named} is a {held.media[:100]!r}, not a model", "name a ModelPack by its tag or digest")
+    found = manifest.parse(held.content)
+    if found.subject is not None:
+        raise Unsupported(f"{named} is attached to {found.subject[:19]}", "pull that: its attachments come with it")
+    return found
+
+
+def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
+    """What is attached to a model there, of kinds that are kept here. What cannot be read is not taken, nor is it missed."""
+    for one in there.referrers(found.digest):
+        kind = manifest.ATTACHED.fullmatch(one.artifact_type)
+        if kind is None or kind[1] in OWN or one.blob.size > manifest.MOST_BYTES:
+            continue
+        with contextlib.suppress(SourceNotFound, Unsupported, CorruptInput):
+            held = there.manifest(one.blob.digest)
+            parsed = manifest.parse(held.content)
+            known = manifest.ATTACHED.fullmatch(parsed.artifact_type)
+            small = all(blob.size <= receipt.MOST_BYTES for blob in parsed.blobs)
+            if parsed.subject == found.digest and known is not None and known[1] not in OWN and small:
+                yield held
+
+
+class _Fetched:
+    """An archive.Source of manifests that came, whose blobs are here already."""
+
+    def __init__(self, held: Mapping[Blob, bytes]) -> None:
+        self._held = held
+
+    def index(self) -> Index:
+        made = Index()
+        for blob, content in self._held.items():
+            made.add(blob.digest, blob.size, manifest.parse(content).artifact_type)
+        return made
+
+    @contextlib.contextmanager
+    def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
+        if wanted not in self._held:
+            raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
+        yield io.BytesIO(self._held[wanted])
