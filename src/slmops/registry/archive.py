@@ -160,6 +160,22 @@ class Folder:
             yield handle
 
 
+class Manifests:
+    """Manifests that came already, with the index that offers them, and whose blobs are here: fetched before."""
+
+    def __init__(self, offered: Index, held: Mapping[str, bytes]) -> None:
+        self._offered, self._held = offered, held
+
+    def index(self) -> Index:
+        return self._offered
+
+    @contextlib.contextmanager
+    def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
+        if wanted.digest not in self._held:
+            raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
+        yield io.BytesIO(self._held[wanted.digest])
+
+
 class _Bounded(io.FileIO):
     """A file that is not read by the gigabyte: tarfile takes the size of an extended header from the header."""
 

@@ -1,6 +1,6 @@
 """Blobs on their way in: in parallel, resumed where they broke off, proven before they have a name.
 
-    root/partial/<key>        bytes that came so far; the key is what the remote calls the whole: sha256-<hex>, git-<hex>
+    root/partial/<key>        bytes that came so far; the key is what the remote calls the whole (Piece.key)
     root/partial/<key>.lock   held by the process that fetches it; others wait, and then find the blob
 
 A partial outlives a kill, and the next fetch of the same bytes, from wherever, goes on where it ends. gc removes those that
@@ -34,7 +34,7 @@ from slmops.registry.registry import DAY, Registry
 
 FOLDER = "partial"
 LOCK = ".lock"
-KEY = re.compile(r"sha256-[0-9a-f]{64}|git-[0-9a-f]{40}", re.ASCII)
+KEY = re.compile(r"(sha256|url)-[0-9a-f]{64}|git-[0-9a-f]{40}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Piece:
     """Bytes that a remote has; `size` in bytes."""
 
     key: str
-    """sha256-<hex> of the content, or git-<hex>: its SHA-1 as git takes it."""
+    """sha256-<hex> of the content; git-<hex>, its SHA-1 as git takes it; url-<hex> of what nobody gave a digest of."""
     size: int
 
     @staticmethod
@@ -290,5 +290,6 @@ def _proven(piece: Piece, path: Path) -> Blob | None:
             f"{piece.key[:19]} broke off after {size(found)} of {size(piece.size)}", "pull again: it goes on there"
         )
     blob = Blob(f"sha256:{file_digest(path)}", found)
-    same = blob == piece.blob if piece.blob is not None else f"git-{git_hash(path)}" == piece.key
+    git = piece.key.startswith("git-")
+    same = f"git-{git_hash(path)}" == piece.key if git else piece.blob in (None, blob)
     return blob if same and found == piece.size else None

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slmops.core import receipt
 from slmops.core.errors import SourceNotFound, UnknownFamily, Unsupported
@@ -24,15 +24,26 @@ AS_IS = "as is"
 GRAPHS = ("onnx", "openvino")
 
 
-def described(path: Path) -> tuple[Mapping[str, Any], dict[str, Path]]:
-    """A finished artifact, or any model that can be read: what its manifest says of it, and its files by their names there.
+class Described(NamedTuple):
+    """A model on this machine."""
+
+    facts: Mapping[str, Any]
+    """What its manifest is made from: its receipt, or what facts() finds."""
+    files: dict[str, Path]
+    """Name in the artifact -> where it lies."""
+    left: tuple[str, ...] = ()
+    """Beside it, and left out because it can run code."""
+
+
+def described(path: Path) -> Described:
+    """A finished artifact, or any model that can be read: what its manifest says of it, and which files are of it.
 
     path: a folder, or a .gguf. Raises SourceNotFound, CorruptInput, UnknownFamily, Unsupported; UsageError where a folder
     holds several.
     """
     if (path / receipt.NAME).is_file():
         found = receipt.load(path)
-        return found, {name: path / name for name in manifest.files(path, found)}
+        return Described(found, {name: path / name for name in manifest.files(path, found)})
     path = path.absolute()
     folder = path if path.is_dir() else path.parent
     if not path.exists():
@@ -48,7 +59,13 @@ def described(path: Path) -> tuple[Mapping[str, Any], dict[str, Path]]:
     choice = narrowed(contents.choose(listing, str(path)), folder)
     names = (*choice.weights, *choice.others)
     manifest.check_paths(names)
-    return facts(folder, choice), {name: _real(folder, name) for name in names}
+    return Described(facts(folder, choice), {name: _real(folder, name) for name in names}, choice.left)
+
+
+def notes(left: Sequence[str]) -> tuple[str, ...]:
+    """What to tell the user of files that were left out."""
+    more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+    return (f"left out, for they can run code: {', '.join(left[:5])}{more}",) if left else ()
 
 
 def narrowed(choice: Choice, folder: Path) -> Choice:

@@ -148,8 +148,8 @@ class Registry:
         """
         from slmops.registry import plain
 
-        facts, files = plain.described(path)
-        return self.take_in(facts, files, *names, take=take, replace=replace)
+        found = plain.described(path)
+        return self.take_in(found.facts, found.files, *names, take=take, replace=replace)
 
     def take_in(
         self,

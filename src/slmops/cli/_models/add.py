@@ -22,7 +22,8 @@ def run(arguments: argparse.Namespace) -> Said:
     from slmops.registry import Registry, plain, references
 
     with Registry.open() as registry:
-        facts, files = plain.described(Path(arguments.path).expanduser())
-        name = references.named(arguments.name) if arguments.name else plain.name_of(facts)
-        digest = registry.take_in(facts, files, name, replace=arguments.force)
-        return Said({"digest": digest, "name": str(name)}, f"{name}: {digest}")
+        found = plain.described(Path(arguments.path).expanduser())
+        name = references.named(arguments.name) if arguments.name else plain.name_of(found.facts)
+        digest = registry.take_in(found.facts, found.files, name, replace=arguments.force)
+        notes = plain.notes(found.left)
+        return Said({"digest": digest, "name": str(name), "notes": notes}, "\n".join([f"{name}: {digest}", *notes]))

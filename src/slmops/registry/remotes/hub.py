@@ -8,6 +8,7 @@ Xet, git's SHA-1 of the rest. Small files come first: what nobody here can read 
 from __future__ import annotations
 
 import contextlib
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import blobs, contents, fetching, manifest, plain, references
+from slmops.registry import blobs, fetching, references
 from slmops.registry._http import Client
 from slmops.registry.archive import Taken
 from slmops.registry.blobs import Blob
-from slmops.registry.fetching import Fill, Piece
-from slmops.registry.manifest import Layer
+from slmops.registry.fetching import Piece
 from slmops.registry.registry import Registry
-from slmops.registry.remotes import Wanted
+from slmops.registry.remotes import Wanted, _files
+from slmops.registry.remotes._files import Listing
 
 if TYPE_CHECKING:
     from slmops.formats._hub import File, Name
@@ -36,65 +37,28 @@ def origin(where: str) -> str:
 
 
 def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
-    """Raises SourceNotFound, CorruptInput, Unsupported, UnknownFamily, UsageError (several models), OutputExists."""
+    """Raises SourceNotFound, Unreachable, and what _files.pull raises."""
     name = _name(where, wanted.revision)
     commit, files = _listing(registry, name)
-    choice = contents.choose({path: file.size for path, file in files.items()}, str(name), wanted.variant, wanted.patterns)
-    names = {path: choice.inside(path) for path in (*choice.others, *choice.weights)}
-    manifest.check_paths(list(names.values()))
     known = _known(registry)
-    pieces = {path: _piece(registry, files[path], known) for path in names}
-    paths = {piece: path for path, piece in pieces.items()}
-    with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(registry.scratch())
-        client = stack.enter_context(_client(name, commit))
-        found: dict[str, Blob] = {}
-        fresh: list[int] = []
-
-        def bring(some: Sequence[str]) -> None:
-            """Fetch files, and lay them into the folder as readers expect them."""
-            fill = _fill(client, name, commit, paths)
-            asked = [pieces[path] for path in some]
-            held = fetching.fetched(registry, asked, fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
-            came = stack.enter_context(held)
-            fresh.append(came.new)
-            for path in some:
-                found[path] = came.blobs[pieces[path]]
-                target = folder / names[path]
-                target.parent.mkdir(parents=True, exist_ok=True)
-                blobs.share(registry.blobs.path(found[path].digest), target)
-
-        bring(choice.others)
-        choice = plain.narrowed(choice, folder)
-        bring(choice.weights)
-        taken = sorted((*choice.others, *choice.weights))
-        said = plain.facts(folder, choice, name.repo.partition("/")[2], {"hub": str(name), "revision": commit})
-        layers = [Layer(names[path], found[path], manifest.kind_of(names[path])) for path in taken]
-        given = wanted.name or plain.name_of(said, choice.label if choice.form == "gguf" else None)
-        listed = {
-            names[path]: {"path": path, "key": _key(files[path]), "digest": found[path].digest, "size": found[path].size}
-            for path in taken
-        }
-        document = {"source": f"hf:{name.repo}@{commit}", "files": listed}
-        with registry.writing():
-            digest = registry.file(said, layers, given, origin=document, replace=wanted.replace)
-    left = tuple(f"left out, for it can run code: {path}" for path in choice.left)
-    return Taken((digest,), (given,), sum(fresh), left)
+    listing = Listing(
+        what=str(name),
+        source=f"hf:{name.repo}@{commit}",
+        files={path: _piece(registry, file, known) for path, file in files.items()},
+        name=re.sub(r"(?i)(.)[-_.]gguf$", r"\1", name.repo.partition("/")[2]),
+        facts={"hub": str(name), "revision": commit},
+        keys={path: _key(file) for path, file in files.items() if file.sha256 is None},
+    )
+    with _client(name, commit) as client:
+        return _files.pull(registry, listing, _bring(client, name, commit), wanted, watch)
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
     """Fetch lost blobs again, at the commit that they were pulled at. Raises what fetching raises."""
     name = _name(str(document["source"]), None)
-    listed = document.get("files")
-    places: dict[Piece, str] = {}
-    for entry in listed.values() if isinstance(listed, dict) else ():
-        if isinstance(entry, dict) and (blob := Blob(str(entry.get("digest")), entry.get("size", 0))) in lost:
-            places[Piece.of(blob)] = str(entry.get("path"))
     commit = name.revision or ""
     with _client(name, commit) as client:
-        fill = _fill(client, name, commit, places)
-        with fetching.fetched(registry, list(places), fill, most=registry.policy.most_bytes, watch=watch):
-            pass
+        _files.restore(registry, document, lost, _bring(client, name, commit), watch)
 
 
 class _Token:
@@ -117,21 +81,21 @@ def _client(name: Name, commit: str) -> Client:
     return Client(url, _Token(token))
 
 
-def _fill(client: Client, name: Name, commit: str, paths: Mapping[Piece, str]) -> Fill:
+def _bring(client: Client, name: Name, commit: str) -> _files.Bring:
     """How a file comes: from Hugging Face's own cache, if it is there whole, else from the Hub."""
     from slmops.formats import _hub
 
-    def fill(piece: Piece, path: Path, came: Callable[[int], None]) -> None:
-        held = _hub.cached(name, commit, paths[piece])
-        if held is not None and held.stat().st_size == piece.size:
-            came(-path.stat().st_size)
-            with held.open("rb") as source, path.open("wb") as target:
-                shutil.copyfileobj(source, target, blobs.CHUNK)
-            came(piece.size)
+    def bring(path: str, target: Path, size: int, came: Callable[[int], None]) -> None:
+        held = _hub.cached(name, commit, path)
+        if held is None or held.stat().st_size != size:
+            client.append(_hub.location(name, commit, path)[0], target, size, came)
             return
-        client.append(_hub.location(name, commit, paths[piece])[0], path, piece.size, came)
+        came(-target.stat().st_size)
+        with held.open("rb") as source, target.open("wb") as copy:
+            shutil.copyfileobj(source, copy, blobs.CHUNK)
+        came(size)
 
-    return fill
+    return bring
 
 
 def _name(where: str, revision: str | None) -> Name:

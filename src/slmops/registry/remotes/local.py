@@ -28,12 +28,12 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
     if founding.exists(path) or path.suffix == ".tar":
         with archive.opened(path) as source:
             return archive.receive(registry, source, rename=wanted.name, replace=wanted.replace)
-    said, files = plain.described(path)
-    name = wanted.name or plain.name_of(said)
+    found = plain.described(path)
+    name = wanted.name or plain.name_of(found.facts)
     before = set(registry.blobs.all())
-    digest = registry.take_in(said, files, name, replace=wanted.replace)
+    digest = registry.take_in(found.facts, found.files, name, replace=wanted.replace)
     blobs = {layer.blob for layer in registry.manifest(digest).layers}
-    return Taken((digest,), (name,), sum(blob.size for blob in blobs if blob.digest not in before))
+    return Taken((digest,), (name,), sum(blob.size for blob in blobs if blob.digest not in before), plain.notes(found.left))
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:

@@ -1,0 +1,105 @@
+"""Remotes that have files, not artifacts: one model of a listing, fetched, described and filed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slmops.core.watch import Watch
+from slmops.registry import blobs, contents, fetching, manifest, plain
+from slmops.registry.archive import Taken
+from slmops.registry.blobs import Blob
+from slmops.registry.fetching import Fill, Piece
+from slmops.registry.manifest import Layer
+from slmops.registry.registry import Registry
+from slmops.registry.remotes import Wanted
+
+Bring = Callable[[str, Path, int, Callable[[int], None]], None]
+"""bring(path, file, size, came): a file of the remote to its end; see fetching.Fill."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a remote holds: path -> its bytes."""
+
+    what: str
+    """How errors call it."""
+    source: str
+    """What is remembered of where it came from: a source that pull takes, at a commit where it has such."""
+    files: Mapping[str, Piece]
+    name: str
+    """Of the model: what headers and configs say of it is often no name."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """For the manifest: hub, revision."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Path -> what the remote calls its bytes, where that is not their sha256."""
+
+
+def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, watch: Watch) -> Taken:
+    """Small files first, so that what nobody here can read is refused before its weights are fetched.
+
+    Raises UsageError (several models), SourceNotFound, CorruptInput, Unsupported, UnknownFamily, OutputExists, NoSpace,
+    PolicyRefused, and what `bring` raises.
+    """
+    sizes = {path: piece.size for path, piece in listing.files.items()}
+    choice = contents.choose(sizes, listing.what, wanted.variant, wanted.patterns)
+    names = {path: choice.inside(path) for path in (*choice.others, *choice.weights)}
+    manifest.check_paths(list(names.values()))
+    fill = filling({listing.files[path]: path for path in names}, bring)
+    found: dict[str, Blob] = {}
+    fresh = 0
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(registry.scratch())
+
+        def fetch(paths: Sequence[str]) -> int:
+            """And lay them into the folder as readers expect them; bytes that are new."""
+            pieces = [listing.files[path] for path in paths]
+            inside = fetching.fetched(registry, pieces, fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
+            came = stack.enter_context(inside)
+            for path in paths:
+                found[path] = came.blobs[listing.files[path]]
+                target = folder / names[path]
+                target.parent.mkdir(parents=True, exist_ok=True)
+                blobs.share(registry.blobs.path(found[path].digest), target)
+            return came.new
+
+        fresh += fetch(choice.others)
+        choice = plain.narrowed(choice, folder)
+        fresh += fetch(choice.weights)
+        taken = sorted((*choice.others, *choice.weights))
+        facts = plain.facts(folder, choice, listing.name, listing.facts)
+        name = wanted.name or plain.name_of(facts, choice.label if choice.form == "gguf" else None)
+        layers = [Layer(names[path], found[path], manifest.kind_of(names[path])) for path in taken]
+        listed = {
+            names[path]: {"path": path, "digest": found[path].digest, "size": found[path].size}
+            | ({"key": listing.keys[path]} if path in listing.keys else {})
+            for path in taken
+        }
+        with registry.writing():
+            origin = {"source": listing.source, "files": listed}
+            digest = registry.file(facts, layers, name, origin=origin, replace=wanted.replace)
+    return Taken((digest,), (name,), fresh, plain.notes(choice.left))
+
+
+def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], bring: Bring, watch: Watch) -> None:
+    """Fetch lost blobs again, from where the document has them; others are left. Raises what `bring` raises."""
+    listed = document.get("files")
+    places: dict[Piece, str] = {}
+    for entry in listed.values() if isinstance(listed, dict) else ():
+        if isinstance(entry, dict) and (blob := Blob(str(entry.get("digest")), entry.get("size", 0))) in lost:
+            places[Piece.of(blob)] = str(entry.get("path"))
+    fill = filling(places, bring)
+    with fetching.fetched(registry, list(places), fill, most=registry.policy.most_bytes, watch=watch):
+        pass
+
+
+def filling(places: Mapping[Piece, str], bring: Bring) -> Fill:
+    """A Fill of pieces that have a path each."""
+
+    def fill(piece: Piece, path: Path, came: Callable[[int], None]) -> None:
+        bring(places[piece], path, piece.size, came)
+
+    return fill
