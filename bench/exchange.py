@@ -25,7 +25,10 @@ from registry import large, seconds
 from slmops.registry import Registry
 from slmops.registry.references import named
 
-SKOPEO = ["skopeo", "copy", "--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+
+def skopeo(source: str, target: str) -> None:
+    options = ["--quiet", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    subprocess.run(["skopeo", "copy", *options, source, target], check=True)
 
 
 def slmops(home: Path, *words: str) -> None:
@@ -48,23 +51,17 @@ def main() -> int:
             registry.add(large(work / "made", int(arguments.bytes)), named("home:q4"), take=True)
         times: dict[str, list[tuple[float, float]]] = {"push": [], "pull": []}
         for number in range(arguments.runs):
-            with serve(work / f"a{number}") as one:
-                theirs = seconds(
-                    lambda: subprocess.run([*SKOPEO, f"oci:{home}:home:q4", f"docker://{one.host}/a/home:q4"], check=True)
-                )
-
-                def copied() -> None:
-                    subprocess.run([*SKOPEO, f"docker://{one.host}/a/home:q4", f"oci:{layout}:q4"], check=True)
-                    subprocess.run(["sync", *(layout / "blobs" / "sha256").iterdir()], check=True)
-
-                fetched = seconds(copied)
-                ours = seconds(lambda: slmops(back, "pull", f"oci:{one.host}/a/home:q4"))
-                times["pull"].append((ours, fetched))
+            with serve(work / f"a{number}") as server:
+                place = f"{server.host}/a/home:q4"
+                pushed = seconds(lambda: skopeo(f"oci:{home}:home:q4", f"docker://{place}"))  # noqa: B023
+                pulled = seconds(lambda: skopeo(f"docker://{place}", f"oci:{layout}:q4"))  # noqa: B023
+                pulled += seconds(lambda: subprocess.run(["sync", "-f", layout], check=True))
+                times["pull"].append((seconds(lambda: slmops(back, "pull", f"oci:{place}")), pulled))  # noqa: B023
             shutil.rmtree(work / f"a{number}")
-            with serve(work / f"b{number}") as one:
+            with serve(work / f"b{number}") as server:
+                place = f"oci:{server.host}/b/home:q4"
                 (home / "remotes.json").unlink(missing_ok=True)
-                ours = seconds(lambda: slmops(home, "push", "home:q4", f"oci:{one.host}/b/home:q4"))
-                times["push"].append((ours, theirs))
+                times["push"].append((seconds(lambda: slmops(home, "push", "home:q4", place)), pushed))  # noqa: B023
             for folder in (work / f"b{number}", layout, back):
                 shutil.rmtree(folder)
         for verb, pairs in times.items():

@@ -72,3 +72,14 @@ def test_sync(tmp_path: Path, server: Running) -> None:
     slmops(two, "sync", remote, "--push", "--pull", code=2)
     off = slmops(two, "sync", "oci:127.0.0.1:9/hub", code=16)
     assert "-> home:q4: waits" in off.stdout and "1 waiting for a link" in off.stdout
+
+
+def test_the_documented_walk(tmp_path: Path, server: Running) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "registry.md").read_text(encoding="utf-8")
+    host = "registry.example.com"
+    walk = [line.strip().replace(host, server.host).split()[2:] for line in text.splitlines() if f" oci:{host}" in line]
+    assert [words[0] for words in walk] == ["push", "pull", "sync", "sync"]
+    home = tmp_path / "home"
+    slmops(home, "add", artifact(tmp_path / "made"), "--name", "home:q4")
+    for words in walk:
+        slmops(home, *words)

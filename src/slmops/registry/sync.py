@@ -212,12 +212,15 @@ class _Run:
             return found
 
         looked = Looked({}, {})
-        with ThreadPoolExecutor(max(1, self.options.jobs)) as pool:
+        pool = ThreadPoolExecutor(max(1, self.options.jobs))
+        try:
             for name, found in zip(sorted(names), pool.map(look, sorted(names)), strict=True):
                 if isinstance(found, SlmopsError):
                     looked.faults[name] = found
                 else:
                     looked.tags.update(found)
+        finally:  # where the network is gone, the rest is not waited for
+            pool.shutdown(cancel_futures=True)
         return looked
 
     def _asked_of(self, name: str) -> bool:

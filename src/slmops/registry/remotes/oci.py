@@ -44,16 +44,7 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> archiv
         if wanted.name is None and not tag:
             raise UsageError(f"{place} has no tag to be named after", "give --name NAME:TAG")
         name = wanted.name or Reference(place.repository.rpartition("/")[2], tag)
-        taken = bring(registry, there, place.digest or tag, dataclasses.replace(wanted, name=name), watch)
-
-    def note(held: remembered.Remembered) -> None:
-        for digest in taken.artifacts:
-            held.saw(f"{place.host}/{place.repository}", digest)
-        if wanted.plain_http and place.host not in held.plain:
-            held.plain.append(place.host)
-
-    remembered.change(registry.root, note)
-    return taken
+        return bring(registry, there, place.digest or tag, dataclasses.replace(wanted, name=name), watch)
 
 
 def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted, watch: Watch) -> archive.Taken:
@@ -66,8 +57,8 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     document, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
     inside = fetching.fetched(registry, ordered, _filling(there), jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
     with inside as fetched:
-        source = _Fetched(origin(str(there.place)), held)
-        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, origin=document)
+        taken = archive.receive(registry, _Offered(there, held), rename=wanted.name, replace=wanted.replace, origin=document)
+    remembered.change(registry.root, lambda known: known.saw(there, found.digest))
     return dataclasses.replace(taken, new=fetched.new)
 
 
@@ -132,11 +123,12 @@ def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
                 yield held
 
 
-class _Fetched:
-    """An archive.Source of manifests that came, whose blobs are here already."""
+class _Offered:
+    """An archive.Source of manifests that came; their blobs are fetched beside it."""
 
-    def __init__(self, origin: str, held: Mapping[Blob, bytes]) -> None:
-        self.origin, self._held = origin, held
+    def __init__(self, there: Repository, held: Mapping[Blob, bytes]) -> None:
+        self._there, self._held = there, held
+        self.origin = origin(str(there.place))
 
     def index(self) -> Index:
         made = Index()
@@ -146,6 +138,6 @@ class _Fetched:
 
     @contextlib.contextmanager
     def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
-        if wanted not in self._held:
+        if wanted not in self._held and wanted.size > manifest.MOST_BYTES:
             raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
-        yield io.BytesIO(self._held[wanted])
+        yield io.BytesIO(self._held[wanted] if wanted in self._held else self._there.small(wanted))
