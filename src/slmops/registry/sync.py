@@ -178,15 +178,17 @@ class _Run:
             outcome = Outcome(one, False, "waits") if broken else self._outcome(one)
             broken = broken or (outcome.fault if isinstance(outcome.fault, Unreachable) else None)
             outcomes.append(outcome)
+        absent = [one for one in self.only if not any(_fits(name, one) for name in every) and one not in seen.faults]
+        untold: list[tuple[str, SlmopsError]] = list(seen.faults.items())
+        untold += [(one, SourceNotFound("neither side has it", "slmops models ls shows what is here")) for one in absent]
         same = len((every - differ) & self.here.keys())
-        return Synced(tuple(outcomes), same, listed is not None, tuple(seen.faults.items()), broken)
+        return Synced(tuple(outcomes), same, listed is not None, tuple(untold), broken)
 
     def _open(self, name: str) -> Repository:
         return Repository(self.remote.place(name), plain_http=self.options.plain_http)
 
     def _asked(self, name: Reference) -> bool:
-        texts = (name.name, str(name))
-        return not self.only or any(fnmatch.fnmatchcase(text, one) for one in self.only for text in texts)
+        return not self.only or any(_fits(name, one) for one in self.only)
 
     def _look(self, listed: list[str] | None) -> Looked:
         """All tags of the remote that are asked for, several repositories at a time."""
@@ -271,7 +273,7 @@ class _Run:
 
     def _push(self, one: Difference, there: Repository) -> int:
         assert one.here is not None
-        over = [digest for digest in (one.there, one.agreed) if digest is not None]
+        over = [one.there] if one.there is not None else []
         self.watch.say(f"{one.name} -> {there.place}")
         done = push.push(self.registry, one.here, there, one.name.tag, over=over, jobs=self.options.jobs, watch=self.watch)
         return done.sent
@@ -280,11 +282,11 @@ class _Run:
         assert one.there is not None
         self.registry.policy.admit(oci.origin(str(there.place)))
         self.watch.say(f"{one.name} <- {there.place}")
+        wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
         with contextlib.ExitStack() as stack:
-            wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
-            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
-            with self.registry.writing():
+            with self.registry.writing():  # it is without a name for a moment
                 fetching.reserve(self.registry, one.there, stack)
+            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
             self._move_here(one, one.there)
         return taken.new
 
@@ -293,7 +295,7 @@ class _Run:
             raise OutputExists(f"{there.place}:{one.name.tag} moved meanwhile", "sync again")
         if not there.untag(one.name.tag):
             fault = f"{there.place} removes no tags, and {one.name.tag} shares its artifact with others"
-            raise SourceNotFound(fault, "remove it with the registry's own tools")
+            raise Unsupported(fault, "remove it with the registry's own tools")
         return 0
 
     def _remove_here(self, one: Difference, there: Repository) -> int:
@@ -327,6 +329,10 @@ class _Run:
 
         if not self.options.dry_run:
             remembered.change(self.registry.root, edit)
+
+
+def _fits(name: Reference, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(text, pattern) for text in (name.name, str(name)))
 
 
 def _documents(there: Repository, digest: str) -> frozenset[str]:
