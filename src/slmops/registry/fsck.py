@@ -147,7 +147,7 @@ def _blobs(registry: Registry, repair: bool, counts: list[int], watch: Watch) ->
             (registry.root / "quarantine").mkdir(exist_ok=True)
             path.rename(registry.root / "quarantine" / path.name)
             said += "; set aside in quarantine/"
-        yield Problem("blob", digest, said, lost=digest)
+        yield Problem("blob", digest, said, lost=digest if repair and readable else "")
     watch.end()
 
 

@@ -34,8 +34,6 @@ class Listing:
     """Of the model: what headers and configs say of it is often no name."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """For the manifest: hub, revision."""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Path -> what the remote calls its bytes, where that is not their sha256."""
 
 
 def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, watch: Watch) -> Taken:
@@ -73,11 +71,7 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
         facts = plain.facts(folder, choice, listing.name, listing.facts)
         name = wanted.name or plain.name_of(facts, choice.label if choice.form == "gguf" else None)
         layers = [Layer(names[path], found[path], manifest.kind_of(names[path])) for path in taken]
-        listed = {
-            names[path]: {"path": path, "digest": found[path].digest, "size": found[path].size}
-            | ({"key": listing.keys[path]} if path in listing.keys else {})
-            for path in taken
-        }
+        listed = {names[path]: {"path": path, "digest": found[path].digest, "size": found[path].size} for path in taken}
         with registry.writing():
             origin = {"source": listing.source, "files": listed}
             digest = registry.file(facts, layers, name, origin=origin, replace=wanted.replace)
