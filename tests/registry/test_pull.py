@@ -266,9 +266,7 @@ def test_two_pull_the_same_at_once(hub: Hub, plain: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_gc_spares_a_pull_in_progress_and_sweeps_what_a_dead_one_left(
-    hub: Hub, plain: Path, tmp_path: Path
-) -> None:
+def test_gc_spares_a_pull_in_progress_and_sweeps_what_a_dead_one_left(hub: Hub, plain: Path, tmp_path: Path) -> None:
     home, size = tmp_path / "home", (plain / "model.safetensors").stat().st_size
     hub.slow = 0.02
     child = start(hub, home, "pull", "org/Tiny-0.5B")
