@@ -121,7 +121,7 @@ def test_a_checkpoint_comes_with_what_belongs_to_it_and_comes_once(hub: Hub, pla
         config = registry.document(about.config)
         ((_, origin),) = registry.attached("origin")
     assert origin["source"] == f"hf:org/Tiny-0.5B@{COMMIT}"
-    assert config["descriptor"]["licenses"] == ["apache-2.0"] and config["descriptor"]["revision"] == COMMIT
+    assert config["descriptor"]["licenses"] == ["Apache-2.0"] and config["descriptor"]["revision"] == COMMIT
     assert (config["config"]["format"], config["config"]["precision"]) == ("huggingface", "bfloat16")
     before = len(resolved(hub))
     again = ask(hub, home, "pull", "hf:org/Tiny-0.5B@main", "--name", "other:v1")

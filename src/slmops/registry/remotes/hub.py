@@ -42,6 +42,7 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
     commit, files = _listing(registry, name)
     listing = Listing(
         what=str(name),
+        origin=f"hf:{name.repo}",
         source=f"hf:{name.repo}@{commit}",
         files=_pieces(registry, files),
         name=re.sub(r"(?i)(.)[-_.]gguf$", r"\1", name.repo.partition("/")[2]),

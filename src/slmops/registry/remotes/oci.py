@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
@@ -61,20 +60,25 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     model = there.manifest(reference)
     found = _artifact(model, f"{there.place} {reference}")
     attached = list(_attachments(there, found))
-    held = {model.blob: model.content, **{one.blob: one.content for one in attached}}
-    pieces = {Piece.of(blob) for one in held.values() for blob in manifest.parse(one).blobs}
+    held = {one.blob.digest: one.content for one in (model, *attached)}
+    parsed = [manifest.parse(content) for content in held.values()]
+    offered = Index()
+    for one in parsed:
+        offered.add(one.digest, one.size, one.artifact_type)
+    pieces = {Piece.of(blob) for one in parsed for blob in one.blobs}
     new = sum(piece.size for piece in pieces if piece.blob is not None and not registry.blobs.has(piece.blob.digest))
 
     def fill(piece: Piece, path: Path, came: Any) -> None:
         assert piece.blob is not None
         there.append(piece.blob, path, came)
 
-    source = {"source": f"{there.place}@{found.digest}"}
+    again = {"source": f"{there.place}@{found.digest}"}
+    source = archive.Fetched(registry, f"oci:{there.place.host}/{there.place.repository}", offered, held)
     inside = fetching.fetched(
         registry, sorted(pieces, key=_larger), fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch
     )
     with inside:
-        taken = archive.receive(registry, _Fetched(held), rename=wanted.name, replace=wanted.replace, origin=source)
+        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
     return dataclasses.replace(taken, new=new)
 
 
@@ -134,22 +138,3 @@ def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
             small = all(blob.size <= receipt.MOST_BYTES for blob in parsed.blobs)
             if parsed.subject == found.digest and known is not None and known[1] not in OWN and small:
                 yield held
-
-
-class _Fetched:
-    """An archive.Source of manifests that came, whose blobs are here already."""
-
-    def __init__(self, held: Mapping[Blob, bytes]) -> None:
-        self._held = held
-
-    def index(self) -> Index:
-        made = Index()
-        for blob, content in self._held.items():
-            made.add(blob.digest, blob.size, manifest.parse(content).artifact_type)
-        return made
-
-    @contextlib.contextmanager
-    def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
-        if wanted not in self._held:
-            raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
-        yield io.BytesIO(self._held[wanted])
