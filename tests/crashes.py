@@ -7,15 +7,20 @@ power cut does to bytes that were never synced is not shown here.
 from __future__ import annotations
 
 import collections
+import contextlib
 import re
+import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import ociregistry
 from filed import artifact
-from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry import Registry, archive, fsck, gc, push, remotes
+from slmops.registry._distribution import Repository, parse
 from slmops.registry.references import named
 
 MARK = "/slmops-begin"
@@ -37,12 +42,18 @@ OPERATIONS = {
     "reindex": "registry.reindex()",
     "repair": "fsck.check(root, repair=True)",
 }
+NETWORKED = {
+    "pull oci": 'remotes.pull(registry, (work / "pulled").read_text(), remotes.Wanted())',
+    "push": 'push.push(registry, registry.resolve("old"), Repository(parse((work / "pushed").read_text())), "latest")',
+}
+"""The same within `served`."""
 SCRIPT = """
 import contextlib, os, resource, shutil, signal, sys
 from pathlib import Path
 from slmops.registry import Registry, archive, fsck, gc
 from slmops.registry.references import named
 import psutil
+IMPORTS
 
 def taken(registry, scratch):
     shutil.copytree(work / "new", scratch / "made", copy_function=shutil.copyfile)
@@ -59,6 +70,16 @@ with contextlib.ExitStack() as stack:
     OPERATION
 os.write(1, b"done")
 """
+
+
+IMPORTS = """
+from slmops.registry import _http, push, remotes
+from slmops.registry._distribution import Repository, parse
+from slmops.registry.remotes import hub, oci
+from slmops.formats import _hub
+_http._certificates()
+"""
+"""Before the cut: that modules are read from the disk is not what is looked at."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,18 @@ def prepare(work: Path) -> Path:
         registry.add(artifact(work / "lost", b"l"), named("lost"))
         registry.remove("lost")
     return root
+
+
+@contextlib.contextmanager
+def served(work: Path) -> Iterator[None]:
+    """A registry across the network that has the artifact `new`, for what is NETWORKED."""
+    with ociregistry.serve(work / "server") as server:
+        (work / "server.txt").write_text(server.host)
+        (work / "pushed").write_text(f"oci:{server.host}/first")
+        (work / "pulled").write_text(f"oci:{server.host}/new:latest")
+        with Registry.open(work / "other") as registry, Repository(parse(f"oci:{server.host}/new")) as there:
+            push.push(registry, registry.resolve("new"), there, "latest")
+        yield
 
 
 def cases(operation: str, work: Path) -> list[Case]:
@@ -121,6 +154,8 @@ def fresh(work: Path) -> Path:
 def check(case: Case, work: Path) -> str:
     """Run a case; the fault that it shows, or nothing."""
     root = fresh(work)
+    if case.operation == "push":  # a repository that has nothing yet
+        (work / "pushed").write_text(f"oci:{(work / 'server.txt').read_text()}/case{secrets.token_hex(8)}")
     options = []
     if case.call:
         what = f"signal={case.fault}" if case.fault == "KILL" else f"error={case.fault}"
@@ -129,16 +164,17 @@ def check(case: Case, work: Path) -> str:
     if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and "Errno" not in done.stderr:
         return f"it ended in {done.stderr.splitlines()[-1]}"
     try:
-        if said := _oracle(root, case.operation, "done" in done.stdout):
+        if said := _oracle(root, case.operation, "done" in done.stdout) or _there(case, work, "done" in done.stdout):
             return said
         again = _run(case.operation, root, work, 0, [])
         if "done" not in again.stdout and not (case.operation == "rm" and "has no artifact" in again.stderr):
             return f"the retry failed: {again.stderr.splitlines()[-1:]}"
         with Registry.open(root) as registry:
             gc.sweep(registry, 0)
-        if said := _oracle(root, case.operation, True):
+        if said := _oracle(root, case.operation, True) or _there(case, work, True):
             return f"after the retry: {said}"
-        left = [path.name for path in (root / "scratch").iterdir()] + [path.name for path in root.glob(".*")]
+        left = [path.name for folder in ("scratch", "partial") for path in (root / folder).glob("*")]
+        left += [path.name for path in root.glob(".*")]
         return f"left behind: {left}" if left else ""
     except Exception as error:  # whatever it is, it is what the sweep looks for
         return f"afterwards: {type(error).__name__}: {error}"
@@ -155,7 +191,7 @@ def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
                 return f"{row.digest} is shown and cannot be read: {row.fault}"
     must = {"old:latest"} | ({"gone:latest"} if operation != "rm" else set())
     may = must | {"gone:latest"}
-    if operation in ("add", "take", "tag", "import"):
+    if operation in ("add", "take", "tag", "import", "pull oci"):
         may |= {"new:latest"}
         must |= {"new:latest"} if acknowledged else set()
     if operation == "rm" and acknowledged:
@@ -166,8 +202,22 @@ def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
     return "" if checked.sound else f"fsck: {[one for one in checked.problems if not one.harmless]}"
 
 
+def _there(case: Case, work: Path, acknowledged: bool) -> str:
+    """What is pushed is there whole, or not at all; what was acknowledged is there."""
+    if case.operation != "push":
+        return ""
+    place = parse((work / "pushed").read_text())
+    shutil.rmtree(work / "back", ignore_errors=True)
+    with Repository(place) as there, Registry.open(work / "back") as registry:
+        if "latest" not in there.tags():
+            return "the other registry does not have it" if acknowledged else ""
+        remotes.pull(registry, f"{place}:latest", remotes.Wanted())
+    return ""
+
+
 def _run(operation: str, root: Path, work: Path, most: int, strace: list[str]) -> subprocess.CompletedProcess[str]:
-    script = SCRIPT.replace("OPERATION", OPERATIONS[operation])
+    act = {**OPERATIONS, **NETWORKED}[operation]
+    script = SCRIPT.replace("OPERATION", act).replace("IMPORTS", IMPORTS if operation in NETWORKED else "")
     command = [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]
     return subprocess.run(
         [*(["strace", "-f", "-qq", *strace] if strace else []), *command], capture_output=True, text=True, timeout=120

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -69,7 +70,7 @@ class Server:
 
     @property
     def host(self) -> str:
-        return self.url.removeprefix("http://")
+        return self.url.partition("://")[2]
 
     def of(self, method: str, path: str = "") -> list[Asked]:
         """Requests of a method, whose path matches."""
@@ -85,11 +86,13 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(answer: Callable[[Asked], Reply], *faults: Fault) -> Iterator[Server]:
+def serve(answer: Callable[[Asked], Reply], *faults: Fault, certificate: ssl.SSLContext | None = None) -> Iterator[Server]:
     held = Server(answer, list(faults))
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"held": held}))
     server.daemon_threads = True
-    held.url = f"http://127.0.0.1:{server.server_port}"
+    if certificate is not None:
+        server.socket = certificate.wrap_socket(server.socket, server_side=True)
+    held.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -166,3 +170,23 @@ def test_https_never_falls_to_http() -> None:
 def test_urls_that_are_not_asked(url: str) -> None:
     with pytest.raises(UsageError):
         checked(url)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl: certificates are NOT tested")
+def test_certificates_are_checked(tmp_path: Path) -> None:
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x",
+            "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]  # fmt: skip
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serve(lambda _: Reply(body=b"{}"), certificate=context) as server:
+        with client(server.url) as http, pytest.raises(Unreachable, match="not trusted") as told:
+            http.request("GET", server.url)
+        assert "SSL_CERT_FILE" in told.value.cure and server.asked == []
+        script = (
+            "import sys; from slmops.registry._http import Client; print(Client(sys.argv[1]).request('GET', sys.argv[1]))"
+        )
+        environment = {**os.environ, "SSL_CERT_FILE": str(certificate)}
+        done = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, env=environment)
+        assert "status=200" in done.stdout, done.stderr

@@ -21,10 +21,20 @@ from faultserver import Asked, Fault, Reply, forward, serve
 from filed import artifact
 from ociregistry import PASSWORD, USER, Running, needs_registry, needs_skopeo, skopeo
 from ociregistry import serve as registry_of
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
-from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes
+from slmops.core.errors import (
+    CorruptInput,
+    OutputExists,
+    PolicyRefused,
+    SlmopsError,
+    SourceNotFound,
+    Unreachable,
+    Unsupported,
+    UsageError,
+)
+from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, sync
 from slmops.registry import push as pushing
 from slmops.registry._distribution import Repository, parse
+from slmops.registry.policy import Policy
 from slmops.registry.push import Pushed
 from slmops.registry.references import named
 
@@ -134,6 +144,45 @@ def test_blobs_are_mounted_from_a_repository_that_has_them(home: Registry, serve
         assert all("from=mount%2Fone" in one.path for one in through.of("POST", "/mount/two/"))
 
 
+class Referring:
+    """The referrers API (distribution-spec 1.1, Listing Referrers) in front of a registry that has none, a page an entry."""
+
+    def __init__(self, upstream: str) -> None:
+        self.pass_on, self.listed = forward(upstream), dict[str, list[dict[str, object]]]()
+
+    def answer(self, asked: Asked) -> Reply:
+        path, _, query = asked.path.partition("?")
+        if "/referrers/" in path:
+            found = self.listed.get(path.rpartition("/")[2], [])
+            at = int(query.removeprefix("at=") or 0)
+            body = {
+                "schemaVersion": 2,
+                "mediaType": "application/vnd.oci.image.index.v1+json",
+                "manifests": found[at : at + 1],
+            }
+            more = {"Link": f'<{path}?at={at + 1}>; rel="next"'} if at + 1 < len(found) else {}
+            return Reply(200, more, json.dumps(body).encode())
+        got = self.pass_on(asked)
+        if asked.method == "PUT" and "/manifests/" in path and (subject := json.loads(asked.body).get("subject")):
+            made = {"digest": path.rpartition("/")[2], "size": len(asked.body), "mediaType": manifest.MANIFEST}
+            made["artifactType"] = json.loads(asked.body)["artifactType"]
+            self.listed.setdefault(subject["digest"], []).append(made)
+            got.headers["OCI-Subject"] = subject["digest"]
+        return got
+
+
+def test_a_registry_that_lists_referrers_is_asked(home: Registry, other: Registry, server: Running) -> None:
+    digest = home.resolve("home")
+    for number in range(3):
+        home.attach(digest, "measurement", {"measured": {f"x{number}": 1.0}})
+    with serve(Referring(server.url).answer) as through:
+        place = f"oci:{through.host}/referring/home:q4"
+        assert push(home, "home", place).attachments == 3
+        assert not through.of("PUT", "/manifests/sha256-")  # no tag stands in for it
+        pull(other, place)
+    assert len(other.catalog.figures(digest)) == 3 and fsck.check(other.root).problems == ()
+
+
 def test_a_tag_of_another_artifact_moves_only_by_force(tmp_path: Path, home: Registry, server: Running) -> None:
     first, place = home.resolve("home"), f"oci:{server.host}/tags/home:q4"
     push(home, "home", place)
@@ -165,8 +214,22 @@ def test_names_of_what_is_pulled(home: Registry, other: Registry, server: Runnin
     assert "q4, q5" in told.value.cure
     with pytest.raises(UsageError, match="no revision"):
         pull(other, base, revision="main")
-    with pytest.raises(Unsupported, match="are allowed"):
-        pull(Registry.open(other.root.parent / "third"), f"{base}:q4", most_bytes=1000)
+
+
+def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Running) -> None:
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/policy/home:q4"
+        push(home, "home", place)
+        through.asked.clear()
+        for policy, fetched in ((Policy(sources=("oci:example.com/*",)), 0), (Policy(most_bytes=1000), 1)):
+            with Registry.open(tmp_path / f"third{fetched}", policy=policy) as registry:
+                with pytest.raises(PolicyRefused):
+                    pull(registry, place)
+                with pytest.raises(PolicyRefused):
+                    done = sync.sync(registry, sync.parse(f"oci:{through.host}/policy"), (), sync.Options())
+                    assert done.fault is not None
+                    raise done.fault
+                assert registry.entries() == [] and not through.of("GET", "/blobs/")
 
 
 @pytest.mark.parametrize(
@@ -456,7 +519,7 @@ def test_a_pull_goes_on_where_a_killed_one_ended(tmp_path: Path, home: Registry,
         child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), str(other.root), place])
         partial = other.root / "partial" / weights.digest.replace(":", "-")
         for _ in range(600):
-            if partial.exists() and partial.stat().st_size > 1_000_000:
+            if child.poll() is not None or (partial.exists() and partial.stat().st_size > 1_000_000):
                 break
             time.sleep(0.05)
         child.kill()
@@ -589,7 +652,9 @@ def test_lost_blobs_come_back(home: Registry, other: Registry, server: Running) 
 
 
 def test_what_is_remembered_is_checked(home: Registry) -> None:
-    remembered.change(home.root, lambda held: held.saw("host/a", "sha256:" + "0" * 64))
+    with Repository(parse("oci:host/a"), plain_http=True) as there:
+        remembered.change(home.root, lambda held: held.saw(there, "sha256:" + "0" * 64))
+    assert remembered.read(home.root).plain == ["host"]
     assert remembered.read(home.root).near("host", "b", {"sha256:" + "0" * 64}) == ["a"]
     for text in (
         "",

@@ -32,6 +32,13 @@ def rate(text: str) -> float:
     return number
 
 
+def jobs(text: str) -> int:
+    """Files that go at a time, for argparse."""
+    if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} makes no sense: from 1 to 64")
+    return int(text)
+
+
 def _split(text: str, what: str) -> tuple[float, str]:
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z%/]*)\s*", text.lower())
     if match is None or float(match[1]) <= 0:

@@ -86,7 +86,7 @@ class Repository:
 
     def __init__(self, place: Place, *, plain_http: bool = False) -> None:
         plain = plain_http or LOOPBACK.fullmatch(place.host) is not None
-        self.place = replace(place, tag="", digest="")
+        self.place, self.plain_http = replace(place, tag="", digest=""), plain_http
         host = "registry-1.docker.io" if place.host == "docker.io" else place.host
         self.root = f"{'http' if plain else 'https'}://{host}/v2/"
         self.tokens = Tokens(self.root, login(place.host, place.repository))
@@ -172,6 +172,10 @@ class Repository:
         if not isinstance(value, dict):
             raise CorruptInput(f"the referrers of {digest} are no index")
         return value
+
+    def small(self, blob: Blob) -> bytes:
+        """A small blob as it comes, unproven (end-2)."""
+        return self.http.request("GET", f"{self.base}/blobs/{references.digest(blob.digest)}", most=blob.size + 1).body
 
     def append(self, blob: Blob, path: Path, came: Callable[[int], None]) -> None:
         """Bring a file with the beginning of a blob to its end (end-2). Its bytes are unproven."""

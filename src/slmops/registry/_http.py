@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -100,6 +101,7 @@ class Client:
         self._origin, self._authorization, self._pause = _host(checked(origin)), authorization, pause
         self._http = httpx2.Client(
             verify=_certificates(),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # they know no ports: another server's would do
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=False,
         )

@@ -52,7 +52,7 @@ def push(
     Unreachable, SourceNotFound where it is refused.
     """
     watch = watch or Watch()
-    place, repository = f"{there.place}:{tag}", f"{there.place.host}/{there.place.repository}"
+    place = f"{there.place}:{tag}"
     with contextlib.ExitStack() as stack:
         with registry.writing():
             found = registry.manifest(digest)
@@ -74,7 +74,7 @@ def push(
             raise Unreachable(
                 f"{place} is {str(now)[:19]} after it was pushed as {digest[:19]}", "somebody else moves it: look"
             )
-    remembered.change(registry.root, lambda held: held.saw(repository, digest))
+    remembered.change(registry.root, lambda held: held.saw(there, digest))
     return Pushed(digest, place, sent, len(attached))
 
 

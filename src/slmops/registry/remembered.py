@@ -11,10 +11,14 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slmops.core.errors import CorruptInput
 from slmops.core.store import write_whole
 from slmops.registry import _lock, references
+
+if TYPE_CHECKING:
+    from slmops.registry._distribution import Repository
 
 NAME = "remotes.json"
 VERSION = 1
@@ -31,10 +35,12 @@ class Remembered:
     repositories: dict[str, list[str]] = field(default_factory=dict)
     plain: list[str] = field(default_factory=list)
 
-    def saw(self, repository: str, digest: str) -> None:
-        """An artifact is in HOST/REPOSITORY."""
-        held = self.repositories.setdefault(repository, [])
+    def saw(self, there: Repository, digest: str) -> None:
+        """An artifact is in a repository."""
+        held = self.repositories.setdefault(f"{there.place.host}/{there.place.repository}", [])
         held[:] = [*(one for one in held if one != digest), digest][-MOST_HINTS:]
+        if there.plain_http and there.place.host not in self.plain:
+            self.plain.append(there.place.host)
 
     def near(self, host: str, repository: str, digests: set[str]) -> list[str]:
         """Other repositories of a host that have one of these artifacts."""

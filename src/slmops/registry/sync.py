@@ -212,12 +212,15 @@ class _Run:
             return found
 
         looked = Looked({}, {})
-        with ThreadPoolExecutor(max(1, self.options.jobs)) as pool:
+        pool = ThreadPoolExecutor(max(1, self.options.jobs))
+        try:
             for name, found in zip(sorted(names), pool.map(look, sorted(names)), strict=True):
                 if isinstance(found, SlmopsError):
                     looked.faults[name] = found
                 else:
                     looked.tags.update(found)
+        finally:  # where the network is gone, the rest is not waited for
+            pool.shutdown(cancel_futures=True)
         return looked
 
     def _asked_of(self, name: str) -> bool:
@@ -275,9 +278,11 @@ class _Run:
 
     def _pull(self, one: Difference, there: Repository) -> int:
         assert one.there is not None
+        self.registry.policy.admit(oci.origin(str(there.place)))
         self.watch.say(f"{one.name} <- {there.place}")
         with contextlib.ExitStack() as stack:
-            taken = oci.bring(self.registry, there, one.there, Wanted(jobs=self.options.jobs), self.watch)
+            wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
+            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
             with self.registry.writing():
                 fetching.reserve(self.registry, one.there, stack)
             self._move_here(one, one.there)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from slmops.cli import _units
 from slmops.cli._reference import REFERENCE
 from slmops.cli._sub import Said
 
@@ -21,7 +22,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("place", help="oci:HOST[:PORT]/REPOSITORY[:TAG]; without a tag, that of the name")
     parser.add_argument("--force", action="store_true", help="move a tag that is another artifact's there")
     parser.add_argument("--plain-http", action="store_true", help="speak to the host without encryption")
-    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (4)")
+    parser.add_argument("--jobs", type=_units.jobs, default=4, metavar="N", help="files at a time (4)")
 
 
 def run(arguments: argparse.Namespace) -> Said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from slmops.cli import _units
 from slmops.cli._sub import Said
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delete", action="store_true", help="remove on one side what was removed on the other")
     parser.add_argument("--dry-run", action="store_true", help="say what differs, change nothing")
     parser.add_argument("--plain-http", action="store_true", help="speak to the host without encryption")
-    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (4)")
+    parser.add_argument("--jobs", type=_units.jobs, default=4, metavar="N", help="files at a time (4)")
 
 
 def run(arguments: argparse.Namespace) -> Said:
@@ -68,7 +69,8 @@ def _text(done: Synced) -> str:
         lines.append(f"{MARKS[what.action]} {what.name}{documents}: {said}")
     lines += [f"?? {name}: {fault}" for name, fault in done.untold]
     carried = sum(one.done for one in done.outcomes)
-    lines.append(f"{done.same} the same, {carried} brought over, {len(done.outcomes) - carried} left")
+    left = f"{len(done.outcomes) - carried} {'left' if done.unreachable is None else 'waiting for a link'}"
+    lines.append(f"{done.same} the same, {carried} brought over, {left}" if done.same or carried else left)
     if not done.listed and done.unreachable is None:
         lines.append("the remote does not list its repositories: only names that are known here were compared")
     return "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,7 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> archiv
         if wanted.name is None and not tag:
             raise UsageError(f"{place} has no tag to be named after", "give --name NAME:TAG")
         name = wanted.name or Reference(place.repository.rpartition("/")[2], tag)
-        taken = bring(registry, there, place.digest or tag, dataclasses.replace(wanted, name=name), watch)
-
-    def note(held: remembered.Remembered) -> None:
-        for digest in taken.artifacts:
-            held.saw(f"{place.host}/{place.repository}", digest)
-        if wanted.plain_http and place.host not in held.plain:
-            held.plain.append(place.host)
-
-    remembered.change(registry.root, note)
-    return taken
+        return bring(registry, there, place.digest or tag, dataclasses.replace(wanted, name=name), watch)
 
 
 def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted, watch: Watch) -> archive.Taken:
@@ -66,36 +57,32 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     for one in parsed:
         offered.add(one.digest, one.size, one.artifact_type)
     pieces = {Piece.of(blob) for one in parsed for blob in one.blobs}
-    new = sum(piece.size for piece in pieces if piece.blob is not None and not registry.blobs.has(piece.blob.digest))
-
-    def fill(piece: Piece, path: Path, came: Any) -> None:
-        assert piece.blob is not None
-        there.append(piece.blob, path, came)
-
-    again = {"source": f"{there.place}@{found.digest}"}
-    source = archive.Fetched(registry, f"oci:{there.place.host}/{there.place.repository}", offered, held)
-    inside = fetching.fetched(
-        registry, sorted(pieces, key=_larger), fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch
-    )
-    with inside:
+    source = archive.Fetched(registry, origin(str(there.place)), offered, held)
+    again, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
+    inside = fetching.fetched(registry, ordered, _filling(there), jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
+    with inside as fetched:
         taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
-    return dataclasses.replace(taken, new=new)
+    remembered.change(registry.root, lambda known: known.saw(there, found.digest))
+    return dataclasses.replace(taken, new=fetched.new)
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
     """Lost blobs of an artifact that was pulled. Raises what pulling raises."""
     place = parse(str(document["source"]))
-    plain = place.host in remembered.read(registry.root).plain
+    plain, pieces = place.host in remembered.read(registry.root).plain, [Piece.of(blob) for blob in lost]
+    with (
+        Repository(place, plain_http=plain) as there,
+        fetching.fetched(registry, pieces, _filling(there), watch=watch),
+    ):
+        pass
 
-    def fill(piece: Piece, path: Path, came: Any) -> None:
+
+def _filling(there: Repository) -> fetching.Fill:
+    def fill(piece: Piece, path: Path, came: Callable[[int], None]) -> None:
         assert piece.blob is not None
         there.append(piece.blob, path, came)
 
-    with (
-        Repository(place, plain_http=plain) as there,
-        fetching.fetched(registry, list(map(Piece.of, lost)), fill, watch=watch),
-    ):
-        pass
+    return fill
 
 
 def _larger(piece: Piece) -> tuple[int, str]:
