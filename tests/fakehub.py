@@ -150,9 +150,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = body[:cut] if self.command == "GET" else b""
         self.hub.asked.append((self.command, self.path, self.headers.get("Range", ""), len(sent)))
-        for start in range(0, len(sent), PIECE):
-            time.sleep(self.hub.slow)
-            self.wfile.write(sent[start : start + PIECE])
+        with contextlib.suppress(ConnectionError):  # who asked was killed
+            for start in range(0, len(sent), PIECE):
+                time.sleep(self.hub.slow)
+                self.wfile.write(sent[start : start + PIECE])
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True

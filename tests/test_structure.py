@@ -39,6 +39,8 @@ OWNERS = {
     "jsonschema": {"core/yaml.py", "measure/scorers/json.py"},
     "httpx2": {"registry/_http.py"},
     "lm_eval": {"measure/harness.py"},
+    "model_signing": {"registry/signing.py"},
+    "cryptography": {"registry/signing.py"},
     "pytest": {"pytest_checks.py"},
 }
 

@@ -35,10 +35,17 @@ class Filing:
     def __init__(self, registry: Registry, wanted: Mapping[str, Reference], replace: bool) -> None:
         self._registry, self.names, self._replace = registry, wanted, replace
 
-    def check(self, step: Step) -> None:
-        """Raises OutputExists for a name that is another step's, before the work."""
-        for name in self.names.values() if not self._replace else ():
-            self._registry.refuse_taken(name, step.key)
+    def check(self, step: Step, licence: str | None) -> None:
+        """Before the work. Raises OutputExists for a name that is another step's, PolicyRefused for one it may not have.
+
+        licence: of what is converted.
+        """
+        from slmops.registry import trust
+
+        for form, name in self.names.items():
+            if not self._replace:
+                self._registry.refuse_taken(name, step.key)
+            trust.promised(self._registry, name, self._registry.made(step.key, form), licence)
 
     def recall(self, step: Step) -> dict[str, Converted]:
         """What the step made before, in the formats that are here, under the names that are asked for now."""
@@ -59,11 +66,14 @@ class Filing:
         """Add what was made, and name it. take: it lies in the scratch folder, and is moved; the user's own is copied."""
         if one.failure is not None:
             return one
+        from slmops.registry import documents
+
         name, replace = self.names[one.format], self._replace
         with contextlib.suppress(OutputExists):
             self._registry.refuse_taken(name, one.receipt["step"]["key"])
             replace = True  # what the same step made anew takes the name over
         digest = self._registry.add(one.folder, name, take=take, replace=replace)
+        documents.write(self._registry, digest)
         return dataclasses.replace(one, folder=self._registry.place(digest)) if take else one
 
     @property
@@ -86,19 +96,24 @@ def opened(text: str | None, formats: Sequence[str], replace: bool) -> Iterator[
 
 def choice(name: Reference, folder: Path, document: Mapping[str, Any]) -> str:
     """File what optimize chose, with what was measured of it; the digest."""
-    from slmops.registry import Registry
+    from slmops.registry import Registry, documents
 
     with Registry.open() as registry:
         digest = registry.add(folder, name, replace=True)
         registry.attach(digest, "measurement", document)
+        documents.write(registry, digest)
     return digest
 
 
-def refuse_other_source(name: Reference, fingerprint: str) -> None:
-    """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's."""
-    from slmops.registry import Registry, manifest
+def refuse(name: Reference, fingerprint: str, licence: str | None) -> None:
+    """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's.
+
+    Raises PolicyRefused for a name that the choice may not have.
+    """
+    from slmops.registry import Registry, manifest, trust
 
     with Registry.open() as registry:
+        trust.promised(registry, name, None, licence)
         digest = registry.catalog.tagged(name.name, name.tag)
         inputs = manifest.inputs(registry.manifest(digest)) if digest else []
         if digest and not any(one.role == "source" and one.parent == f"fingerprint:{fingerprint}" for one in inputs):

@@ -40,7 +40,14 @@ def folder(text: str) -> Path:
 def source(text: str) -> str:
     """The same for verbs that take a name of the Hugging Face Hub too: a name that the registry has wins over the Hub.
 
-    `org/name@main` is the Hub's in any case.
+    `org/name@main` is the Hub's in any case. Raises PolicyRefused where the policy's sources leave that name out.
     """
     found = folder(text)
-    return text if found == Path(text) else str(found)
+    if found != Path(text):
+        return str(found)
+    from slmops.formats import _hub
+    from slmops.registry import home, policy
+
+    if not found.exists() and (name := _hub.parse(text)) is not None:
+        policy.load(home()).admit(f"hf:{name.repo}")
+    return text

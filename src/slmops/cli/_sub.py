@@ -36,6 +36,20 @@ def add(parser: argparse.ArgumentParser, room: str) -> None:
         module.add(one)
 
 
+def written(arguments: argparse.Namespace, facts: Any, text: str) -> Said:
+    """A document, on standard output or in the file of `-o`, whole. Raises OutputExists unless `--force`."""
+    if not arguments.out:
+        return Said(facts, text)
+    from pathlib import Path
+
+    from slmops.core.store import refuse_existing, write_whole
+
+    if not arguments.force:
+        refuse_existing(Path(arguments.out))
+    write_whole(Path(arguments.out), text + "\n")
+    return Said({"out": arguments.out}, f"{arguments.out}: written")
+
+
 def run(room: str, arguments: argparse.Namespace) -> int:
     said: Said = plugins.load(room, arguments.what).run(arguments)
     text = json.dumps(said.facts, indent=1) if arguments.json else said.text

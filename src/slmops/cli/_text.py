@@ -10,6 +10,7 @@ from slmops.core.units import size as size
 
 if TYPE_CHECKING:
     from slmops.measure.gates import Verdict
+    from slmops.registry.approval import Gate
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
@@ -26,7 +27,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "")
     )
 
 
-def verdicts(found: Iterable[Verdict]) -> list[str]:
+def verdicts(found: Iterable[Verdict | Gate]) -> list[str]:
     """A line a gate, with a mark: + passed, x failed, ? undecided or not applicable; those that only advise say so."""
     return [
         f"  {'?' if one.passed is None else '+' if one.passed else 'x'} {one.gate}: {one.said}"

@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             calibration = calibrate.Calibration(model, text, Path(scratch), arguments.calibrate_tokens, tune=arguments.tune)
         out, known = Path(arguments.out or ""), {}
         if filing is not None:
-            filing.check(step := compiler.step_of(model, scheme, arguments.provider, calibration))
+            filing.check(step := compiler.step_of(model, scheme, arguments.provider, calibration), model.licence)
         if filing is not None and arguments.out is None:
             known = filing.recall(step)
             out = stack.enter_context(filing.scratch) / "made"

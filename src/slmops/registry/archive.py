@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, Unsupported, UsageError
 from slmops.core.store import no_space, refuse_existing, staged, sync_folder
 from slmops.core.units import size
-from slmops.registry import blobs, fetching, index, manifest, references
+from slmops.registry import blobs, fetching, index, manifest, references, trust
 from slmops.registry.blobs import Blob
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
@@ -36,6 +36,10 @@ MOST_INDEX = 16 << 20
 
 class Source(Protocol):
     """Somewhere that manifests and blobs come from."""
+
+    @property
+    def origin(self) -> str:
+        """What the policy knows it by (registry/policy.py): file:/folder, oci:host/repository."""
 
     def index(self) -> Index:
         """What it offers."""
@@ -62,15 +66,16 @@ def receive(
     *,
     rename: Reference | None = None,
     replace: bool = False,
-    origin: Mapping[str, Any] | None = None,
+    sources: Mapping[str, Any] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Taken:
     """Take in all that a source offers: manifests first, then blobs that are not here yet, then names, at once.
 
-    rename: the name to give its only artifact, in place of its own names. origin: where they come from, which is attached
-    to each, so that fsck can fetch again what was lost.
-    Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace.
+    rename: the name to give its only artifact, in place of its own names. sources: where their files can be had again
+    (registry/remotes), attached to each.
+    Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace, PolicyRefused.
     """
+    registry.policy.admit(source.origin)
     offered = source.index()
     if not offered.entries:
         raise CorruptInput("it holds no artifact", "an archive is an OCI image layout of ModelPack manifests")
@@ -83,6 +88,7 @@ def receive(
         if lone := next((one for one in found if one.subject is not None and one.subject not in digests), None):
             raise CorruptInput(f"{lone.digest} is attached to {lone.subject}, which is not there")
         names = _names(found, offered, rename)
+        held = trust.entering(registry, source, found, names)
         _room(registry, found)
         for one in found:
             for blob in one.blobs:
@@ -96,10 +102,12 @@ def receive(
             with source.blob(Blob(one.digest, one.size)) as stream:
                 registry.blobs.receive(stream, Blob(one.digest, one.size))
         registry.trust(digests)
-        if origin is not None:
+        if sources is not None:
             models = [Blob(one.digest, one.size) for one in found if one.subject is None]
-            found += [registry.attachment(one, "origin", origin) for one in models]
-        registry.commit(found, names, replace=replace)
+            found += [registry.attachment(one, "origin", sources) for one in models]
+        registry.commit(found, names, replace=replace, origin=source.origin)
+        for signature in held:
+            registry.catalog.signed(*signature)
     return Taken(tuple(one.digest for one in found if one.subject is None), tuple(names), new)
 
 
@@ -136,6 +144,7 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.origin = _origin(root)
         for path in (root, root / "blobs", root / "blobs" / "sha256"):
             if path is not root and (path.is_symlink() or not path.is_dir()):
                 raise CorruptInput(f"{root} is no OCI image layout", "it has oci-layout, index.json and blobs/sha256")
@@ -160,20 +169,28 @@ class Folder:
             yield handle
 
 
-class Manifests:
-    """Manifests that came already, with the index that offers them, and whose blobs are here: fetched before."""
+class Fetched:
+    """Manifests that came over a network, with the index that offers them; their blobs came before, and are reserved.
 
-    def __init__(self, offered: Index, held: Mapping[str, bytes]) -> None:
-        self._offered, self._held = offered, held
+    origin: what the policy knows the source by. held: digest -> a manifest's bytes.
+    """
+
+    def __init__(self, registry: Registry, origin: str, offered: Index, held: Mapping[str, bytes]) -> None:
+        self.origin = origin
+        self._blobs, self._offered, self._held = registry.blobs, offered, held
 
     def index(self) -> Index:
         return self._offered
 
     @contextlib.contextmanager
     def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
-        if wanted.digest not in self._held:
+        if wanted.digest in self._held:
+            yield io.BytesIO(self._held[wanted.digest])
+        elif self._blobs.has(wanted.digest):
+            with self._blobs.path(wanted.digest).open("rb") as handle:
+                yield handle
+        else:
             raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
-        yield io.BytesIO(self._held[wanted.digest])
 
 
 class _Bounded(io.FileIO):
@@ -189,6 +206,7 @@ class Tar:
     """An OCI image layout in a tar file that is not compressed; every member is looked at before one is read."""
 
     def __init__(self, path: Path) -> None:
+        self.origin = _origin(path)
         self._members: dict[str, tarfile.TarInfo] = {}
         try:
             self._tar = tarfile.open(fileobj=_Bounded(path), mode="r:")  # noqa: SIM115 - closed by close()
@@ -228,6 +246,10 @@ class Tar:
                 yield handle  # type: ignore[misc]  # a buffered reader, which reads as one
         except tarfile.TarError as error:
             raise CorruptInput(f"the archive is cut off at {name}: {error}") from None
+
+
+def _origin(path: Path) -> str:
+    return f"file:{path.resolve().as_posix()}"
 
 
 @contextlib.contextmanager

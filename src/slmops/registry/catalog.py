@@ -21,9 +21,10 @@ from slmops.registry import manifest as manifests
 from slmops.registry.blobs import Identity
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
+from slmops.registry.policy import HERE
 
 NAME = "catalog.sqlite"
-SCHEMA = 1
+SCHEMA = 2
 """Raised with every change of TABLES: an older catalog is made anew."""
 FIGURES = 400
 """Numbers that are kept of one measurement."""
@@ -41,13 +42,17 @@ create table attachments (digest text primary key, subject text, kind text, adde
 create index by_subject on attachments (subject);
 create table measurements (attachment text, artifact text, figure text, value real, primary key (attachment, figure))
     without rowid;
+create table origins (digest text primary key, origin text) without rowid;
 create table gates (attachment text, artifact text, gate text, passed integer, blocks integer, said text);
 create table if not exists leases (
     id integer primary key, digest text, host text, pid integer, started real, until real, why text);
+create table if not exists signed (
+    subject text, attachment text, signers text, who text, at real, primary key (subject, attachment, signers))
+    without rowid;
 create table if not exists verified (
     digest text, device text, inode text, size integer, mtime integer, primary key (digest, device, inode)) without rowid;
 """
-DERIVED = ("meta", "artifacts", "tags", "lineage", "attachments", "measurements", "gates")
+DERIVED = ("meta", "artifacts", "tags", "lineage", "attachments", "measurements", "origins", "gates")
 
 
 class Row(NamedTuple):
@@ -149,6 +154,10 @@ class Catalog:
             self._db.executemany("delete from tags where name = ? and tag = ?", held.keys() - wanted.keys())
             changed = [(*key, digest) for key, digest in wanted.items() if held.get(key) != digest]
             self._db.executemany("insert or replace into tags values (?, ?, ?)", changed)
+            origins = {digest: found for digest in index.entries if (found := index.origin(digest)) != HERE}
+            if origins != dict(self._db.execute("select digest, origin from origins").fetchall()):
+                self._db.execute("delete from origins")
+                self._db.executemany("insert into origins values (?, ?)", origins.items())
             self._db.execute("insert or replace into meta values ('index', ?)", (seen,))
 
     def _drop(self, digest: str) -> None:
@@ -157,6 +166,7 @@ class Catalog:
         self._db.execute("delete from attachments where digest = ?", (digest,))
         self._db.execute("delete from measurements where attachment = ?", (digest,))
         self._db.execute("delete from gates where attachment = ?", (digest,))
+        self._db.execute("delete from signed where attachment = ?", (digest,))
 
     def _insert(
         self,
@@ -175,8 +185,7 @@ class Catalog:
                 self._db.execute("insert into attachments values (?, '', '', 0, ?)", (digest, str(fault)))
             return
         if found.subject is not None:
-            kind = manifests.ATTACHED.fullmatch(found.artifact_type)
-            held = (digest, found.subject, kind[1] if kind else "", added)
+            held = (digest, found.subject, manifests.kind_attached(found.artifact_type) or "", added)
             self._db.execute("insert into attachments values (?, ?, ?, ?, '')", held)
             self._measured(digest, found.subject, document)
             return
@@ -279,6 +288,24 @@ class Catalog:
     def distrust(self, digests: Iterable[str]) -> None:
         with self.transaction():
             self._db.executemany("delete from verified where digest = ?", [(one,) for one in digests])
+
+    def origins(self) -> dict[str, str]:
+        """Digest -> where it came from, of every manifest; HERE of what was made here."""
+        return {**dict.fromkeys(self.known(), HERE), **dict(self._all("select digest, origin from origins"))}
+
+    def origin(self, digest: str) -> str:
+        found = self._all("select origin from origins where digest = ?", (digest,))
+        return str(found[0][0]) if found else HERE
+
+    def signatures(self, subject: str) -> list[tuple[str, str, str, float]]:
+        """(attachment, signers, who, at) of signatures that were verified, and when (seconds since 1970)."""
+        return self._all("select attachment, signers, who, at from signed where subject = ? order by at", (subject,))
+
+    def signed(self, subject: str, attachment: str, signers: str, who: str) -> None:
+        """Remember that a signature on an artifact was verified by these signers (signing.identity_of)."""
+        with self.transaction():
+            row = (subject, attachment, signers, who, time.time())
+            self._db.execute("insert or replace into signed values (?, ?, ?, ?, ?)", row)
 
     def lease(self, one: Lease) -> int:
         with self.transaction():

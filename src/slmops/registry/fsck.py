@@ -12,7 +12,7 @@ from pathlib import Path
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, write_whole
 from slmops.core.watch import Watch
-from slmops.registry import gc, index, manifest, placing, references
+from slmops.registry import gc, index, manifest, placing, policy, references
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
 from slmops.registry.founding import home
@@ -97,7 +97,7 @@ def _layout(root: Path, repair: bool) -> Iterator[Problem]:
 
 
 def _rebuild(root: Path) -> str:
-    """index.json from the manifests among the blobs; tags are what the catalog remembers of them."""
+    """index.json from the manifests among the blobs; tags and origins are what the catalog remembers of them."""
     made = Index()
     for path in (root / "blobs" / "sha256").iterdir():
         if path.stat().st_size > manifest.MOST_BYTES or not path.is_file():
@@ -109,9 +109,12 @@ def _rebuild(root: Path) -> str:
             found = manifest.parse(content)
         except SlmopsError:
             continue
-        made.add(found.digest, found.size, found.artifact_type)
+        made.add(found.digest, found.size, found.artifact_type, policy.LOST)
     try:
         held = Catalog(root / "catalog.sqlite")
+        for digest, origin in held.origins().items():
+            if digest in made.entries:
+                made.add(digest, made.entries[digest]["size"], made.entries[digest]["artifactType"], origin)
         for row in held.rows():
             for tag in row.tags if row.digest in made.entries else ():
                 if (reference := references.parse(tag)) is not None:
@@ -147,7 +150,7 @@ def _blobs(registry: Registry, repair: bool, counts: list[int], watch: Watch) ->
             (registry.root / "quarantine").mkdir(exist_ok=True)
             path.rename(registry.root / "quarantine" / path.name)
             said += "; set aside in quarantine/"
-        yield Problem("blob", digest, said, lost=digest)
+        yield Problem("blob", digest, said, lost=digest if repair and readable else "")
     watch.end()
 
 

@@ -14,6 +14,7 @@ from slmops.core.errors import CorruptInput
 from slmops.core.store import write_whole
 from slmops.registry import references
 from slmops.registry.manifest import MANIFEST
+from slmops.registry.policy import HERE, LOST
 from slmops.registry.references import Reference
 
 NAME = "index.json"
@@ -22,6 +23,8 @@ VERSION = '{"imageLayoutVersion": "1.0.0"}\n'
 INDEX = "application/vnd.oci.image.index.v1+json"
 _LINE = ",\n"
 REF_NAME = "org.opencontainers.image.ref.name"
+ORIGIN = "dev.slmops.origin"
+"""Annotation: where a manifest came from (registry/policy.py), as this registry saw it; another's word is not taken."""
 MOST_BYTES = 256 << 20
 """About 800,000 artifacts."""
 
@@ -37,8 +40,16 @@ class Index:
     read_as: str = ""
     """What stood in the file."""
 
-    def add(self, digest: str, size: int, artifact_type: str) -> None:
+    def add(self, digest: str, size: int, artifact_type: str, origin: str = HERE) -> None:
+        """The first origin stays: what came from elsewhere does not become ours by coming again, nor ours another's."""
+        known = self.origin(digest) if digest in self.entries else LOST
         self.entries[digest] = {"mediaType": MANIFEST, "digest": digest, "size": size, "artifactType": artifact_type}
+        if (kept := origin if known == LOST else known) != HERE:
+            self.entries[digest]["annotations"] = {ORIGIN: kept}
+
+    def origin(self, digest: str) -> str:
+        """Where a manifest came from; HERE where it was made here."""
+        return str(self.entries[digest].get("annotations", {}).get(ORIGIN, HERE))
 
     def drop(self, digest: str) -> None:
         self.entries.pop(digest, None)
@@ -53,6 +64,7 @@ class Index:
         by_digest: dict[str, list[str]] = {}
         for reference, digest in self.tags.items():
             by_digest.setdefault(digest, []).append(str(reference))
+        origins = {digest: json.dumps(found) for digest in self.entries if (found := self.origin(digest)) != HERE}
         types = {kind: json.dumps(kind) for kind in {entry["artifactType"] for entry in self.entries.values()}}
         manifests: list[str] = []
         for digest, entry in sorted(self.entries.items()):
@@ -62,7 +74,10 @@ class Index:
                 f'"size":{entry["size"]}}}'
             )
             tags = sorted(by_digest.get(digest, ()))
-            manifests += [f'{{"annotations":{{"{REF_NAME}":"{tag}"}},{plain}' for tag in tags] or ["{" + plain]
+            named = [f'"{REF_NAME}":"{tag}"' for tag in tags] or [""]
+            if digest in origins:
+                named = [f'"{ORIGIN}":{origins[digest]}{"," if one else ""}{one}' for one in named]
+            manifests += [f'{{"annotations":{{{one}}},{plain}' if one else "{" + plain for one in named]
         manifests += [json.dumps(entry, separators=(",", ":"), sort_keys=True) for entry in self.foreign]
         return f'{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[\n{_LINE.join(manifests)}\n]}}\n'
 
@@ -105,9 +120,12 @@ def parse(content: bytes, what: str = NAME) -> Index:
         if entry.get("mediaType") != MANIFEST:
             found.foreign.append(entry)
             continue
-        found.add(digest, entry["size"], str(entry.get("artifactType", "")))
-        annotations = entry.get("annotations")
-        tag = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
+        annotations = entry["annotations"] if isinstance(entry.get("annotations"), dict) else {}
+        # An entry a tag: one that says where it came from is enough, for another tool adds tags without.
+        origin = annotations.get(ORIGIN) or (found.origin(digest) if digest in found.entries else HERE)
+        found.entries.pop(digest, None)
+        found.add(digest, entry["size"], str(entry.get("artifactType", "")), origin if isinstance(origin, str) else LOST)
+        tag = annotations.get(REF_NAME)
         # A name that another tool gave, outside the grammar, still keeps its manifest, but cannot be asked for.
         if isinstance(tag, str) and (reference := references.parse(tag)) is not None:
             found.tags[reference] = digest

@@ -7,6 +7,7 @@ that the same artifact filed twice is one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slmops.core import receipt
-from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core import licences, receipt
+from slmops.core.errors import CorruptInput, Unsupported, UsageError
 from slmops.core.units import count
 from slmops.registry import references
 from slmops.registry.blobs import Blob
@@ -29,6 +30,12 @@ OURS = "dev.slmops."
 """What our annotations start with: name, format, scheme, step, inputs, verified."""
 RAW = re.compile(r"application/vnd\.cncf\.model\.(weight|weight\.config|doc|code|dataset)\.v1\.raw", re.ASCII)
 ATTACHED = re.compile(r"application/vnd\.slmops\.([a-z]{1,32})\.v1\+json", re.ASCII)
+STANDARD = {
+    "signature": "application/vnd.dev.sigstore.bundle.v0.3+json",
+    "bom": "application/vnd.cyclonedx+json",
+    "card": "text/markdown",
+}
+"""Kinds of attachments that have a media type of their own, by which other tools find them among an artifact's referrers."""
 
 MOST_BYTES = 4 << 20
 """Of a manifest or a config: what OCI registries take."""
@@ -147,7 +154,7 @@ def config(facts: Mapping[str, Any], layers: Sequence[Layer]) -> bytes:
     descriptor = {
         "name": str(facts.get("name") or "model"),
         "family": str(facts["config"].get("model_type") or ""),
-        "licenses": [str(facts["licence"])] if facts.get("licence") else None,
+        "licenses": [licence] if (licence := licences.spdx(facts.get("licence"))) else None,
         "sourceURL": f"https://huggingface.co/{hub}" if hub else None,
         "revision": str(source["revision"]) if source.get("revision") else None,
     }
@@ -197,16 +204,44 @@ def model(facts: Mapping[str, Any], config: Blob, layers: Sequence[Layer], input
     })  # fmt: skip
 
 
+def media_of(kind: str) -> str:
+    """The media type of a kind of attachment. Raises UsageError."""
+    media = STANDARD.get(kind) or f"application/vnd.slmops.{kind}.v1+json"
+    if kind_attached(media) != kind:
+        raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
+    return media
+
+
+def kind_attached(media: str) -> str | None:
+    """The kind of attachment of a media type; None where it is none that is kept here."""
+    match = ATTACHED.fullmatch(media)
+    found = next((kind for kind, known in STANDARD.items() if known == media), match[1] if match else None)
+    # A standard kind has one media type, lest a second one slips by who looks for it.
+    return found if found is not None and media == STANDARD.get(found, media) else None
+
+
 def attachment(kind: str, subject: Blob, empty: Blob, content: Blob) -> bytes:
     """A manifest that holds one document about another (OCI 1.1 `subject`): a referrer."""
     return canonical({
         "schemaVersion": 2,
         "mediaType": MANIFEST,
-        "artifactType": (media := f"application/vnd.slmops.{kind}.v1+json"),
+        "artifactType": (media := media_of(kind)),
         "config": {"mediaType": EMPTY, "digest": empty.digest, "size": empty.size},
         "layers": [{"mediaType": media, "digest": content.digest, "size": content.size}],
         "subject": {"mediaType": MANIFEST, "digest": subject.digest, "size": subject.size},
     })  # fmt: skip
+
+
+def licence(config: Mapping[str, Any]) -> str | None:
+    """The SPDX expression of a model config, anyone's; None where it states none. Several licences hold together."""
+    described = config.get("descriptor")
+    listed = described.get("licenses") if isinstance(described, dict) else None
+    found = [licences.spdx(one) for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    named = [one for one in found if one is not None]
+    # One that says nothing leaves open what it asks for.
+    if not named or len(named) < len(found):
+        return None
+    return " AND ".join(f"({one})" if len(named) > 1 and " OR " in one else one for one in named)
 
 
 def inputs(manifest: Manifest) -> list[Input]:
@@ -216,6 +251,22 @@ def inputs(manifest: Manifest) -> list[Input]:
         return [Input(str(role), str(parent), str(label)) for role, parent, label in listed]
     except (ValueError, TypeError, RecursionError):
         return []
+
+
+def made_from(facts: Mapping[str, Any], artifacts: Path) -> list[Input]:
+    """Of the inputs of an artifact's step, those that lie in folders of the registry by their digests."""
+    source = facts.get("source") or {}
+    found = []
+    for role, mark in dict((facts.get("step") or {}).get("inputs") or {}).items():
+        parent, label = f"fingerprint:{mark}", ""
+        if role == "source":
+            label = str(source.get("hub") or Path(str(source.get("path", ""))).name)
+            with contextlib.suppress(ValueError, OSError):
+                inside = Path(str(source.get("path", ""))).absolute().relative_to(artifacts)
+                digest = f"sha256:{inside.parts[0]}" if inside.parts else ""
+                parent = digest if references.DIGEST.fullmatch(digest) else parent
+        found.append(Input(str(role), parent, label))
+    return sorted(found, key=lambda one: one.role)
 
 
 def parse(content: bytes) -> Manifest:
@@ -245,7 +296,7 @@ def parse(content: bytes) -> Manifest:
     )
     if kind == MODEL:
         check_paths([layer.path for layer in found.layers])
-    elif ATTACHED.fullmatch(kind) is None or found.subject is None:
+    elif kind_attached(kind) is None or found.subject is None:
         raise Unsupported(f"{kind[:100]!r} is no kind of artifact that is kept here", f"a model is {MODEL}")
     return found
 

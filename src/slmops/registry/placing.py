@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def placed(registry: Registry, digest: str) -> Path:
-    """The folder, made if it is not there; within `writing()`. Raises SourceNotFound, CorruptInput."""
+    """The folder, made if it is not there; within `writing()`. Raises SourceNotFound, CorruptInput, PolicyRefused."""
+    from slmops.registry import trust
+
     found = registry.manifest(digest)
     if found.subject is not None:
         raise UsageError(f"{digest[:19]} is an attachment, not a model", "slmops models show prints it")
+    trust.opening(registry, found)
     final = folder(registry, digest)
     for layer in found.layers:
         check(registry, layer.blob)

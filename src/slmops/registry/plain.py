@@ -101,6 +101,7 @@ def facts(folder: Path, choice: Choice, name: str = "", source: Mapping[str, Any
     """
     from slmops import source as sources
     from slmops.core import plugins
+    from slmops.formats import _licence
 
     if choice.form == RECEIPT:
         found = receipt.load(folder)
@@ -123,7 +124,7 @@ def facts(folder: Path, choice: Choice, name: str = "", source: Mapping[str, Any
         **common,
         "name": name or model.name,
         "scheme": max(sizes, key=lambda kind: sizes[kind]),
-        "licence": model.licence,
+        "licence": model.licence or (_licence.read(folder) if choice.others else None),
         "config": {"model_type": model.spec.family},
         "tensors": {role: {"shape": list(tensor.shape)} for role, tensor in model.tensors.items()},
     }

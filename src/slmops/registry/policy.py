@@ -85,6 +85,11 @@ class Policy:
             said = f"{origin[:200]} would bring {size(count)}, and {size(self.most_bytes)} are allowed"
             raise self.refused("most_bytes", said, "raise it")
 
+    @property
+    def judges_licences(self) -> bool:
+        """Whether there is any rule about them."""
+        return self.allow is not None or bool(self.deny) or self.unknown == "deny"
+
     def admit_licence(self, expression: str | None, what: str) -> None:
         """Raises PolicyRefused where a licence (core/licences.spdx) forbids use; `what` has it."""
         from slmops.core import licences

@@ -22,14 +22,14 @@ from types import TracebackType
 from typing import Any
 
 from slmops.core import receipt
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound
 from slmops.core.store import no_space
-from slmops.registry import _lock, catalog, founding, index, manifest, placing, references
+from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
 from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
-from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.manifest import Layer, Manifest
 from slmops.registry.policy import Policy
 from slmops.registry.references import Reference
 
@@ -109,10 +109,10 @@ class Registry:
         """Read and checked. Raises SourceNotFound, CorruptInput."""
         return manifest.parse(self.blobs.read(digest, manifest.MOST_BYTES))
 
-    def document(self, blob: Blob) -> dict[str, Any]:
+    def document(self, blob: Blob, most: int = receipt.MOST_BYTES) -> dict[str, Any]:
         """A JSON object that a manifest leads to: a model's config, an attachment. Raises CorruptInput."""
         try:
-            value = json.loads(self.blobs.read(blob.digest, receipt.MOST_BYTES))
+            value = json.loads(self.blobs.read(blob.digest, most))
         except (ValueError, RecursionError) as error:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
@@ -171,56 +171,69 @@ class Registry:
         facts: Mapping[str, Any],
         layers: Sequence[Layer],
         *names: Reference,
-        origin: Mapping[str, Any] | None = None,
+        origin: str = policies.HERE,
+        sources: Mapping[str, Any] | None = None,
         replace: bool = False,
     ) -> str:
         """Acknowledge an artifact whose files are blobs here. facts: its receipt, or plain.facts. Within `writing()`.
 
-        origin: where it came from ({"source": ...}), attached to it. Raises OutputExists.
+        origin: where it came from, for the policy. sources: where its files can be had again (registry/remotes), attached
+        to it. Raises OutputExists, PolicyRefused.
         """
         config = self.blobs.put(manifest.config(facts, layers))
-        content = manifest.model(facts, config, layers, self._inputs(facts))
+        content = manifest.model(facts, config, layers, manifest.made_from(facts, self.root / "artifacts"))
         whole = self.blobs.put(content)
         parsed = manifest.parse(content)
         self.trust(one.digest for one in (*parsed.blobs, whole))
-        attached = [self.attachment(whole, "origin", origin)] if origin is not None else []
-        self.commit([parsed, *attached], dict.fromkeys(names, whole.digest), replace=replace)
+        attached = [self.attachment(whole, "origin", sources)] if sources is not None else []
+        self.commit([parsed, *attached], dict.fromkeys(names, whole.digest), replace=replace, origin=origin)
         return whole.digest
 
-    def attach(self, subject: str, kind: str, document: Mapping[str, Any]) -> str:
+    def attach(self, subject: str, kind: str, document: Mapping[str, Any] | str, *, only: bool = False) -> str:
         """File a document about an artifact (kind `measurement`: {"measured": figures, "verdicts": [...]}).
 
         It is a manifest of its own that refers to the artifact, goes where it goes, and goes when it goes.
+        document: for JSON, or a text as it is. only: in place of what was attached of this kind before.
         Raises SourceNotFound where there is no such artifact.
         """
         with self.writing():
             about = self.manifest(subject)
             made = self.attachment(Blob(about.digest, about.size), kind, document)
-            self.commit([made], {}, replace=False)
+            earlier = [one for one, held in self.catalog.attachments(subject) if held == kind and one != made.digest]
+            self.commit([made], {}, replace=False, instead=earlier if only else ())
         return made.digest
 
-    def attachment(self, subject: Blob, kind: str, document: Mapping[str, Any]) -> Manifest:
+    def attachment(self, subject: Blob, kind: str, document: Mapping[str, Any] | str) -> Manifest:
         """What attach() commits, written and not yet acknowledged. Within `writing()`."""
-        if manifest.ATTACHED.fullmatch(f"application/vnd.slmops.{kind}.v1+json") is None:
-            raise UsageError(f"{kind!r} is no kind of attachment", "lower-case letters")
-        empty, content = self.blobs.put(b"{}"), self.blobs.put(manifest.canonical(dict(document)))
+        text = document.encode() if isinstance(document, str) else manifest.canonical(dict(document))
+        empty, content = self.blobs.put(b"{}"), self.blobs.put(text)
         made = manifest.attachment(kind, subject, empty, content)
         whole = self.blobs.put(made)
         self.trust(one.digest for one in (empty, content, whole))
         return manifest.parse(made)
 
-    def commit(self, found: Sequence[Manifest], names: Mapping[Reference, str], *, replace: bool) -> None:
+    def commit(
+        self,
+        found: Sequence[Manifest],
+        names: Mapping[Reference, str],
+        *,
+        replace: bool,
+        origin: str = policies.HERE,
+        instead: Iterable[str] = (),
+    ) -> None:
         """Acknowledge manifests whose blobs are all here, and their names, at once. Within `writing()`.
 
-        Raises OutputExists, and then nothing of it is done.
+        origin: where they came from. instead: manifests that go. Raises OutputExists, PolicyRefused: then nothing is done.
         """
 
         def edit(held: Index) -> None:
+            for gone in instead:
+                held.drop(gone)
             for name, digest in names.items():
                 if (other := held.tags.get(name, digest)) != digest and not replace:
                     raise _taken(name, other)
             for one in found:
-                held.add(one.digest, one.size, one.artifact_type)
+                held.add(one.digest, one.size, one.artifact_type, origin)
             held.tags.update(names)
 
         self.change(edit)
@@ -230,26 +243,6 @@ class Registry:
         digest = self.catalog.tagged(name.name, name.tag)
         if digest is not None and (not step or self.manifest(digest).ours("step") != step):
             raise _taken(name, digest)
-
-    def _inputs(self, facts: Mapping[str, Any]) -> list[Input]:
-        """Where an artifact came from: of its step's inputs, those that are artifacts here by their digests."""
-        source = facts.get("source") or {}
-        found = []
-        for role, mark in dict((facts.get("step") or {}).get("inputs") or {}).items():
-            parent, label = f"fingerprint:{mark}", ""
-            if role == "source":
-                label = str(source.get("hub") or Path(str(source.get("path", ""))).name)
-                if (placed := self._artifact_at(str(source.get("path", "")))) is not None:
-                    parent = placed
-            found.append(Input(str(role), parent, label))
-        return sorted(found, key=lambda one: one.role)
-
-    def _artifact_at(self, path: str) -> str | None:
-        """The artifact in whose folder here a path lies."""
-        with contextlib.suppress(ValueError, OSError):
-            digest = f"sha256:{Path(path).absolute().relative_to(self.root / 'artifacts').parts[0]}"
-            return digest if references.DIGEST.fullmatch(digest) else None
-        return None
 
     # Names
 
@@ -349,10 +342,15 @@ class Registry:
         return _lock.held(self.root / "writers.lock")
 
     def change(self, edit: Callable[[Index], None]) -> None:
-        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows."""
+        """Edit index.json: read, edited, replaced whole, under its lock; the catalog follows.
+
+        Raises PolicyRefused where a name may not move so.
+        """
         with _lock.held(self.root / "index.lock"), no_space(self.root):
             held = index.read(self.root)
+            before = dict(held.tags)
             edit(held)
+            trust.naming(self, before, held)
             held.write(self.root)
             self.catalog.sync(held, self._seen(), self._load)
 

@@ -19,11 +19,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Said:
     from pathlib import Path
 
-    from slmops.registry import Registry, plain, references
+    from slmops.registry import Registry, documents, plain, references
 
     with Registry.open() as registry:
         found = plain.described(Path(arguments.path).expanduser())
         name = references.named(arguments.name) if arguments.name else plain.name_of(found.facts)
         digest = registry.take_in(found.facts, found.files, name, replace=arguments.force)
+        documents.write(registry, digest)
         notes = plain.notes(found.left)
         return Said({"digest": digest, "name": str(name), "notes": notes}, "\n".join([f"{name}: {digest}", *notes]))

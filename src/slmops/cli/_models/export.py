@@ -21,9 +21,11 @@ def run(arguments: argparse.Namespace) -> Said:
     from pathlib import Path
 
     from slmops.cli import _text
-    from slmops.registry import Registry, archive
+    from slmops.registry import Registry, archive, documents
 
     with Registry.open() as registry:
         digests = [registry.resolve(one) for one in arguments.reference]
+        for one in digests:
+            documents.write(registry, one)
         size = archive.send(registry, list(dict.fromkeys(digests)), Path(arguments.out), replace=arguments.force)
         return Said({"out": arguments.out, "digests": digests, "bytes": size}, f"{arguments.out}: {_text.size(size)}")

@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> Said:
     from slmops.cli import _text
     from slmops.cli._progress import Progress
     from slmops.core.errors import UsageError
-    from slmops.registry import Registry, references, remotes
+    from slmops.registry import Registry, documents, references, remotes
 
     if not 1 <= arguments.jobs <= 64:
         raise UsageError(f"--jobs {arguments.jobs} makes no sense", "from 1 to 64")
@@ -46,6 +46,8 @@ def run(arguments: argparse.Namespace) -> Said:
     )
     with Registry.open() as registry:
         taken = remotes.pull(registry, arguments.source, wanted, Progress(arguments.json).watch())
+        for digest in taken.artifacts:
+            documents.write(registry, digest)
         rows = {row.digest: row for row in registry.rows()}
     facts = {"artifacts": taken.artifacts, "names": list(map(str, taken.names)), "new": taken.new, "notes": taken.notes}
     named = ", ".join(map(str, taken.names)) or "no name"

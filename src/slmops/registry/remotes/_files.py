@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slmops.core import licences
 from slmops.core.watch import Watch
 from slmops.registry import blobs, contents, fetching, manifest, plain
 from slmops.registry.archive import Taken
@@ -27,6 +28,8 @@ class Listing:
 
     what: str
     """How errors call it."""
+    origin: str
+    """What the policy knows it by."""
     source: str
     """What is remembered of where it came from: a source that pull takes, at a commit where it has such."""
     files: Mapping[str, Piece]
@@ -34,8 +37,6 @@ class Listing:
     """Of the model: what headers and configs say of it is often no name."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """For the manifest: hub, revision."""
-    keys: Mapping[str, str] = field(default_factory=dict)
-    """Path -> what the remote calls its bytes, where that is not their sha256."""
 
 
 def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, watch: Watch) -> Taken:
@@ -44,7 +45,14 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
     Raises UsageError (several models), SourceNotFound, CorruptInput, Unsupported, UnknownFamily, OutputExists, NoSpace,
     PolicyRefused, and what `bring` raises.
     """
+    from slmops.formats import _licence
+
     sizes = {path: piece.size for path, piece in listing.files.items()}
+    policy = registry.policy
+    if rules := policy.signers(listing.origin):
+        where = ", ".join(rules[0].sources)
+        cure = f"what comes from {where} must be signed: take a signed artifact of it, by oci: or an archive"
+        raise policy.refused("require_signature", f"files of {listing.what} carry no signature", cure)
     choice = contents.choose(sizes, listing.what, wanted.variant, wanted.patterns)
     names = {path: choice.inside(path) for path in (*choice.others, *choice.weights)}
     manifest.check_paths(list(names.values()))
@@ -68,19 +76,17 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
 
         fresh += fetch(choice.others)
         choice = plain.narrowed(choice, folder)
+        if policy.judges_licences:
+            policy.admit_licence(licences.spdx(_licence.read(folder)), listing.what)
         fresh += fetch(choice.weights)
         taken = sorted((*choice.others, *choice.weights))
         facts = plain.facts(folder, choice, listing.name, listing.facts)
         name = wanted.name or plain.name_of(facts, choice.label if choice.form == "gguf" else None)
         layers = [Layer(names[path], found[path], manifest.kind_of(names[path])) for path in taken]
-        listed = {
-            names[path]: {"path": path, "digest": found[path].digest, "size": found[path].size}
-            | ({"key": listing.keys[path]} if path in listing.keys else {})
-            for path in taken
-        }
+        listed = {names[path]: {"path": path, "digest": found[path].digest, "size": found[path].size} for path in taken}
+        again = {"source": listing.source, "files": listed}
         with registry.writing():
-            origin = {"source": listing.source, "files": listed}
-            digest = registry.file(facts, layers, name, origin=origin, replace=wanted.replace)
+            digest = registry.file(facts, layers, name, origin=listing.origin, sources=again, replace=wanted.replace)
     return Taken((digest,), (name,), fresh, plain.notes(choice.left))
 
 

@@ -86,7 +86,9 @@ def _file(registry: Registry, client: Client, url: str, pin: re.Match[str] | Non
         raise UsageError(fault, "add #sha256= and its digest, or take it as it comes: --unverified")
     size = _size(client, url)
     key = f"sha256-{pin[1]}" if pin else f"url-{hashlib.sha256(url.encode()).hexdigest()}"
-    listing = Listing(what=origin(url), source=origin(url), files={base: Piece(key, size)}, name=base[:-5])
+    listing = Listing(
+        what=origin(url), origin=origin(url), source=origin(url), files={base: Piece(key, size)}, name=base[:-5]
+    )
 
     def bring(path: str, target: Path, size: int, came: Callable[[int], None]) -> None:
         if pin is None:  # what came before may have been another file
@@ -116,7 +118,7 @@ def _folder(registry: Registry, client: Client, url: str, wanted: Wanted, watch:
     manifest.check_paths(list(sums))
     files = {name: Piece(f"sha256-{digest}", _size(client, url + quote(name))) for name, digest in sums.items()}
     name = unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2] or (urlsplit(url).hostname or "model")
-    listing = Listing(what=origin(url), source=origin(url), files=files, name=name)
+    listing = Listing(what=origin(url), origin=origin(url), source=origin(url), files=files, name=name)
     return _files.pull(registry, listing, _bring(client, url), wanted, watch)
 
 
@@ -137,9 +139,9 @@ def _layout(registry: Registry, client: Client, url: str, offered: index.Index, 
     fill = _files.filling(pieces, _bring(client, url))
     inside = fetching.fetched(registry, list(pieces), fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
     with inside as came:
-        source = archive.Manifests(offered, held)
-        document = {"source": origin(url)}
-        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, origin=document)
+        source = archive.Fetched(registry, origin(url), offered, held)
+        again = {"source": origin(url)}
+        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
     return Taken(taken.artifacts, taken.names, came.new)
 
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
+from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import blobs, fetching, references
+from slmops.registry import blobs, contents, fetching
 from slmops.registry._http import Client
 from slmops.registry.archive import Taken
 from slmops.registry.blobs import Blob
@@ -40,14 +40,13 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
     """Raises SourceNotFound, Unreachable, and what _files.pull raises."""
     name = _name(where, wanted.revision)
     commit, files = _listing(registry, name)
-    known = _known(registry)
     listing = Listing(
         what=str(name),
+        origin=f"hf:{name.repo}",
         source=f"hf:{name.repo}@{commit}",
-        files={path: _piece(registry, file, known) for path, file in files.items()},
+        files=_pieces(registry, files),
         name=re.sub(r"(?i)(.)[-_.]gguf$", r"\1", name.repo.partition("/")[2]),
         facts={"hub": str(name), "revision": commit},
-        keys={path: _key(file) for path, file in files.items() if file.sha256 is None},
     )
     with _client(name, commit) as client:
         return _files.pull(registry, listing, _bring(client, name, commit), wanted, watch)
@@ -129,28 +128,20 @@ def _listing(registry: Registry, name: Name) -> tuple[str, dict[str, File]]:
         raise SourceNotFound(str(fault), f"{fault.cure}; the registry has {', '.join(tags[:5])} of it") from None
 
 
-def _known(registry: Registry) -> dict[str, Blob]:
-    """git's SHA-1 -> the blob that a pull found under it: small files, which so are not fetched twice."""
-    found: dict[str, Blob] = {}
-    for _, document in registry.attached("origin"):
-        listed = document.get("files")
-        for entry in listed.values() if isinstance(listed, dict) else ():
-            with contextlib.suppress(KeyError, TypeError, CorruptInput):
-                if str(entry["key"]).startswith("git-"):
-                    found[str(entry["key"])] = Blob(references.digest(entry["digest"]), int(entry["size"]))
-    return found
-
-
-def _piece(registry: Registry, file: File, known: Mapping[str, Blob]) -> Piece:
-    key = _key(file)
-    held = known.get(key)
-    # Attachments come from anywhere: what they say of a blob is looked at before it counts.
-    if held is not None and held.size == file.size and registry.blobs.has(held.digest):
+def _pieces(registry: Registry, files: Mapping[str, File]) -> dict[str, Piece]:
+    """By path. What the Hub knows by git's SHA-1 alone, and is here, is known by its sha256: so it is not fetched twice."""
+    small = {file.size for file in files.values() if file.sha256 is None}
+    here: dict[str, Blob] = {}
+    for digest in registry.blobs.all():
         with contextlib.suppress(OSError):
-            if f"git-{fetching.git_hash(registry.blobs.path(held.digest))}" == key:
-                return Piece.of(held)
-    return Piece(key, file.size)
-
-
-def _key(file: File) -> str:
-    return f"sha256-{file.sha256}" if file.sha256 else f"git-{file.git}"
+            path = registry.blobs.path(digest)
+            if (size := path.stat().st_size) in small and size <= contents.MOST_SMALL:
+                here[fetching.git_hash(path)] = Blob(digest, size)
+    return {
+        path: Piece(f"sha256-{file.sha256}", file.size)
+        if file.sha256
+        else Piece.of(here[file.git])
+        if file.git in here
+        else Piece(f"git-{file.git}", file.size)
+        for path, file in files.items()
+    }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
@@ -52,12 +51,17 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     model = there.manifest(reference)
     found = _artifact(model, f"{there.place} {reference}")
     attached = list(_attachments(there, found))
-    held = {model.blob: model.content, **{one.blob: one.content for one in attached}}
-    pieces = {Piece.of(blob) for one in held.values() for blob in manifest.parse(one).blobs}
-    document, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
+    held = {one.blob.digest: one.content for one in (model, *attached)}
+    parsed = [manifest.parse(content) for content in held.values()]
+    offered = Index()
+    for one in parsed:
+        offered.add(one.digest, one.size, one.artifact_type)
+    pieces = {Piece.of(blob) for one in parsed for blob in one.blobs}
+    source = archive.Fetched(registry, origin(str(there.place)), offered, held)
+    again, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
     inside = fetching.fetched(registry, ordered, _filling(there), jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
     with inside as fetched:
-        taken = archive.receive(registry, _Offered(there, held), rename=wanted.name, replace=wanted.replace, origin=document)
+        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
     remembered.change(registry.root, lambda known: known.saw(there, found.digest))
     return dataclasses.replace(taken, new=fetched.new)
 
@@ -121,23 +125,3 @@ def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
             small = all(blob.size <= receipt.MOST_BYTES for blob in parsed.blobs)
             if parsed.subject == found.digest and known is not None and known[1] not in OWN and small:
                 yield held
-
-
-class _Offered:
-    """An archive.Source of manifests that came; their blobs are fetched beside it."""
-
-    def __init__(self, there: Repository, held: Mapping[Blob, bytes]) -> None:
-        self._there, self._held = there, held
-        self.origin = origin(str(there.place))
-
-    def index(self) -> Index:
-        made = Index()
-        for blob, content in self._held.items():
-            made.add(blob.digest, blob.size, manifest.parse(content).artifact_type)
-        return made
-
-    @contextlib.contextmanager
-    def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
-        if wanted not in self._held and wanted.size > manifest.MOST_BYTES:
-            raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
-        yield io.BytesIO(self._held[wanted] if wanted in self._held else self._there.small(wanted))
