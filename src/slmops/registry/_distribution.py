@@ -163,7 +163,7 @@ class Repository:
             found += _listed(page, str(self.place))
             if len(found) > MOST_REFERRERS:
                 raise CorruptInput(f"{digest} has {len(found):,} referrers at {self.place}", f"at most {MOST_REFERRERS:,}")
-        return [one for one in found if manifest.ATTACHED.fullmatch(one.artifact_type)]
+        return [one for one in found if manifest.kind_attached(one.artifact_type) is not None]
 
     def _fallback(self, digest: str) -> dict[str, Any]:
         """The index under the tag of the Referrers Tag Schema."""
@@ -177,10 +177,6 @@ class Repository:
         if not isinstance(value, dict) or value.get("mediaType", index.INDEX) != index.INDEX:
             raise CorruptInput(f"the referrers of {digest} are no index")
         return value
-
-    def small(self, blob: Blob) -> bytes:
-        """A small blob as it comes, unproven (end-2)."""
-        return self.http.request("GET", f"{self.base}/blobs/{references.digest(blob.digest)}", most=blob.size + 1).body
 
     def append(self, blob: Blob, path: Path, came: Callable[[int], None]) -> None:
         """Bring a file with the beginning of a blob to its end (end-2). Its bytes are unproven."""

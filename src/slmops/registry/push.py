@@ -16,7 +16,7 @@ from typing import Any
 
 from slmops.core.errors import OutputExists, Unreachable, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import _upload, fetching, manifest, placing, remembered
+from slmops.registry import _upload, documents, fetching, manifest, placing, remembered
 from slmops.registry._distribution import Repository
 from slmops.registry.blobs import Blob
 from slmops.registry.manifest import Manifest
@@ -60,6 +60,7 @@ def push(
         if found.subject is not None:
             raise UsageError(f"{digest[:19]} is an attachment", "push what it is attached to: it goes along")
         _refuse_other(there, tag, digest, over)
+        documents.write(registry, digest)
         listed = registry.catalog.attachments(digest)
         attached = [registry.manifest(one) for one, kind in listed if kind not in OWN]
         wanted = list({blob.digest: blob for one in (found, *attached) for blob in one.blobs}.values())

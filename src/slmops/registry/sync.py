@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 from slmops.core.errors import OutputExists, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import fetching, index, manifest, push, references, remembered
+from slmops.registry import documents, fetching, index, push, references, remembered
 from slmops.registry._distribution import HOST, Place, Repository
 from slmops.registry.index import Index
 from slmops.registry.references import Reference
@@ -237,7 +237,7 @@ class _Run:
             if here != far:
                 found.append(Difference(name, _decided(here, far, agreed, self.options.prefer), here, far, agreed))
             elif here is not None and seen is not None and seen.documents is not None:
-                mine = {one for one, kind in self.registry.catalog.attachments(here) if kind not in oci.OWN}
+                mine = {one for one, kind in self.registry.catalog.attachments(here) if kind not in oci.HERE}
                 ways: list[Action] = ["push"] if mine - seen.documents else []
                 ways += ["pull"] if seen.documents - mine else []
                 found += [Difference(name, way, here, far, agreed, documents=True) for way in ways]
@@ -287,6 +287,7 @@ class _Run:
             with self.registry.writing():  # it is without a name for a moment
                 fetching.reserve(self.registry, one.there, stack)
             taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
+            documents.write(self.registry, one.there)
             self._move_here(one, one.there)
         return taken.new
 
@@ -337,8 +338,7 @@ def _fits(name: Reference, pattern: str) -> bool:
 
 def _documents(there: Repository, digest: str) -> frozenset[str]:
     """Digests of what is attached to an artifact there, of the kinds that travel."""
-    kinds = ((one.blob.digest, manifest.ATTACHED.fullmatch(one.artifact_type)) for one in there.referrers(digest))
-    return frozenset(name for name, kind in kinds if kind is not None and kind[1] not in oci.OWN)
+    return frozenset(one.blob.digest for one in there.referrers(digest) if oci.taken(one.artifact_type))
 
 
 def _decided(here: str | None, there: str | None, agreed: str | None, prefer: Side | None) -> Action:
