@@ -19,6 +19,7 @@ import pytest
 
 from faultserver import Asked, Fault, Reply, forward, serve
 from filed import artifact
+from needs import needs
 from ociregistry import PASSWORD, USER, Running, needs_registry, needs_skopeo, skopeo
 from ociregistry import serve as registry_of
 from slmops.core.errors import (
@@ -31,12 +32,13 @@ from slmops.core.errors import (
     Unsupported,
     UsageError,
 )
-from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, sync
+from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, signing, sync
 from slmops.registry import push as pushing
 from slmops.registry._distribution import Repository, parse
-from slmops.registry.policy import Policy
+from slmops.registry.policy import Policy, Signers
 from slmops.registry.push import Pushed
 from slmops.registry.references import named
+from slmops.registry.signing import Signer
 
 pytestmark = needs_registry
 
@@ -231,6 +233,26 @@ def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Runni
                 assert bool(through.asked) == bool(fetched)
                 done = sync.sync(registry, sync.parse(f"oci:{through.host}/policy"), (), sync.Options())
                 assert isinstance(done.fault, PolicyRefused) and registry.rows() == []
+
+
+@needs("model_signing", "OpenSSL")
+def test_signatures_travel_and_are_asked_for_before_the_weights(tmp_path: Path, home: Registry, server: Running) -> None:
+    signing.make_key(tmp_path / "key.pem")
+    required = (Signers(sources=("oci:*",), keys=(tmp_path / "key.pub",)),)
+    digest = home.resolve("home")
+    weights = next(layer.blob for layer in home.manifest(digest).layers if layer.path == "model.gguf")
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/signed/home:q4"
+        push(home, "home", place)
+        with Registry.open(tmp_path / "strict", policy=Policy(require_signature=required)) as strict:
+            with pytest.raises(PolicyRefused, match="not signed"):
+                pull(strict, place)
+            assert not through.of("GET", weights.digest) and strict.entries() == []
+            signing.sign(home, digest, Signer(key=tmp_path / "key.pem"))
+            push(home, "home", place)
+            assert pull(strict, place).artifacts == (digest,) and strict.place(digest)
+            done = sync.sync(strict, sync.parse(f"oci:{through.host}/signed"), (), sync.Options())
+            assert done.same == 1 and done.fault is None
 
 
 @pytest.mark.parametrize(
