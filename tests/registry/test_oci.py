@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from faultserver import Asked, Fault, Reply, forward, serve
+from faultserver import Asked, Fault, Reply, cable, forward, serve
 from filed import artifact
 from needs import needs
 from ociregistry import PASSWORD, USER, Running, needs_registry, needs_skopeo, skopeo
@@ -32,6 +32,7 @@ from slmops.core.errors import (
     Unsupported,
     UsageError,
 )
+from slmops.core.watch import Watch
 from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, signing, sync
 from slmops.registry import push as pushing
 from slmops.registry._distribution import Repository, parse
@@ -579,6 +580,65 @@ def test_push_over_a_bad_line(tmp_path: Path, home: Registry, server: Running, m
         assert fsck.check(back.root).problems == ()
 
 
+def test_push_over_a_line_that_is_cut_within_a_piece(
+    tmp_path: Path, home: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_upload, "CHUNK", 1 << 20)
+    digest = home.add(large(tmp_path / "large", 3_500_000), named("large"))
+    sent: list[int] = []
+    with cable(server.host, 500_000, 2_600_000) as host, Repository(parse(f"oci:{host}/cut/large")) as there:
+        done = pushing.push(home, digest, there, "q4", jobs=1, watch=Watch(advance=sent.append))
+    assert done.digest == digest and min(sent) < 0  # what went again was taken back
+    with Registry.open(tmp_path / "back") as back:
+        assert pull(back, f"oci:{server.host}/cut/large:q4").artifacts == (digest,)
+        assert fsck.check(back.root).problems == ()
+
+
+class Uploads:
+    """Chunked upload as distribution-spec 1.1 has it (Pushing a blob in chunks): it keeps what arrived, and says 416."""
+
+    def __init__(self) -> None:
+        self.kept, self.blobs = b"", dict[str, bytes]()
+
+    def answer(self, asked: Asked) -> Reply:
+        path, _, query = asked.path.partition("?")
+        here = {"Location": "/v2/a/blobs/uploads/1", "Range": f"0-{max(len(self.kept) - 1, 0)}"}
+        if asked.method == "HEAD":
+            return Reply(200 if path.rpartition("/")[2] in self.blobs else 404)
+        if asked.method == "POST":
+            self.kept = b""
+            return Reply(202, here)
+        if asked.method == "GET":
+            return Reply(204, here)
+        if asked.method == "PATCH":
+            if int(asked.headers["content-range"].partition("-")[0]) != len(self.kept):
+                return Reply(416, here)
+            self.kept += asked.body
+            return Reply(202, {**here, "Range": f"0-{len(self.kept) - 1}"})
+        self.blobs[query.partition("=")[2].replace("%3A", ":")] = self.kept + asked.body
+        return Reply(201)
+
+
+def test_a_registry_that_keeps_what_came_is_not_sent_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_upload, "CHUNK", 1 << 20)
+    content, sent = os.urandom(3_500_000), list[int]()
+    (tmp_path / "blob").write_bytes(content)
+    blob, kept, session = manifest.Blob.of(content), Uploads(), tmp_path / "session"
+    cuts = (Fault("PATCH", "", swallow=700_000), Fault("PATCH", "", times=0), Fault("PATCH", "", swallow=5))
+    with serve(kept.answer, *cuts) as server, Repository(parse(f"oci:{server.host}/a")) as there:
+        assert _upload.upload(there, blob, tmp_path / "blob", sent.append, session=session)
+        assert kept.blobs == {blob.digest: content} and sum(sent) == len(content)
+        assert len(server.of("POST")) == 1 and not session.exists()
+        # Of what is begun anew nothing is sent twice but the piece in the air.
+        assert sum(len(one.body) for one in server.of("PATCH")) < len(content) + 2 * (1 << 20)
+        kept.blobs.clear()
+        kept.kept = content[:2_000_000]
+        session.write_text(f"{server.url}/v2/a/blobs/uploads/1")  # of a process that was killed
+        server.asked.clear()
+        assert _upload.upload(there, blob, tmp_path / "blob", session=session) and kept.blobs == {blob.digest: content}
+        assert not server.of("POST") and sum(len(one.body) for one in server.of("PATCH")) == 1_500_000
+
+
 def test_a_push_goes_on_where_a_broken_one_ended(
     tmp_path: Path, home: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -671,12 +731,14 @@ def test_lost_blobs_come_back(home: Registry, other: Registry, server: Running) 
     place = f"oci:{server.host}/lost/home:q4"
     push(home, "home", place)
     digest = pull(other, place).artifacts[0]
-    lost = [other.manifest(digest).layers[0].blob, other.manifest(digest).config]
-    for blob in lost:
-        other.blobs.path(blob.digest).unlink()
-    name = next(name for name, kind in other.catalog.attachments(digest) if kind == "origin")
-    remotes.restore(other, other.document(other.manifest(name).layers[0].blob), lost)
-    assert fsck.check(other.root).problems == ()
+    found = other.manifest(digest)
+    other.blobs.path(found.config.digest).unlink()
+    damaged = other.blobs.path(found.layers[0].blob.digest)
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"y" * found.layers[0].blob.size)
+    assert not fsck.check(other.root).sound
+    assert fsck.check(other.root, repair=True).sound and fsck.check(other.root).problems == ()
+    assert fsck.verify(other, digest)
 
 
 def test_what_is_remembered_is_checked(home: Registry) -> None:
