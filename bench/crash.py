@@ -3,7 +3,7 @@
 
     python bench/crash.py [--only add gc ...] [--every N] [--json FILE]
 
-About 2,800 cases at 0.8 s each. tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must
+About 4,000 cases at 0.8 s each. tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must
 hold after each. Needs strace. A kill leaves the page cache, so what a power cut does to unsynced bytes is not shown.
 """
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import os
 import re
 import secrets
 import shutil
@@ -15,15 +16,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+import fakehub
 import ociregistry
+from conftest import write_toy
 from filed import artifact
-from slmops.registry import Registry, archive, fsck, gc, push, remotes
+from slmops.registry import Registry, approval, archive, fsck, gc, push, remotes, signing
 from slmops.registry._distribution import Repository, parse
 from slmops.registry.references import named
 
 MARK = "/slmops-begin"
+LOST = re.compile("Errno|lost sys.stderr")
+"""What a failing system call may look like, the one that says so included."""
 CALLS = (
     "openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "unlinkat", "mkdir", "rmdir", "chmod",
     "fchmod", "utimensat", "ftruncate", "flock",
@@ -34,6 +40,10 @@ OPERATIONS = {
     "add": 'registry.add(work / "new", named("new"))',
     "take": "taken(registry, stack.enter_context(registry.scratch()))",
     "attach": 'registry.attach(registry.resolve("old"), "measurement", {"measured": {"x": 1.0}})',
+    "sign": 'signing.sign(registry, registry.resolve("old"), signing.Signer(work / "key.pem"))',
+    "approve": 'approval.approve(registry, registry.resolve("old"), "ann")',
+    "document": 'documents.write(registry, registry.resolve("old"))',
+    "promote": 'registry.tag("good", named("live:production"), replace=True)',
     "tag": 'registry.tag("old", named("new"))',
     "rm": 'registry.remove("gone")',
     "gc": "gc.sweep(registry, 0)",
@@ -44,16 +54,39 @@ OPERATIONS = {
 }
 NETWORKED = {
     "pull oci": 'remotes.pull(registry, (work / "pulled").read_text(), remotes.Wanted())',
+    "pull hub": 'remotes.pull(registry, "hf:org/new", remotes.Wanted(name=named("new"), jobs=1))',
     "push": 'push.push(registry, registry.resolve("old"), Repository(parse((work / "pushed").read_text())), "latest")',
 }
 """The same within `served`."""
+_NETWORK = """
+from slmops.registry import _http, push, remotes
+from slmops.registry._distribution import Repository, parse
+from slmops.registry.remotes import hub, oci
+from slmops.formats import _hub
+_http._certificates()
+import huggingface_hub.hf_api, tokenizers
+from slmops import source
+from slmops.core import plugins
+from slmops.registry.remotes import local, http
+for room in ("formats", "architectures"):
+    for name in plugins.names(room):
+        plugins.load(room, name)
+[getattr(huggingface_hub, name) for name in ("HfApi", "get_token", "hf_hub_url", "try_to_load_from_cache")]
+"""
+WARM = {
+    "sign": "import model_signing.manifest, model_signing.signing, model_signing.verifying",
+    **dict.fromkeys(NETWORKED, _NETWORK),
+}
+"""What is imported before calls are counted: files that are only read lose nothing."""
+LEAVES = {"sign": "signature", "approve": "approval", "document": "card", "attach": "measurement"}
+"""What an operation attaches to `old`."""
 SCRIPT = """
 import contextlib, os, resource, shutil, signal, sys
 from pathlib import Path
-from slmops.registry import Registry, archive, fsck, gc
+from slmops.registry import Registry, approval, archive, documents, fsck, gc, signing, trust
 from slmops.registry.references import named
 import psutil
-IMPORTS
+WARM
 
 def taken(registry, scratch):
     shutil.copytree(work / "new", scratch / "made", copy_function=shutil.copyfile)
@@ -72,16 +105,6 @@ os.write(1, b"done")
 """
 
 
-IMPORTS = """
-from slmops.registry import _http, push, remotes
-from slmops.registry._distribution import Repository, parse
-from slmops.registry.remotes import hub, oci
-from slmops.formats import _hub
-_http._certificates()
-"""
-"""Before the cut: that modules are read from the disk is not what is looked at."""
-
-
 @dataclass(frozen=True)
 class Case:
     """Where an operation is cut: at the n-th `call` after it began, by a kill or an error; or at files of so many bytes."""
@@ -97,6 +120,8 @@ def prepare(work: Path) -> Path:
     """A registry of three artifacts: one named `old`, one `gone`, one that lost its name; and what operations need."""
     root = work / "home"
     with Registry.open(work / "other") as registry:
+        if find_spec("cryptography") is not None:
+            signing.make_key(work / "key.pem")
         digest = registry.add(artifact(work / "new", b"n"), named("new"))
         archive.send(registry, [digest], work / "new.tar")
     with Registry.open(root) as registry:
@@ -104,13 +129,18 @@ def prepare(work: Path) -> Path:
         registry.add(artifact(work / "gone", b"g"), named("gone"))
         registry.add(artifact(work / "lost", b"l"), named("lost"))
         registry.remove("lost")
+        for name in ("first", "good"):
+            approval.approve(registry, registry.add(artifact(work / name, name[:1].encode()), named(name)), "ann")
+        registry.tag("first", named("live:production"))
     return root
 
 
 @contextlib.contextmanager
 def served(work: Path) -> Iterator[None]:
-    """A registry across the network that has the artifact `new`, for what is NETWORKED."""
-    with ociregistry.serve(work / "server") as server:
+    """A registry across the network that has the artifact `new`, and a Hub that has a model `org/new`."""
+    hub = fakehub.serve({"org/new": write_toy("qwen3", work / "hub")})
+    with ociregistry.serve(work / "server") as server, hub as models:
+        (work / "hub.txt").write_text(models.url)
         (work / "server.txt").write_text(server.host)
         (work / "pushed").write_text(f"oci:{server.host}/first")
         (work / "pulled").write_text(f"oci:{server.host}/new:latest")
@@ -161,7 +191,7 @@ def check(case: Case, work: Path) -> str:
         what = f"signal={case.fault}" if case.fault == "KILL" else f"error={case.fault}"
         options = ["-o", "/dev/null", "-e", f"trace={case.call}", "-e", f"inject={case.call}:{what}:when={case.number}"]
     done = _run(case.operation, root, work, case.most, options)
-    if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and "Errno" not in done.stderr:
+    if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and not LOST.search(done.stderr):
         return f"it ended in {done.stderr.splitlines()[-1]}"
     try:
         if said := _oracle(root, case.operation, "done" in done.stdout) or _there(case, work, "done" in done.stdout):
@@ -189,9 +219,16 @@ def _oracle(root: Path, operation: str, acknowledged: bool) -> str:
         for row in registry.rows():
             if row.fault:
                 return f"{row.digest} is shown and cannot be read: {row.fault}"
-    must = {"old:latest"} | ({"gone:latest"} if operation != "rm" else set())
+        left = {kind for _, kind in registry.catalog.attachments(tags["old:latest"])} if "old:latest" in tags else set()
+        if acknowledged and operation in LEAVES and LEAVES[operation] not in left:
+            return f"the {LEAVES[operation]} is lost"
+        live = tags.get("live:production"), tags.get("first:latest"), tags.get("good:latest")
+        if live[0] not in live[1:] or (operation == "promote" and acknowledged and live[0] != live[2]):
+            return f"production is {live[0]}"
+    must = {"old:latest", "first:latest", "good:latest", "live:production"}
+    must |= {"gone:latest"} if operation != "rm" else set()
     may = must | {"gone:latest"}
-    if operation in ("add", "take", "tag", "import", "pull oci"):
+    if operation in ("add", "take", "tag", "import", "pull oci", "pull hub"):
         may |= {"new:latest"}
         must |= {"new:latest"} if acknowledged else set()
     if operation == "rm" and acknowledged:
@@ -217,8 +254,11 @@ def _there(case: Case, work: Path, acknowledged: bool) -> str:
 
 def _run(operation: str, root: Path, work: Path, most: int, strace: list[str]) -> subprocess.CompletedProcess[str]:
     act = {**OPERATIONS, **NETWORKED}[operation]
-    script = SCRIPT.replace("OPERATION", act).replace("IMPORTS", IMPORTS if operation in NETWORKED else "")
+    script = SCRIPT.replace("WARM", WARM.get(operation, "")).replace("OPERATION", act)
     command = [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]
-    return subprocess.run(
-        [*(["strace", "-f", "-qq", *strace] if strace else []), *command], capture_output=True, text=True, timeout=120
-    )
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    if operation == "pull hub":
+        own |= {"HF_ENDPOINT": (work / "hub.txt").read_text(), "HF_HOME": str(work / "hf")}
+        own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    whole = [*(["strace", "-f", "-qq", *strace] if strace else []), *command]
+    return subprocess.run(whole, env=own, capture_output=True, text=True, timeout=120)

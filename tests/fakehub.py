@@ -51,7 +51,7 @@ class Hub:
 @contextlib.contextmanager
 def serve(repos: dict[str, Path]) -> Iterator[Hub]:
     hub = Hub(repos)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -62,6 +62,11 @@ def serve(repos: dict[str, Path]) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked was killed."""
 
 
 class Handler(BaseHTTPRequestHandler):

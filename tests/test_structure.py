@@ -19,9 +19,9 @@ LEVELS = {
     "plan": 3, "source": 3, "probes": 3, "stream": 3,
     "prove": 4, "forecast": 4, "executors": 4, "compile": 5, "run": 5, "search": 5,
     "measure": 6, "registry": 6,
-    "demo": 7, "trials": 7, "train": 7, "pytest_checks": 7, "optimize": 8,
+    "demo": 7, "trials": 7, "pruning": 7, "train": 7, "pytest_checks": 7, "optimize": 8,
     "serve": 8, "operate": 8, "deploy": 8, "compat": 8,
-    "cli": 9, "__main__": 10, "__init__": 10,
+    "pipeline": 9, "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 SIBLINGS_APART = ("architectures", "formats", "engines", "passes", "deploy")
 # A heavy library is imported in the files that own it, and nowhere else.
@@ -36,7 +36,7 @@ OWNERS = {
     "xllamacpp": None,
     "mlx": {"engines/mlx.py"},
     "mlx_lm": {"engines/mlx.py"},
-    "jsonschema": {"core/yaml.py", "measure/scorers/json.py"},
+    "jsonschema": {"measure/scorers/json.py", "pipeline/schema.py", "registry/policy.py"},
     "httpx2": {"registry/_http.py"},
     "lm_eval": {"measure/harness.py"},
     "model_signing": {"registry/signing.py"},

@@ -141,3 +141,25 @@ def test_gates_and_levels_that_make_no_sense(made: Path, capsys: pytest.CaptureF
     ):
         assert cli.main([*start, *words]) == UsageError.exit_code, words
         assert said in capsys.readouterr().err, words
+
+
+@pytest.mark.slow
+@needs("xllamacpp")
+def test_figures_are_filed_with_what_the_registry_has(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What an approval stands on."""
+    monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
+    assert cli.main(["measure", str(made / "q8"), "--attach"]) == 2
+    assert cli.main(["measure", "toy:q8", "--attach"]) == 3
+    assert cli.main(["models", "add", str(made / "q8"), "--name", "toy:q8"]) == 0
+    asked = ["--runs", "2", "--engine", "llamacpp", "--attach", "--gate", "peak<=1MB"]
+    assert cli.main(["measure", "toy:q8", *asked]) == 13
+    assert cli.main(["models", "approve", "toy:q8", "--by", "ann"]) == 15
+    asked[-1] = "peak<=100GB"
+    assert cli.main(["measure", "toy:q8", *asked]) == 0
+    capsys.readouterr()
+    assert cli.main(["models", "show", "toy:q8", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {one["gate"]: one["passed"] for one in shown["gates"]} == {"peak<=1MB": False, "peak<=100GB": True}
+    assert str(tmp_path) not in json.dumps([one for one in shown["attachments"] if one["kind"] == "measurement"])

@@ -12,10 +12,10 @@ import pytest
 from judges import transformers_logits
 from slmops import cli
 from slmops import compile as compiler
-from slmops.cli.prune import split
 from slmops.core import receipt
 from slmops.core.errors import GateFailed, OutputExists, SourceNotFound, Unsupported, UsageError
 from slmops.ops.numpy import Reference
+from slmops.pruning import split
 from slmops.source import load
 
 Toy = Callable[..., Path]

@@ -239,7 +239,7 @@ def test_the_verbs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert main(["models", "policy"]) == 0 and "ann" in capsys.readouterr().out
     (tmp_path / "home" / "policy.yaml").write_text("aproval: {}\n")
     assert main(["models", "policy"]) == 4
-    assert "line 1: unknown key 'aproval'" in capsys.readouterr().err
+    assert "line 1, column 1: unknown key 'aproval'" in capsys.readouterr().err
     assert main(["models", "ls"]) == 0  # what asks nothing of it works on
 
 
@@ -259,3 +259,14 @@ def test_a_name_that_cannot_be_had_is_refused_before_the_work(tmp_path: Path, mo
     assert main(["convert", str(SAMPLE), "--to", "gguf", "--name", "home:v1"]) == 15
     with Registry.open(tmp_path / "home") as registry:
         assert not registry.rows()
+
+
+def test_a_strangers_word_is_not_taken_for_our_work(registry: Registry, digest: str, tmp_path: Path) -> None:
+    """An artifact that says it is what a step makes does not keep the step from being run."""
+    step = registry.manifest(digest).ours("step")
+    assert registry.made(step, "gguf") == digest
+    archive.send(registry, [digest], tmp_path / "out.tar")
+    with Registry.open(tmp_path / "edge") as edge:
+        with archive.opened(tmp_path / "out.tar") as source:
+            archive.receive(edge, source)
+        assert edge.manifest(digest).ours("verified") == "true" and edge.made(step, "gguf") is None

@@ -21,7 +21,7 @@ def usable() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not usable(), reason="strace does not work here: crashes at system calls are NOT tested")
-@pytest.mark.parametrize("operation", ["add", "import", "gc", "rm"])
+@pytest.mark.parametrize("operation", ["add", "import", "gc", "rm", "approve", "promote"])
 def test_nothing_that_was_acknowledged_is_lost(operation: str, tmp_path: Path) -> None:
     crashes.prepare(tmp_path)
     found = crashes.cases(operation, tmp_path)

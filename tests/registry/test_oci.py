@@ -266,6 +266,19 @@ def test_places_that_are_none(place: str) -> None:
         parse(place)
 
 
+def test_a_name_that_is_taken_here_is_told_before_the_weights_come(
+    tmp_path: Path, home: Registry, other: Registry, server: Running
+) -> None:
+    mine = other.add(artifact(tmp_path / "mine", b"m"), named("home:q4"))
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/taken/home:q4"
+        push(home, "home", place)
+        with pytest.raises(OutputExists):
+            pull(other, place)
+        assert not through.of("GET", "/blobs/") and other.resolve("home:q4") == mine
+        assert pull(other, place, replace=True).artifacts == (home.resolve("home"),) != (mine,)
+
+
 def test_http_without_encryption_only_to_this_machine() -> None:
     for text, plain, scheme in (
         ("oci:localhost:5000/a", False, "http"), ("oci:127.0.0.1/a", False, "http"), ("oci:[::1]:5000/a", False, "http"),

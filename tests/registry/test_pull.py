@@ -138,6 +138,9 @@ def test_weights_of_a_repository_of_many_are_chosen_by_variant(hub: Hub, tmp_pat
     assert found["names"] == ["tiny:gguf-q8-0"] and set(held(home, "tiny")) == {"tiny-Q8_0.gguf", "README.md"}
     ask(hub, home, "pull", "org/Tiny-GGUF", "--include", "*Q4_0*", "--name", "four")
     assert "tiny-Q4_0.gguf" in held(home, "four")
+    before = len(resolved(hub))
+    assert "four:latest is" in ask(hub, home, "pull", "org/Tiny-0.5B", "--name", "four", code=12)["error"]
+    assert len(resolved(hub)) == before
     assert "no q2_k" in ask(hub, home, "pull", "org/Tiny-GGUF", "--variant", "q2_k", code=2)["error"].lower()
     assert "match" in ask(hub, home, "pull", "org/Tiny-GGUF", "--include", "*.onnx", code=3)["error"]
 

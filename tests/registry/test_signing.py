@@ -342,3 +342,41 @@ def test_the_verbs(registry: Registry, digest: str, keys: Path, tmp_path: Path, 
     assert main(["models", "verify", "home:v1", "--key", str(keys / "ours.pub")]) == 10
     assert main(["models", "verify", "home:v1", "--identity", "me"]) == 2
     assert main(["models", "verify", "home:v1", "--key", str(tmp_path / "none.pub")]) == 3
+
+
+def test_sigstore_is_the_librarys(registry: Registry, digest: str, keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network: that it is asked, and what comes of its refusal."""
+    from model_signing import signing as theirs
+    from model_signing import verifying
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host")
+
+    def by_key_instead(config: Any, **_: object) -> Any:
+        return config.use_elliptic_key_signer(private_key=keys / "ours.pem")
+
+    monkeypatch.setattr(theirs.Config, "use_sigstore_signer", unreachable)
+    monkeypatch.setattr(verifying.Config, "use_sigstore_verifier", unreachable)
+    with pytest.raises(VerificationFailed, match="no route to host"):
+        signing.sign(registry, digest, Signer())
+    monkeypatch.setattr(theirs.Config, "use_sigstore_signer", by_key_instead)
+    signing.sign(registry, digest, Signer())
+    someone = Signers(("*",), identities=(policy.Identity("me@example.org", "https://issuer.example"),))
+    with pytest.raises(VerificationFailed, match="no route to host"):
+        trust.verified(registry, digest, someone)
+
+
+def test_fsck_tells_what_the_policy_would_refuse(registry: Registry, digest: str, keys: Path, tmp_path: Path) -> None:
+    """Another tool's edit of index.json, and what came before the policy."""
+    from slmops.registry import fsck
+
+    home, unsigned = tmp_path / "edge", exported(registry, digest, tmp_path / "unsigned.tar")
+    with Registry.open(home) as edge, archive.opened(unsigned) as source:
+        archive.receive(edge, source)
+    assert fsck.check(home).sound
+    held = index.read(home)
+    held.tags[named("home:production")] = digest
+    held.write(home)
+    (home / "policy.yaml").write_text(f"require_signature: [{{keys: [{keys / 'ours.pub'}]}}]\n")
+    found = {(one.what, one.name) for one in fsck.check(home).problems}
+    assert ("policy", "home:production") in found and ("policy", "home:production, home:v1") in found

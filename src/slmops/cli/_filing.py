@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmops.core.errors import OutputExists
+from slmops.core.errors import OutputExists, SourceNotFound, UsageError
 
 if TYPE_CHECKING:
     from slmops.compile import Converted
@@ -96,16 +96,45 @@ def opened(text: str | None, formats: Sequence[str], replace: bool) -> Iterator[
 
 def choice(name: Reference, folder: Path, document: Mapping[str, Any]) -> str:
     """File what optimize chose, with what was measured of it; the digest."""
-    from slmops.registry import Registry, documents
+    from slmops.registry import Registry
 
     with Registry.open() as registry:
         digest = registry.add(folder, name, replace=True)
-        registry.attach(digest, "measurement", document)
-        documents.write(registry, digest)
+        _attach(registry, digest, document)
     return digest
 
 
-def refuse(name: Reference, fingerprint: str, licence: str | None) -> None:
+def digests(texts: Sequence[str]) -> list[str]:
+    """Of names in the registry. Raises UsageError for what is none, SourceNotFound."""
+    from slmops.registry import Registry, exists, home
+
+    if paths := [text for text in texts if Path(text).exists()]:
+        raise UsageError(f"{paths[0]} is a path, and figures are filed in the registry", "slmops models add gives it a name")
+    if not exists(home()):
+        raise SourceNotFound(f"there is no registry at {home()}", "slmops models add makes one")
+    with Registry.open() as registry:
+        return [registry.resolve(text) for text in texts]
+
+
+def measured(found: Mapping[str, Mapping[str, Any]]) -> None:
+    """File measurements (digest -> document) with their artifacts."""
+    from slmops.registry import Registry
+
+    with Registry.open() as registry:
+        for digest, document in found.items():
+            _attach(registry, digest, document)
+
+
+def _attach(registry: Registry, digest: str, document: Mapping[str, Any]) -> None:
+    from slmops.registry import documents
+
+    # Where it lay on this machine is nobody else's business, and a measurement goes where the artifact goes.
+    figures = {key: value for key, value in document["measured"].items() if key != "folder"}
+    registry.attach(digest, "measurement", {**document, "measured": figures})
+    documents.write(registry, digest)
+
+
+def refuse_name(name: Reference, fingerprint: str, licence: str | None) -> None:
     """A name moves from one choice to the next of the same model. Raises OutputExists where it is another model's.
 
     Raises PolicyRefused for a name that the choice may not have.

@@ -1,4 +1,4 @@
-"""What people type for bytes, rates, shares and times (1GiB, 20tok/s, 60%, 10m), and the limits that several verbs take."""
+"""The limits, gates and formats that several verbs take, from what was typed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,13 @@ import re
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
-from slmops.core.units import parse_size
+from slmops.core.units import parse_rate, parse_seconds, parse_size
 
 if TYPE_CHECKING:
     from slmops.measure.gates import Gate
     from slmops.plan.decide import Limits
 
-
-def size(text: str, whole: int | None = None) -> int:
-    """Bytes of 1GiB, 800 MB or 1e9; of 60% too where `whole` is what it is a share of."""
-    if text.strip().endswith("%") and whole is not None:
-        return round(whole * _split(text, "a share such as 60%")[0] / 100)
-    found = parse_size(text)
-    if not found:
-        raise UsageError(f"{text!r} is no number of bytes such as 1GiB, 800MB" + (" or 60%" if whole is not None else ""))
-    return found
-
-
-def rate(text: str) -> float:
-    """Tokens a second of 20, 20tok/s or 20 t/s."""
-    number, unit = _split(text, "a speed such as 20tok/s")
-    if unit not in ("", "tok/s", "t/s", "tokens/s", "tps"):
-        raise UsageError(f"{text!r} is no speed", "such as 20tok/s")
-    return number
+size, rate, seconds = parse_size, parse_rate, parse_seconds
 
 
 def jobs(text: str) -> int:
@@ -37,22 +21,6 @@ def jobs(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
         raise argparse.ArgumentTypeError(f"{text!r} makes no sense: from 1 to 64")
     return int(text)
-
-
-def _split(text: str, what: str) -> tuple[float, str]:
-    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z%/]*)\s*", text.lower())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"{text!r} is not {what}")
-    return float(match[1]), match[2]
-
-
-def seconds(text: str) -> float:
-    """Seconds of 90, 90s, 10m, 2h or 7d."""
-    number, unit = _split(text, "a time such as 90s, 10m or 2h")
-    factors = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-    if unit not in factors:
-        raise UsageError(f"{text!r} is no time", "such as 90s, 10m or 2h")
-    return number * factors[unit]
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

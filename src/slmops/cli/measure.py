@@ -34,6 +34,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="this engine only; default: the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where engines run")
     _units.add_kv(parser, "default: the engine's own (auto)")
+    parser.add_argument(
+        "--attach", action="store_true", help="file figures and verdicts with what is a name in the registry"
+    )
     parser.add_argument("--report", metavar="FILE", help="write what was found as one HTML file that works offline")
     parser.add_argument("--runs", type=int, default=3, metavar="N", help="of the speed, after a warm-up (3)")
     text = "throughput and latency with so many requests in flight, such as 1,4: in engines that compute several at once"
@@ -47,13 +50,15 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from slmops import source as sources
-    from slmops.cli import _reference
+    from slmops.cli import _filing, _reference
     from slmops.cli._progress import Progress
+    from slmops.core import receipt
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
     from slmops.measure import artifact, gates, report, tasks
     from slmops.plan import hardware
 
     progress = Progress(quiet=arguments.json)
+    filed = _filing.digests(arguments.artifact) if arguments.attach else []
     arguments.artifact = [str(_reference.folder(one)) for one in arguments.artifact]
     if (arguments.text is None) != (arguments.against is None):
         raise UsageError("--against and --text belong together", "give the unquantized model and a text, or neither")
@@ -119,6 +124,11 @@ def run(arguments: argparse.Namespace) -> int:
             "compared": compared,
             "machine": hardware.detect(),
             "artifacts": [report.artifact(one.folder, source) for one in found],
+        })  # fmt: skip
+    if filed:
+        _filing.measured({
+            digest: report.plain({"measured": artifact.facts(one), "verdicts": said, "machine": receipt.machine()})
+            for digest, one, said in zip(filed, found, verdicts, strict=True)
         })  # fmt: skip
     print(json.dumps(facts, indent=1) if arguments.json else _shown(found, compared, verdicts))
     if arguments.report:

@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     name = references.named(arguments.name) if arguments.name else None
     model = sources.load(_reference.source(arguments.source))
     if name is not None:
-        _filing.refuse(name, compiler.fingerprint(model), model.licence)
+        _filing.refuse_name(name, compiler.fingerprint(model), model.licence)
     limits, formats = _units.limits(arguments, model.parameters), _units.formats(arguments)
     if arguments.dry_run:
         planned = plan.facts(model, hardware.detect(), limits, formats, here=True)

@@ -39,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     import json
 
     from slmops import source as sources
+    from slmops.cli import _reference
     from slmops.core.errors import UsageError
     from slmops.plan import hardware, targets
 
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _rank(arguments, target)
     if arguments.task is not None:
         raise UsageError("--task chooses among the models of the catalogue", "leave SOURCE out, or --task")
-    model = sources.outline(arguments.source)
+    model = sources.outline(_reference.source(arguments.source))
     limits = _units.limits(arguments, model.parameters)
     formats = _units.formats(arguments) or (target.formats if target else None)
     machine = target.machine if target else hardware.detect()

@@ -33,7 +33,7 @@ FOREIGN = (
 ACCEPT = {"Accept": ", ".join((manifest.MANIFEST, *FOREIGN))}
 FALLBACK = re.compile(r"sha256-[0-9a-f]{64}(?:\..{1,50})?", re.ASCII)
 """Tags that registries without a referrers API need (Referrers Tag Schema), and cosign's."""
-MOST_TAGS = 10_000
+MOST_TAGS, MOST_NAMES = 10_000, 100_000
 MOST_REFERRERS = 1000
 PAGES = 1000
 TRIES = 3
@@ -152,6 +152,8 @@ class Repository:
             for page in pages or ():
                 listed = page.get("repositories") or []
                 found += [one for one in listed if isinstance(one, str) and references.NAME.fullmatch(one)]
+                if len(found) > MOST_NAMES:
+                    return None
             return found if pages is not None else None
         return None
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 KIND, MEASURED = "approval", "measurement"
 MOST_TEXT = 2000
+MOST_GATES = 400
+"""That are read of one measurement."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def approve(registry: Registry, digest: str, by: str, note: str = "") -> tuple[s
     origins = {one: registry.catalog.origin(one) for one, kind in registry.catalog.attachments(digest) if kind == MEASURED}
     found = gates(registry, origins, digest)
     if failed := lacking(policy.approval.gates, found):
-        raise policy.refused("approval.gates", f"not passed: {'; '.join(failed)}", "slmops optimize --name measures it")
+        cure = "slmops measure --attach, or optimize --name, measures it"
+        raise policy.refused("approval.gates", f"not passed: {'; '.join(failed)}", cure)
     document = {
         "by": by,
         "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -71,14 +74,14 @@ def gates(registry: Registry, measurements: Mapping[str, str], subject: str) -> 
         if held.subject != subject or manifest.kind_attached(held.artifact_type) != MEASURED:
             continue
         said = registry.document(held.layers[0].blob).get("verdicts")
-        for verdict in said if isinstance(said, list) else ():
+        for verdict in said[:MOST_GATES] if isinstance(said, list) else ():
             if isinstance(verdict, dict):
                 passed = verdict.get("passed")
                 gate = Gate(
-                    str(verdict.get("gate")),
+                    str(verdict.get("gate"))[:MOST_TEXT],
                     passed if isinstance(passed, bool) else None,
                     verdict.get("blocks") is not False,
-                    str(verdict.get("said", "")),
+                    str(verdict.get("said", ""))[:MOST_TEXT],
                 )
                 if gate.passed is not True or believed(registry, origin):
                     found[gate.gate] = gate

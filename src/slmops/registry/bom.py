@@ -6,6 +6,7 @@ https://cyclonedx.org/docs/1.6/json/. Without a timestamp: equal artifacts with 
 from __future__ import annotations
 
 import re
+import urllib.parse
 import uuid
 from typing import Any
 
@@ -29,7 +30,7 @@ def bom(one: Described) -> dict[str, Any]:
         "specVersion": VERSION,
         # One bill an artifact, whose version rises with what is found out about it.
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, one.found.digest)}",
-        "version": 1 + len(one.gates) + len(one.figures) + len(one.approvals),
+        "version": 1 + one.findings,
         "metadata": {"tools": {"components": [tool]}, "component": _model(one)},
     }
 
@@ -63,7 +64,7 @@ def _ancestor(one: Described, given: Input) -> dict[str, Any]:
     label = plain(given.label, 200)
     found: dict[str, Any] = {
         "type": "machine-learning-model" if given.role in ("source", "adapter", "teacher") else "data",
-        "name": label or given.role,
+        "name": label or plain(given.role, 200) or "input",
         "properties": [
             {"name": "slmops:role", "value": plain(given.role)},
             {"name": "slmops:id", "value": plain(given.parent)},
@@ -73,7 +74,8 @@ def _ancestor(one: Described, given: Input) -> dict[str, Any]:
         found["hashes"] = [_hash(given.parent)]
     if given.role == "source" and one.base is not None:
         repository, revision = one.base
-        found["purl"] = f"pkg:huggingface/{repository}" + (f"@{revision.lower()}" if revision else "")
+        version = f"@{urllib.parse.quote(revision.lower(), safe='')}" if revision else ""
+        found["purl"] = f"pkg:huggingface/{repository}{version}"
         found["externalReferences"] = [{"type": "distribution", "url": f"https://huggingface.co/{repository}"}]
     return found
 

@@ -24,7 +24,8 @@ def card(one: Described) -> str:
     import yaml
 
     header = yaml.safe_dump(_header(one), sort_keys=False, allow_unicode=True, width=1000)
-    parts = [f"# {_cell(one.name)}: {_cell(one.format)}, {_cell(one.scheme)}", _what(one), *_sections(one)]
+    title = ", ".join(_cell(part) for part in (one.name, one.format, one.scheme) if part)
+    parts = [f"# {title}", _what(one), *_sections(one)]
     return f"---\n{header}---\n\n" + "\n\n".join(parts) + "\n"
 
 
@@ -88,11 +89,11 @@ def _sections(one: Described) -> Iterable[str]:
     if made:
         yield "## How it was made\n\n" + _items(made)
     if one.figures:
-        rows = [(figure.name, figure.said, _interval(figure), figure.engine or "-") for figure in one.figures]
+        rows = [(figure.name, figure.said, _interval(figure), _cell(figure.engine) or "-") for figure in one.figures]
         where = f"\n\nMeasured on {_cell(one.machine)}." if one.machine else ""
         yield "## Measured\n\n" + _table(("figure", "value", "95 % interval", "engine"), rows) + where
     else:
-        yield "## Measured\n\nNothing yet: `slmops optimize --name`, `slmops measure`."
+        yield "## Measured\n\nNothing yet: `slmops measure --attach`, `slmops optimize --name`."
     if one.gates:
         marks = {True: "passed", False: "failed", None: "undecided"}
         verdicts = [(_cell(gate.gate), marks[gate.passed], _cell(gate.said)) for gate in one.gates]

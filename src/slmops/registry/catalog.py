@@ -249,8 +249,9 @@ class Catalog:
         ]
 
     def made(self, step: str, form: str) -> str | None:
-        """The verified artifact that a step made in a format."""
-        found = self._all("select digest from artifacts where step = ? and format = ? and verified limit 1", (step, form))
+        """The verified artifact that a step made here in a format: of one from elsewhere, all that is its own word."""
+        where = "step = ? and format = ? and verified and digest not in (select digest from origins)"
+        found = self._all(f"select digest from artifacts where {where} limit 1", (step, form))
         return str(found[0][0]) if found else None
 
     def lineage(self) -> list[tuple[str, str, str, str]]:

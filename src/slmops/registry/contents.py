@@ -79,7 +79,7 @@ def choose(listing: Mapping[str, int], what: str, variant: str | None = None, pa
     said = "\n".join(f"  {one.label}  {size(one.nbytes)}  {_shown(one)}" for one in (meant or found)[:SHOWN])
     more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
     fault = f"{what} holds {len(found)} models" if variant is None else f"{what} holds {len(meant) or 'no'} {variant[:80]}"
-    raise UsageError(fault, f"name one with --variant, or its file with --include:\n{said}{more}")
+    raise UsageError(fault, f"name one, with --variant or --include, or here by its path:\n{said}{more}")
 
 
 def choices(listing: Mapping[str, int]) -> list[Choice]:

@@ -80,6 +80,8 @@ class Described:
     figures: tuple[Figure, ...]
     machine: str
     """On which the figures were taken."""
+    findings: int
+    """Measurements and approvals so far."""
     gates: tuple[Gate, ...]
     approvals: tuple[Mapping[str, Any], ...]
     signatures: tuple[Signature, ...]
@@ -113,6 +115,7 @@ def describe(registry: Registry, digest: str) -> Described:
         base=_base(facts, config, inputs),
         figures=tuple(_figures(measured[-1])) if measured else (),
         machine=_machine(measured[-1].get("machine")) if measured else "",
+        findings=sum(map(len, attached.values())),
         gates=tuple(approval.gates(registry, origins, digest)),
         approvals=tuple(document for _, document in attached.get(approval.KIND, ())),
         signatures=tuple(signatures(registry, digest)),

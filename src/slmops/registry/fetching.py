@@ -133,14 +133,19 @@ def reserve(registry: Registry, digest: str, until: contextlib.ExitStack) -> Non
     until.callback(registry.catalog.release, lease)
 
 
-def stale(root: Path, grace: float) -> list[Path]:
-    """Partials that nobody fetches and that are older than the grace (seconds), with their locks. Alone in the registry."""
-    gone: list[Path] = []
-    for path in sorted((root / FOLDER).glob("*")):
-        lock = path if path.suffix == LOCK else path.with_name(path.name + LOCK)
+def sweep(root: Path, grace: float, *, dry_run: bool = False) -> int:
+    """Remove partials that nobody fetches and that are older than the grace (seconds); how many."""
+    gone = 0
+    for name in sorted({path.name.removesuffix(LOCK) for path in (root / FOLDER).glob("*")}):
+        path, lock = root / FOLDER / name, root / FOLDER / (name + LOCK)
+        newest = max((one.stat().st_mtime for one in (path, lock) if one.exists()), default=0.0)
         with _lock.tried(lock) as ours:
-            if ours and time.time() - path.stat().st_mtime >= grace:
-                gone.append(path)
+            old = ours and time.time() - newest >= grace
+            gone += old
+            if old and not dry_run:
+                path.unlink(missing_ok=True)
+            if ours and not path.exists():
+                _forget(lock)
     return gone
 
 

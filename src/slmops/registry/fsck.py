@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
+from slmops.core.errors import CorruptInput, PolicyRefused, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, write_whole
 from slmops.core.watch import Watch
-from slmops.registry import gc, index, manifest, placing, policy, references
+from slmops.registry import approval, gc, index, manifest, placing, policy, references, trust
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
 from slmops.registry.founding import home
@@ -26,7 +26,7 @@ class Problem:
     """Something that is not as it must be."""
 
     what: str
-    """layout, index, manifest, blob, catalog or folder; `leftover` is harmless."""
+    """layout, index, manifest, blob, catalog, folder or policy; `leftover` is harmless."""
     name: str
     said: str
     repaired: bool = False
@@ -70,6 +70,7 @@ def check(root: Path | None = None, *, repair: bool = False, watch: Watch | None
             problems += _manifests(registry, repair, counts)
             problems += _catalog(registry, repair)
             problems += _folders(registry, repair)
+            problems += _refused(registry)
             problems += _leftovers(registry, repair)
         if repair and any(one.lost for one in problems):
             problems = _refetched(registry, problems, watch)
@@ -253,6 +254,24 @@ def _differs(registry: Registry, found: Manifest, folder: Path) -> str:
         if not (blob.is_file() and path.samefile(blob)) and f"sha256:{file_digest(path)}" != layer.blob.digest:
             return f"{layer.path} is not what the manifest says"
     return ""
+
+
+def _refused(registry: Registry) -> Iterator[Problem]:
+    """What the policy would not let be: another tool's edits, or the time before the policy."""
+    held = index.read(registry.root)
+    for name, digest in held.tags.items():
+        if name.tag in registry.policy.approval.tags:
+            try:
+                approval.require(registry, held, digest, name)
+            except SlmopsError as fault:
+                yield Problem("policy", str(name), str(fault))
+    for row in registry.rows():
+        try:
+            trust.opening(registry, registry.manifest(row.digest))
+        except PolicyRefused as fault:
+            yield Problem("policy", ", ".join(row.tags) or row.digest, str(fault))
+        except SlmopsError:
+            continue  # told already
 
 
 def _leftovers(registry: Registry, repair: bool) -> Iterator[Problem]:

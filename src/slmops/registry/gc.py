@@ -67,7 +67,8 @@ def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> S
         # Names first, then folders, then bytes: a kill in between leaves what the next sweep takes.
         registry.change(edit)
         size = sum(registry.blobs.path(one).stat().st_size for one in blobs)
-        left = leftovers(registry.root) + fetching.stale(registry.root, grace)
+        left = leftovers(registry.root)
+        partial = fetching.sweep(registry.root, grace, dry_run=dry_run)
         if not dry_run:
             kept = {path.name for path in map(registry.blobs.path, registry.entries())}
             for folder in (registry.root / "artifacts").iterdir():
@@ -78,7 +79,7 @@ def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> S
             registry.catalog.distrust(blobs)
             for path in left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return Swept(tuple(gone), len(blobs), size, tuple(spared), tuple(young), len(left))
+    return Swept(tuple(gone), len(blobs), size, tuple(spared), tuple(young), len(left) + partial)
 
 
 def _read(registry: Registry, digest: str) -> Manifest:

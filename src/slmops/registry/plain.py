@@ -74,6 +74,7 @@ def narrowed(choice: Choice, folder: Path) -> Choice:
     What nobody here can read is refused, before its weights are fetched. Raises what reading config.json raises.
     """
     from slmops import source as sources
+    from slmops.core import spec as specs
     from slmops.formats import huggingface
 
     if choice.form == RECEIPT:
@@ -82,6 +83,7 @@ def narrowed(choice: Choice, folder: Path) -> Choice:
         return dataclasses.replace(choice, weights=kept[0], others=kept[1])
     if choice.form != CHECKPOINT:
         return choice
+    specs.from_config(huggingface.read_config(folder))
     if sources.format_of(folder) == "huggingface":
         huggingface.check(folder)
     wanted = [choice.place + name for name in huggingface.wanted_weights(folder)]

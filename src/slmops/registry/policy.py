@@ -7,16 +7,20 @@ names. Without a file everything is let in, and the tag `production` needs an ap
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slmops.core.errors import PolicyRefused
+from slmops.core.errors import CorruptInput, PolicyRefused
 from slmops.core.units import parse_size, size
+
+if TYPE_CHECKING:
+    from slmops.core.yaml12 import Places
 
 NAME = "policy.yaml"
 ONCE, ALWAYS = "once", "always"
@@ -24,7 +28,7 @@ HERE = ""
 """The origin of what was made here: the user's own, of which no signature is asked."""
 LOST = "lost:"
 """The origin of what lost its own, when index.json had to be made again: every rule is about it."""
-GUIDE = "see docs/trust.md for what it holds"
+MANUAL = "docs/trust.md"
 
 
 @dataclass(frozen=True)
@@ -137,11 +141,11 @@ def load(root: Path) -> Policy:
 
 def read(path: Path) -> Policy:
     """A policy file. Raises SourceNotFound, or CorruptInput naming the line."""
-    from slmops.core import yaml
+    from slmops.core import yaml12  # with PyYAML, which a registry without a policy does not need
 
-    value = yaml.read(path, GUIDE)
+    value, places = yaml12.located(path, MANUAL)
     said: dict[str, Any] = {} if value is None else value
-    yaml.fitting(path, said, schema(), GUIDE)
+    _check(path, said, places)
     licences, approval = said.get("licences", {}), said.get("approval", {})
     most, allow = said.get("most_bytes"), licences.get("allow")
     return Policy(
@@ -164,6 +168,25 @@ def schema() -> dict[str, Any]:
     """The JSON schema of a policy file."""
     found: dict[str, Any] = json.loads(Path(__file__).with_name("policy.schema.json").read_text(encoding="utf-8"))
     return found
+
+
+def _check(path: Path, value: Any, places: Places) -> None:
+    """Raises CorruptInput for the fault that tells most, where it stands."""
+    import jsonschema
+
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(value))
+    if error is None:
+        return
+    way, cure = tuple(error.absolute_path), f"see {MANUAL} for what it holds"
+    said = f"{'.'.join(map(str, way))}: {error.message}".removeprefix(": ")
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        key = next(key for key in error.instance if key not in known)
+        near = difflib.get_close_matches(key, known, 1)
+        way, said = (*way, key), f"unknown key {key!r}"
+        cure = f"is {near[0]!r} meant?" if near else f"known: {', '.join(known)}"
+    line, column = places.of(way)
+    raise CorruptInput(f"{path}, line {line}, column {column}: {said[:300]}", cure)
 
 
 def matches(text: str, patterns: Iterable[str], *, fold: bool = False) -> bool:

@@ -70,9 +70,9 @@ def sign(registry: Registry, digest: str, by: Signer) -> tuple[str, str]:
             config.use_elliptic_key_signer(private_key=by.key, password=password)
         else:
             config.use_sigstore_signer(use_ambient_credentials=True)
-        with tempfile.TemporaryDirectory(prefix="slmops-sign-") as scratch, contextlib.redirect_stdout(sys.stderr):
-            config.sign(Path(scratch), Path(scratch) / KIND)
-            bundle = json.loads((Path(scratch) / KIND).read_bytes())
+        with registry.scratch() as scratch, contextlib.redirect_stdout(sys.stderr):
+            config.sign(scratch, scratch / KIND)
+            bundle = json.loads((scratch / KIND).read_bytes())
     except SlmopsError:
         raise
     except Exception as error:  # the library raises what its own libraries raise

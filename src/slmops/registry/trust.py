@@ -79,11 +79,12 @@ def naming(registry: Registry, before: Mapping[Reference, str], after: Index) ->
 def promised(registry: Registry, name: Reference, digest: str | None, licence: str | None) -> None:
     """Whether what is yet to be made may have a name, asked before the work. Raises PolicyRefused.
 
-    digest: of the artifact if it is here already; licence: of what it is made from, as it is stated there.
+    digest: of the artifact if it is here already: its approvals are asked when it is named. licence: of what it is made
+    from, as it is stated there.
     """
     policy = registry.policy
     policy.admit_licence(licences.spdx(licence), str(name))
-    if name.tag in policy.approval.tags and (digest is None or registry.catalog.tagged(name.name, name.tag) != digest):
+    if digest is None and name.tag in policy.approval.tags:
         cure = f"name it otherwise, approve that, and then: slmops models tag {name.name}:TAG {name}"
         raise policy.refused(
             "approval.tags", f"{name} moves only onto an approved artifact, and this is yet to be made", cure

@@ -30,5 +30,5 @@ def run(arguments: argparse.Namespace) -> Said:
         facts = {"digest": digest, "approval": made, "by": arguments.by, "gates": [dataclasses.asdict(one) for one in gates]}
         lines = [f"{arguments.reference}: approved by {arguments.by}", *_text.verdicts(gates)]
         if not gates:
-            lines.append("  no gate was measured: slmops optimize --name measures")
+            lines.append("  no gate was measured: slmops measure --attach, or optimize --name, measures")
         return Said(facts, "\n".join(lines))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _signer
 from slmops.cli._sub import Said
 
-HELP = "make a pair of keys to sign with; SLMOPS_KEY_PASSWORD encrypts the private one"
+HELP = f"make a pair of keys to sign with; {_signer.PASSWORD} encrypts the private one"
 EXAMPLE = "slmops models key release.pem"
 
 
@@ -15,7 +16,6 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> Said:
-    import os
     from pathlib import Path
 
     from slmops.core.errors import UsageError
@@ -24,5 +24,5 @@ def run(arguments: argparse.Namespace) -> Said:
     path = Path(arguments.path)
     if path.suffix == ".pub":
         raise UsageError(f"{path} would be the public key's name", "NAME.pem")
-    public = signing.make_key(path, os.environ.get("SLMOPS_KEY_PASSWORD") or None)
+    public = signing.make_key(path, _signer.password())
     return Said({"private": str(path), "public": str(public)}, f"{path}: keep it to yourself\n{public}: for who verifies")

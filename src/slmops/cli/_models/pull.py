@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _units
 from slmops.cli._sub import Said
 
 HELP = "fetch a model from the Hub, an OCI registry, a web server or this machine; it has its name when it is proven"
@@ -20,7 +21,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--include", action="append", default=[], metavar="PATTERN", help="only weights that match (may be repeated)"
     )
-    parser.add_argument("--jobs", type=int, default=4, metavar="N", help="files at a time (4)")
+    parser.add_argument("--jobs", type=_units.jobs, default=4, metavar="N", help="files at a time (4)")
     parser.add_argument("--unverified", action="store_true", help="of the web: take a file that nobody gave a digest of")
     parser.add_argument("--plain-http", action="store_true", help="of OCI registries: without encryption")
     parser.add_argument("--force", action="store_true", help="move a name that is taken")
@@ -29,11 +30,8 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Said:
     from slmops.cli import _text
     from slmops.cli._progress import Progress
-    from slmops.core.errors import UsageError
     from slmops.registry import Registry, documents, references, remotes
 
-    if not 1 <= arguments.jobs <= 64:
-        raise UsageError(f"--jobs {arguments.jobs} makes no sense", "from 1 to 64")
     wanted = remotes.Wanted(
         name=references.named(arguments.name) if arguments.name else None,
         revision=arguments.revision,

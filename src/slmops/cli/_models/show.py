@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> Said:
         ("model", f"{row.name} ({row.family})"),
         ("format", f"{row.format}, {row.scheme}, {_text.size(row.bytes)}"),
         ("licence", one.licence or "not stated"),
-        ("proven", "yes" if row.verified else "no"),
+        ("proven", ("by its own word" if one.origin else "yes") if row.verified else "no"),
         ("made from", "\n".join(f"{each.role}: {each.label or each.parent}" for each in one.inputs)),
         ("came from", one.origin),
         ("measured", "\n".join(f"{each.name}: {each.said}" for each in one.figures)),

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
+from slmops.cli import _signer
 from slmops.cli._reference import REFERENCE
 from slmops.cli._sub import Said
-
-if TYPE_CHECKING:
-    from slmops.registry.signing import Signer
 
 HELP = "sign an artifact's files (OpenSSF model-signing): with a key, a certificate, or Sigstore"
 EXAMPLE = "slmops models sign home:q4 --key release.pem"
@@ -17,31 +14,10 @@ EXAMPLE = "slmops models sign home:q4 --key release.pem"
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", help=REFERENCE)
-    add_options(parser)
+    _signer.add(parser)
     parser.add_argument("--bundle", metavar="FILE", help="file a signature that model_signing made of the same files")
     parser.add_argument("-o", "--out", metavar="FILE", help="write the signature too, for model_signing verify")
     parser.add_argument("--force", action="store_true", help="replace the file of -o")
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """What one signs with."""
-    parser.add_argument("--key", metavar="PEM", help="private key on P-256, P-384 or P-521; SLMOPS_KEY_PASSWORD opens it")
-    parser.add_argument("--certificate", metavar="PEM", help="the key's certificate, then those that lead to the authority")
-    parser.add_argument("--sigstore", action="store_true", help="as who you are to Sigstore (goes to the network)")
-
-
-def signer(arguments: argparse.Namespace) -> Signer:
-    """Who signs, by the options. Raises UsageError."""
-    import os
-    from pathlib import Path
-
-    from slmops.core.errors import UsageError
-    from slmops.registry.signing import Signer
-
-    if bool(arguments.key) == arguments.sigstore or (arguments.certificate and not arguments.key):
-        raise UsageError("it is not clear who signs", "--key PEM, --key PEM --certificate PEM, or --sigstore")
-    key, certificate = arguments.key and Path(arguments.key), arguments.certificate and Path(arguments.certificate)
-    return Signer(key or None, certificate or None, os.environ.get("SLMOPS_KEY_PASSWORD") or None)
 
 
 def run(arguments: argparse.Namespace) -> Said:
@@ -60,7 +36,7 @@ def run(arguments: argparse.Namespace) -> Said:
         if arguments.bundle:
             attached, who = signing.file(registry, digest, Path(arguments.bundle))
         else:
-            attached, who = signing.sign(registry, digest, signer(arguments))
+            attached, who = signing.sign(registry, digest, _signer.signer(arguments))
         if arguments.out:
             bundle = registry.document(registry.manifest(attached).layers[0].blob)
             write_whole(Path(arguments.out), manifest.canonical(bundle).decode())

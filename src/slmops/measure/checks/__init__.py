@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Any
 
 from slmops import run
-from slmops.core import plugins, yaml
+from slmops.core import plugins, yaml12
 from slmops.core.errors import CorruptInput, EngineCrashed, SlmopsError, UsageError
 from slmops.engines import Sampling
 from slmops.engines._host import Token, Worker
 from slmops.measure.statistics import Estimate
 
 ROOM = "measure.checks"
-GUIDE = "see docs/checks.md for what it holds"
+LARGE = "put the cases into a file of JSON lines: cases: {file: ...}"
 CONTEXT = 1024
 """Tokens that the engine is opened for, unless the file says otherwise (and no more than the model has)."""
 
@@ -113,10 +113,10 @@ class Checks:
 
 def read(path: Path) -> Checks:
     """The checks of a file. Raises SourceNotFound, or CorruptInput naming the line of what is not understood."""
-    whole = yaml.read(path, GUIDE)
+    whole = yaml12.read(path, more=LARGE)
     line = getattr(whole, "line", 1)
     try:
-        if not isinstance(whole, yaml.Keys) or not isinstance(whole.get("checks"), list) or not whole["checks"]:
+        if not isinstance(whole, yaml12.Keys) or not isinstance(whole.get("checks"), list) or not whole["checks"]:
             raise ValueError("a file of checks has a list of them: 'checks:'")
         _known(whole, ("checks",), ("context",))
         context = whole.get("context", CONTEXT)
@@ -129,13 +129,13 @@ def read(path: Path) -> Checks:
         if repeated := {one.name for one in found if [each.name for each in found].count(one.name) > 1}:
             raise ValueError(f"two checks have the name {min(repeated)!r}")
     except (ValueError, UsageError) as error:
-        cure = getattr(error, "cure", "") or GUIDE
+        cure = getattr(error, "cure", "") or "see docs/checks.md for what it holds"
         raise CorruptInput(f"{path}, line {line}: {error}", cure) from error
     return Checks(path, context, tuple(found))
 
 
 def _read(keys: Any, number: int, folder: Path) -> Check:
-    if not isinstance(keys, yaml.Keys):
+    if not isinstance(keys, yaml12.Keys):
         raise ValueError("a check is a mapping of its kind to its keys")
     kinds = [key for key in keys if key != "name"]
     name = keys.get("name", f"{number}: {kinds[0] if kinds else ''}")
@@ -143,7 +143,7 @@ def _read(keys: Any, number: int, folder: Path) -> Check:
         raise ValueError(f"a check has one kind, and may have a name: one of {', '.join(plugins.names(ROOM))}")
     kind = kinds[0]
     module, own = plugins.load(ROOM, kind), keys[kind]
-    if not isinstance(own, yaml.Keys):
+    if not isinstance(own, yaml12.Keys):
         raise ValueError(f"{kind!r} is a mapping of keys")
     if module.KEYS is not None:
         _known(own, module.KEYS, module.OPTIONAL)

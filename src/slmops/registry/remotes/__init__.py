@@ -57,7 +57,7 @@ class Wanted:
 
 
 def parse(text: str) -> tuple[ModuleType, str]:
-    """A source as it was typed -> (remote, where). A path that is there wins over a name of the Hugging Face Hub.
+    """A source as it was typed -> (remote, the source with its prefix). A path that is there wins over a name of the Hub.
 
     Raises UsageError, or SourceNotFound for what is neither.
     """
@@ -65,8 +65,9 @@ def parse(text: str) -> tuple[ModuleType, str]:
 
     remotes = {name: plugins.load(ROOM, name) for name in plugins.names(ROOM)}
     for remote in remotes.values():
-        if text.lower().startswith(tuple(remote.PREFIXES)):
-            return remote, text
+        for prefix in remote.PREFIXES:
+            if text.lower().startswith(prefix):
+                return remote, prefix + text[len(prefix) :]
     with contextlib.suppress(OSError, RuntimeError):
         if (path := Path(text).expanduser()).exists():
             return remotes["local"], f"file:{path.absolute()}"

@@ -15,6 +15,7 @@ from slmops.registry.archive import Taken
 from slmops.registry.blobs import Blob
 from slmops.registry.fetching import Fill, Piece
 from slmops.registry.manifest import Layer
+from slmops.registry.references import Reference
 from slmops.registry.registry import Registry
 from slmops.registry.remotes import Wanted
 
@@ -49,6 +50,8 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
 
     sizes = {path: piece.size for path, piece in listing.files.items()}
     policy = registry.policy
+    if wanted.name is not None and not wanted.replace and not _held(registry, wanted.name, listing):
+        registry.refuse_taken(wanted.name)
     if rules := policy.signers(listing.origin):
         where = ", ".join(rules[0].sources)
         cure = f"what comes from {where} must be signed: take a signed artifact of it, by oci: or an archive"
@@ -100,6 +103,14 @@ def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob
     fill = filling(places, bring)
     with fetching.fetched(registry, list(places), fill, most=registry.policy.most_bytes, watch=watch):
         pass
+
+
+def _held(registry: Registry, name: Reference, listing: Listing) -> bool:
+    """Whether a name is of what was pulled from there before."""
+    digest = registry.catalog.tagged(name.name, name.tag)
+    return any(
+        about.subject == digest and said.get("source") == listing.source for about, said in registry.attached("origin")
+    )
 
 
 def filling(places: Mapping[Piece, str], bring: Bring) -> Fill:

@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import archive, contents, fetching, index, manifest
+from slmops.registry import _http, archive, contents, fetching, index, manifest
 from slmops.registry._http import Client
 from slmops.registry.archive import Taken
 from slmops.registry.blobs import Blob
@@ -38,8 +38,8 @@ MOST_FILES = 1000
 
 
 def origin(where: str) -> str:
-    """Without query and fragment: they may hold secrets."""
-    parts = urlsplit(where)
+    """Without query and fragment: they may hold secrets. Raises UsageError."""
+    parts = urlsplit(_http.checked(where))
     return urlunsplit((parts.scheme.lower(), parts.netloc.lower(), parts.path, "", ""))
 
 
@@ -52,6 +52,8 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
         raise UsageError(f"#{parts.fragment[:80]} is no digest", "write #sha256= and 64 hexadecimal digits")
     if parts.scheme.lower() == "http" and pin is None and not wanted.plain_http and not _own(parts.hostname):
         raise UsageError(f"{origin(where)} is not encrypted", "use https, add #sha256=..., or allow it: --plain-http")
+    if parts.path.endswith("/") and parts.query:
+        raise UsageError(f"{origin(where)} is a folder, whose files are asked for by their paths", "leave the query out")
     with Client(url) as client:
         if not parts.path.endswith("/"):
             return _file(registry, client, url, pin, wanted, watch)

@@ -50,8 +50,15 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> archiv
 
 def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted, watch: Watch) -> archive.Taken:
     """The artifact of a tag or digest, with what is attached to it; named only where `wanted` has a name."""
+    remembered.read(registry.root)  # one that is broken is told before the work
     model = there.manifest(reference)
     found = _artifact(model, f"{there.place} {reference}")
+    if (
+        (name := wanted.name) is not None
+        and registry.catalog.tagged(name.name, name.tag) != found.digest
+        and not wanted.replace
+    ):
+        registry.refuse_taken(name)
     attached = list(_attachments(there, found))
     held = {one.blob.digest: one.content for one in (model, *attached)}
     parsed = [manifest.parse(content) for content in held.values()]
@@ -60,7 +67,7 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
         offered.add(one.digest, one.size, one.artifact_type)
     pieces = {Piece.of(blob) for one in parsed for blob in one.blobs}
     source = archive.Fetched(registry, origin(str(there.place)), offered, held)
-    again, named = {"source": f"{there.place}@{found.digest}"}, {} if wanted.name is None else {wanted.name: found.digest}
+    again, named = {"source": f"{there.place}@{found.digest}"}, {} if name is None else {name: found.digest}
 
     def fetched(pieces: set[Piece], watch: Watch) -> contextlib.AbstractContextManager[fetching.Fetched]:
         ordered = sorted(pieces, key=lambda piece: (-piece.size, piece.key))  # the last to come is then a small one
@@ -73,7 +80,7 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
         first = stack.enter_context(fetched(small, Watch()))
         trust.entering(registry, source, parsed, named)
         then = stack.enter_context(fetched(pieces, watch))
-        came = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
+        came = archive.receive(registry, source, rename=name, replace=wanted.replace, sources=again)
     remembered.change(registry.root, lambda known: known.saw(there, found.digest))
     return dataclasses.replace(came, new=first.new + then.new)
 
