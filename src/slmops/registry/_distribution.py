@@ -34,7 +34,7 @@ ACCEPT = {"Accept": ", ".join((manifest.MANIFEST, *FOREIGN))}
 FALLBACK = re.compile(r"sha256-[0-9a-f]{64}(?:\..{1,50})?", re.ASCII)
 """Tags that registries without a referrers API need (Referrers Tag Schema), and cosign's."""
 MOST_TAGS, MOST_NAMES = 10_000, 100_000
-MOST_REFERRERS = 1000
+MOST_REFERRERS = 10_000
 PAGES = 1000
 TRIES = 3
 """Of adding to a tag that others add to as well."""
@@ -114,7 +114,7 @@ class Repository:
         """A manifest by its tag or digest (end-3). Raises SourceNotFound, CorruptInput."""
         found = self._held(reference)
         if found is None:
-            raise SourceNotFound(f"there is no {self._named(reference)}", "check host, name and tag")
+            raise SourceNotFound(f"there is no {self.named(reference)}", "check host, name and tag")
         return found
 
     def _held(self, reference: str) -> Held | None:
@@ -125,11 +125,12 @@ class Repository:
         blob = Blob.of(answer.body)
         promised = reference if ":" in reference else answer.headers.get("Docker-Content-Digest", "")
         if promised.startswith("sha256:") and blob.digest != promised:
-            fault = f"the bytes of {self._named(reference)} are not what their digest says"
+            fault = f"the bytes of {self.named(reference)} are not what their digest says"
             raise CorruptInput(fault, "tell who runs the registry")
         return Held(blob, answer.body, answer.headers.get("Content-Type", "").partition(";")[0].strip())
 
-    def _named(self, reference: str) -> str:
+    def named(self, reference: str) -> str:
+        """How errors call a manifest."""
         return f"{self.place}{'@' if ':' in reference else ':'}{reference}"
 
     def tags(self) -> list[str]:

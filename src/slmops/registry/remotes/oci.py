@@ -52,12 +52,8 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
     """The artifact of a tag or digest, with what is attached to it; named only where `wanted` has a name."""
     remembered.read(registry.root)  # one that is broken is told before the work
     model = there.manifest(reference)
-    found = _artifact(model, f"{there.place} {reference}")
-    if (
-        (name := wanted.name) is not None
-        and registry.catalog.tagged(name.name, name.tag) != found.digest
-        and not wanted.replace
-    ):
+    found, name = _artifact(model, there.named(reference)), wanted.name
+    if name is not None and not wanted.replace and registry.catalog.tagged(name.name, name.tag) != found.digest:
         registry.refuse_taken(name)
     attached = list(_attachments(there, found))
     held = {one.blob.digest: one.content for one in (model, *attached)}
