@@ -236,6 +236,7 @@ def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Runni
                 assert isinstance(done.fault, PolicyRefused) and registry.rows() == []
 
 
+@pytest.mark.slow
 @needs("model_signing", "OpenSSL")
 def test_signatures_travel_and_are_asked_for_before_the_weights(tmp_path: Path, home: Registry, server: Running) -> None:
     signing.make_key(tmp_path / "key.pem")
