@@ -146,6 +146,9 @@ def test_blobs_are_mounted_from_a_repository_that_has_them(home: Registry, serve
         assert push(home, "home", f"oci:{through.host}/mount/two:q4").sent == 0
         assert len(through.of("PUT", "/blobs/")) == sent > 0
         assert all("from=mount%2Fone" in one.path for one in through.of("POST", "/mount/two/"))
+        # A mount that is refused is sent instead.
+        through.faults.append(Fault("POST", "mount=", times=99, reply=Reply(403)))
+        assert push(home, "home", f"oci:{through.host}/mount/three:q4").sent > 70_000
 
 
 class Referring:
