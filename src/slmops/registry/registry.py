@@ -156,15 +156,16 @@ class Registry:
         facts: Mapping[str, Any],
         files: Mapping[str, Path],
         *names: Reference,
+        origin: str = policies.HERE,
         take: bool = False,
         replace: bool = False,
     ) -> str:
-        """The same of what plain.described found."""
+        """The same of what plain.described found. origin: where it came from, for the policy."""
         with self.writing():
             layers = [
                 Layer(name, self.blobs.add(file, take=take), manifest.kind_of(name)) for name, file in sorted(files.items())
             ]
-            return self.file(facts, layers, *names, replace=replace)
+            return self.file(facts, layers, *names, origin=origin, replace=replace)
 
     def file(
         self,
