@@ -57,7 +57,7 @@ class Fault:
     seconds: float = 0
     """Pause between pieces of 16 KiB."""
     swallow: int | None = None
-    """Bytes of the request's body that are read before the connection is reset."""
+    """Bytes of the request's body that arrive before the connection is reset."""
 
 
 @dataclass
@@ -150,12 +150,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         fault = self.held.meet(self.command, self.path)
-        if fault is not None and fault.swallow is not None:
-            self.rfile.read(fault.swallow)
-            return self.reset()
-        asked = Asked(self.command, self.path, {name.lower(): value for name, value in self.headers.items()}, self.content())
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        cut = fault is not None and fault.swallow is not None
+        asked = Asked(self.command, self.path, headers, self.rfile.read(fault.swallow) if fault and cut else self.content())
         with self.held.lock:
             self.held.asked.append(asked)
+        if cut:
+            self.held.answer(asked)
+            return self.reset()
         reply = fault.reply if fault is not None and fault.reply is not None else self.held.answer(asked)
         self.send_response(reply.status)
         headers = {name: value for name, value in reply.headers.items() if name.lower() not in ("date", "server")}
@@ -219,3 +221,40 @@ class _Nothing:
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+@contextlib.contextmanager
+def cable(host: str, *cuts: int) -> Iterator[str]:
+    """A line to HOST:PORT that is cut each time so many bytes more went towards it; the host to speak to."""
+    left = list(cuts)
+    went = 0
+    lock = threading.Lock()
+
+    def carry(source: socket.socket, target: socket.socket, up: bool) -> None:
+        nonlocal went
+        with contextlib.suppress(OSError):
+            while piece := source.recv(65536):
+                target.sendall(piece)
+                if up:
+                    with lock:
+                        went += len(piece)
+                        if left and went >= left[0]:
+                            left.pop(0)
+                            went = 0
+                            break
+            for one in (source, target):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = listening.accept()
+                name, _, port = host.partition(":")
+                far = socket.create_connection((name, int(port)))
+                for words in ((near, far, True), (far, near, False)):
+                    threading.Thread(target=carry, args=words, daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)

@@ -14,6 +14,7 @@ import pytest
 
 from faultserver import Fault, Reply, files, serve
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
+from slmops.registry import _http
 from slmops.registry._http import Client, checked
 
 CONTENT = os.urandom(3_000_000)
@@ -80,6 +81,15 @@ def test_a_server_without_ranges_or_with_another_version_begins_anew(tmp_path: P
     with serve(lambda asked: versions[len(server.asked) > 1](asked), fault) as server, client(server.url) as http:
         http.append(f"{server.url}/a", tmp_path / "a", len(CONTENT), came.append)
     assert (tmp_path / "a").read_bytes() == other and sum(came) == len(CONTENT)
+
+
+def test_a_line_that_trickles_is_taken_for_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_http, "SLOW", (1 << 20, 0.1))
+    pauses: list[float] = []
+    with serve(files({"/a": CONTENT}), Fault("GET", "/a", seconds=0.02)) as server, client(server.url, pauses) as http:
+        http.append(f"{server.url}/a", tmp_path / "a", len(CONTENT))
+        assert (tmp_path / "a").read_bytes() == CONTENT and len(pauses) == 1
+        assert int(server.asked[1].headers["range"][6:-1]) > 16384
 
 
 def test_patience_ends(tmp_path: Path) -> None:
@@ -155,8 +165,6 @@ def test_redirects_that_lead_nowhere(location: str) -> None:
 
 
 def test_https_never_falls_to_http() -> None:
-    from slmops.registry import _http
-
     with pytest.raises(CorruptInput, match="from https"):
         _http._moved("GET", "https://a/x", "http://a/x", 1, 302)
     assert _http._moved("GET", "http://a/x", "https://b/y", 1, 302) == "https://b/y"

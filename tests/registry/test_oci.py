@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from faultserver import Asked, Fault, Reply, forward, serve
+from faultserver import Asked, Fault, Reply, cable, forward, serve
 from filed import artifact
+from needs import needs
 from ociregistry import PASSWORD, USER, Running, needs_registry, needs_skopeo, skopeo
 from ociregistry import serve as registry_of
 from slmops.core.errors import (
@@ -31,12 +32,14 @@ from slmops.core.errors import (
     Unsupported,
     UsageError,
 )
-from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, sync
+from slmops.core.watch import Watch
+from slmops.registry import Registry, _http, _upload, archive, fsck, gc, manifest, remembered, remotes, signing, sync
 from slmops.registry import push as pushing
 from slmops.registry._distribution import Repository, parse
-from slmops.registry.policy import Policy
+from slmops.registry.policy import Policy, Signers
 from slmops.registry.push import Pushed
 from slmops.registry.references import named
+from slmops.registry.signing import Signer
 
 pytestmark = needs_registry
 
@@ -100,7 +103,8 @@ def test_what_skopeo_copies_in_is_pulled_and_what_is_pushed_skopeo_copies_out(
     assert other.resolve("home:q4") == digest and fsck.check(other.root).problems == ()
 
     place = f"oci:{server.host}/out/home:q4"
-    assert push(home, "home:q4", place) == Pushed(digest, place, 71392, 0)
+    pushed = push(home, "home:q4", place)
+    assert pushed.digest == digest and pushed.place == place and pushed.sent > 70_000
     out = tmp_path / "layout"
     skopeo("copy", "--src-tls-verify=false", f"docker://{server.host}/out/home:q4", f"oci:{out}:home:q4")
     listed = json.loads((out / "index.json").read_text())["manifests"]
@@ -118,9 +122,9 @@ def test_what_is_attached_travels_but_where_it_came_from_does_not(home: Registry
     home.attach(digest, "measurement", document)
     home.attach(digest, "origin", {"source": "file:/etc"})
     place = f"oci:{server.host}/attached/home:q4"
-    assert push(home, "home", place).attachments == 1
+    assert push(home, "home", place).attachments == 3  # with a bill of materials and a card, written on the way
     taken = pull(other, place)
-    kept = (digest, *(name for name, kind in home.catalog.attachments(digest) if kind != "origin"))
+    kept = (digest, *(name for name, kind in home.catalog.attachments(digest) if kind == "measurement"))
     assert taken.new == sum(blob.size for blob in {blob for one in kept for blob in home.manifest(one).blobs})
     kinds = {kind: other.document(other.manifest(name).layers[0].blob) for name, kind in other.catalog.attachments(digest)}
     assert kinds == {"measurement": document, "origin": {"source": f"oci:{server.host}/attached/home@{digest}"}}
@@ -128,7 +132,7 @@ def test_what_is_attached_travels_but_where_it_came_from_does_not(home: Registry
     # Twice is nothing new, on either side; a document more goes alone.
     assert pull(other, place).new == 0 and push(home, "home", place).sent == 0
     other.attach(digest, "measurement", {"measured": {"tokens_per_second": 99.0}})
-    assert 0 < push(other, "home", place).sent < 100
+    assert 0 < push(other, "home", place).sent < 5_000
     pull(home, place)
     assert {value for _, _, value in home.catalog.figures(digest)} == {12.5, 99.0}
     for one in (home, other):
@@ -142,6 +146,9 @@ def test_blobs_are_mounted_from_a_repository_that_has_them(home: Registry, serve
         assert push(home, "home", f"oci:{through.host}/mount/two:q4").sent == 0
         assert len(through.of("PUT", "/blobs/")) == sent > 0
         assert all("from=mount%2Fone" in one.path for one in through.of("POST", "/mount/two/"))
+        # A mount that is refused is sent instead.
+        through.faults.append(Fault("POST", "mount=", times=99, reply=Reply(403)))
+        assert push(home, "home", f"oci:{through.host}/mount/three:q4").sent > 70_000
 
 
 class Referring:
@@ -177,7 +184,7 @@ def test_a_registry_that_lists_referrers_is_asked(home: Registry, other: Registr
         home.attach(digest, "measurement", {"measured": {f"x{number}": 1.0}})
     with serve(Referring(server.url).answer) as through:
         place = f"oci:{through.host}/referring/home:q4"
-        assert push(home, "home", place).attachments == 3
+        assert push(home, "home", place).attachments == 5
         assert not through.of("PUT", "/manifests/sha256-")  # no tag stands in for it
         pull(other, place)
     assert len(other.catalog.figures(digest)) == 3 and fsck.check(other.root).problems == ()
@@ -225,11 +232,32 @@ def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Runni
             with Registry.open(tmp_path / f"third{fetched}", policy=policy) as registry:
                 with pytest.raises(PolicyRefused):
                     pull(registry, place)
-                with pytest.raises(PolicyRefused):
-                    done = sync.sync(registry, sync.parse(f"oci:{through.host}/policy"), (), sync.Options())
-                    assert done.fault is not None
-                    raise done.fault
-                assert registry.entries() == [] and not through.of("GET", "/blobs/")
+                # What says whose it is and what it may be used for is looked at, of what may come at all.
+                assert registry.entries() == [] and all(one.sent < 1000 for one in through.of("GET", "/blobs/"))
+                assert bool(through.asked) == bool(fetched)
+                done = sync.sync(registry, sync.parse(f"oci:{through.host}/policy"), (), sync.Options())
+                assert isinstance(done.fault, PolicyRefused) and registry.rows() == []
+
+
+@pytest.mark.slow
+@needs("model_signing", "OpenSSL")
+def test_signatures_travel_and_are_asked_for_before_the_weights(tmp_path: Path, home: Registry, server: Running) -> None:
+    signing.make_key(tmp_path / "key.pem")
+    required = (Signers(sources=("oci:*",), keys=(tmp_path / "key.pub",)),)
+    digest = home.resolve("home")
+    weights = next(layer.blob for layer in home.manifest(digest).layers if layer.path == "model.gguf")
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/signed/home:q4"
+        push(home, "home", place)
+        with Registry.open(tmp_path / "strict", policy=Policy(require_signature=required)) as strict:
+            with pytest.raises(PolicyRefused, match="not signed"):
+                pull(strict, place)
+            assert not through.of("GET", weights.digest) and strict.entries() == []
+            signing.sign(home, digest, Signer(key=tmp_path / "key.pem"))
+            push(home, "home", place)
+            assert pull(strict, place).artifacts == (digest,) and strict.place(digest)
+            done = sync.sync(strict, sync.parse(f"oci:{through.host}/signed"), (), sync.Options())
+            assert done.same == 1 and done.fault is None
 
 
 @pytest.mark.parametrize(
@@ -240,6 +268,19 @@ def test_the_policy_is_asked_first(tmp_path: Path, home: Registry, server: Runni
 def test_places_that_are_none(place: str) -> None:
     with pytest.raises(UsageError):
         parse(place)
+
+
+def test_a_name_that_is_taken_here_is_told_before_the_weights_come(
+    tmp_path: Path, home: Registry, other: Registry, server: Running
+) -> None:
+    mine = other.add(artifact(tmp_path / "mine", b"m"), named("home:q4"))
+    with serve(forward(server.url)) as through:
+        place = f"oci:{through.host}/taken/home:q4"
+        push(home, "home", place)
+        with pytest.raises(OutputExists):
+            pull(other, place)
+        assert not through.of("GET", "/blobs/") and other.resolve("home:q4") == mine
+        assert pull(other, place, replace=True).artifacts == (home.resolve("home"),) != (mine,)
 
 
 def test_http_without_encryption_only_to_this_machine() -> None:
@@ -317,7 +358,7 @@ def test_logins_by_environment_and_by_docker(
     home: Registry, other: Registry, locked: Running, nobody: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = f"oci:{locked.host}/private/home:q4"
-    with pytest.raises(SourceNotFound, match=r"refused \(401\)"):
+    with pytest.raises(SourceNotFound, match="asks for a login"):
         push(home, "home", place)
     monkeypatch.setenv("SLMOPS_REGISTRY_USER", USER)
     monkeypatch.setenv("SLMOPS_REGISTRY_PASSWORD", "wrong")
@@ -392,14 +433,14 @@ class TokenServer:
 
     def answer(self, asked: Asked) -> Reply:
         needed = "pull" if asked.method in ("GET", "HEAD") else "pull%2Cpush"
+        name = re.match(r"/v2/(token/\w+)/", asked.path)[1]  # type: ignore[index]
         scopes = self.issued.get(asked.headers.get("authorization", "").removeprefix("Bearer "), "")
-        if needed not in scopes:
-            challenge = (
-                f'Bearer realm="{self.realm}",service="registry",scope="repository:token/home:{needed.replace("%2C", ",")}"'
-            )
+        if f"{name.replace('/', '%2F')}%3A{needed}" not in scopes:
+            scope = f"repository:{name}:{needed.replace('%2C', ',')}"
+            challenge = f'Bearer realm="{self.realm}",service="registry",scope="{scope}"'
             return Reply(401, {"WWW-Authenticate": challenge}, b'{"errors":[{"code":"UNAUTHORIZED","message":"no"}]}')
-        del asked.headers["authorization"]
-        return self.pass_on(asked)
+        headers = {name: value for name, value in asked.headers.items() if name != "authorization"}
+        return self.pass_on(Asked(asked.method, asked.path, headers, asked.body))
 
 
 def test_bearer_tokens(
@@ -412,6 +453,11 @@ def test_bearer_tokens(
         place = f"oci:{guarded.host}/token/home:q4"
         push(home, "home", place)
         assert 1 < len(tokens.issued) < 6 and "service=registry" in granting.asked[0].path
+        # To mount blobs takes a token for both repositories.
+        assert push(home, "home", f"oci:{guarded.host}/token/second:q4").sent == 0
+        mounts = guarded.of("POST", "mount=.*from=token%2Fhome")
+        scopes = tokens.issued[mounts[-1].headers["authorization"].removeprefix("Bearer ")]
+        assert "token%2Fhome%3Apull" in scopes and "token%2Fsecond%3Apull%2Cpush" in scopes
         tokens.issued.clear()  # they run out
         assert pull(other, place).artifacts
         # The password went to who hands out tokens, the tokens to the registry, and neither to the other.
@@ -432,7 +478,7 @@ def test_a_refresh_token_is_traded(other: Registry, home: Registry, server: Runn
     def hand_out(asked: Asked) -> Reply:
         assert asked.method == "POST" and "authorization" not in asked.headers
         assert b"grant_type=refresh_token&refresh_token=fresh" in asked.body
-        tokens.issued["traded"] = "pull"
+        tokens.issued["traded"] = "token%2Fhome%3Apull"
         return Reply(body=b'{"access_token": "traded"}')
 
     with serve(hand_out) as granting, serve(tokens.answer) as guarded:
@@ -551,6 +597,65 @@ def test_push_over_a_bad_line(tmp_path: Path, home: Registry, server: Running, m
         assert fsck.check(back.root).problems == ()
 
 
+def test_push_over_a_line_that_is_cut_within_a_piece(
+    tmp_path: Path, home: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_upload, "CHUNK", 1 << 20)
+    digest = home.add(large(tmp_path / "large", 3_500_000), named("large"))
+    sent: list[int] = []
+    with cable(server.host, 500_000, 2_600_000) as host, Repository(parse(f"oci:{host}/cut/large")) as there:
+        done = pushing.push(home, digest, there, "q4", jobs=1, watch=Watch(advance=sent.append))
+    assert done.digest == digest and min(sent) < 0  # what went again was taken back
+    with Registry.open(tmp_path / "back") as back:
+        assert pull(back, f"oci:{server.host}/cut/large:q4").artifacts == (digest,)
+        assert fsck.check(back.root).problems == ()
+
+
+class Uploads:
+    """Chunked upload as distribution-spec 1.1 has it (Pushing a blob in chunks): it keeps what arrived, and says 416."""
+
+    def __init__(self) -> None:
+        self.kept, self.blobs = b"", dict[str, bytes]()
+
+    def answer(self, asked: Asked) -> Reply:
+        path, _, query = asked.path.partition("?")
+        here = {"Location": "/v2/a/blobs/uploads/1", "Range": f"0-{max(len(self.kept) - 1, 0)}"}
+        if asked.method == "HEAD":
+            return Reply(200 if path.rpartition("/")[2] in self.blobs else 404)
+        if asked.method == "POST":
+            self.kept = b""
+            return Reply(202, here)
+        if asked.method == "GET":
+            return Reply(204, here)
+        if asked.method == "PATCH":
+            if int(asked.headers["content-range"].partition("-")[0]) != len(self.kept):
+                return Reply(416, here)
+            self.kept += asked.body
+            return Reply(202, {**here, "Range": f"0-{len(self.kept) - 1}"})
+        self.blobs[query.partition("=")[2].replace("%3A", ":")] = self.kept + asked.body
+        return Reply(201)
+
+
+def test_a_registry_that_keeps_what_came_is_not_sent_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_upload, "CHUNK", 1 << 20)
+    content, sent = os.urandom(3_500_000), list[int]()
+    (tmp_path / "blob").write_bytes(content)
+    blob, kept, session = manifest.Blob.of(content), Uploads(), tmp_path / "session"
+    cuts = (Fault("PATCH", "", swallow=700_000), Fault("PATCH", "", times=0), Fault("PATCH", "", swallow=5))
+    with serve(kept.answer, *cuts) as server, Repository(parse(f"oci:{server.host}/a")) as there:
+        assert _upload.upload(there, blob, tmp_path / "blob", sent.append, session=session)
+        assert kept.blobs == {blob.digest: content} and sum(sent) == len(content)
+        assert len(server.of("POST")) == 1 and not session.exists()
+        # Of what is begun anew nothing is sent twice but the piece in the air.
+        assert sum(len(one.body) for one in server.of("PATCH")) < len(content) + 2 * (1 << 20)
+        kept.blobs.clear()
+        kept.kept = content[:2_000_000]
+        session.write_text(f"{server.url}/v2/a/blobs/uploads/1")  # of a process that was killed
+        server.asked.clear()
+        assert _upload.upload(there, blob, tmp_path / "blob", session=session) and kept.blobs == {blob.digest: content}
+        assert not server.of("POST") and sum(len(one.body) for one in server.of("PATCH")) == 1_500_000
+
+
 def test_a_push_goes_on_where_a_broken_one_ended(
     tmp_path: Path, home: Registry, server: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -585,7 +690,7 @@ def test_a_push_that_breaks_off_shows_nothing(home: Registry, server: Running) -
         with pytest.raises(Unreachable):
             push(home, "home", f"oci:{through.host}{place}")
         with Repository(parse(f"oci:{server.host}{place}")) as there:
-            assert there.find("q4") is None and there.tags() == [] and len(there.referrers(digest)) == 1
+            assert there.find("q4") is None and there.tags() == [] and len(there.referrers(digest)) == 3
     assert push(home, "home", f"oci:{server.host}{place}").sent == 0
 
 
@@ -643,19 +748,22 @@ def test_lost_blobs_come_back(home: Registry, other: Registry, server: Running) 
     place = f"oci:{server.host}/lost/home:q4"
     push(home, "home", place)
     digest = pull(other, place).artifacts[0]
-    lost = [other.manifest(digest).layers[0].blob, other.manifest(digest).config]
-    for blob in lost:
-        other.blobs.path(blob.digest).unlink()
-    name = next(name for name, kind in other.catalog.attachments(digest) if kind == "origin")
-    remotes.restore(other, other.document(other.manifest(name).layers[0].blob), lost)
-    assert fsck.check(other.root).problems == ()
+    found = other.manifest(digest)
+    other.blobs.path(found.config.digest).unlink()
+    damaged = other.blobs.path(found.layers[0].blob.digest)
+    damaged.chmod(0o644)
+    damaged.write_bytes(b"y" * found.layers[0].blob.size)
+    assert not fsck.check(other.root).sound
+    assert fsck.check(other.root, repair=True).sound and fsck.check(other.root).problems == ()
+    assert fsck.verify(other, digest)
 
 
 def test_what_is_remembered_is_checked(home: Registry) -> None:
     with Repository(parse("oci:host/a"), plain_http=True) as there:
         remembered.change(home.root, lambda held: held.saw(there, "sha256:" + "0" * 64))
     assert remembered.read(home.root).plain == ["host"]
-    assert remembered.read(home.root).near("host", "b", {"sha256:" + "0" * 64}) == ["a"]
+    with Repository(parse("oci:host/b")) as there:
+        assert remembered.read(home.root).beside(there) == {"a": ["sha256:" + "0" * 64]}
     for text in (
         "",
         "[]",

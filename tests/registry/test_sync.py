@@ -13,7 +13,7 @@ from faultserver import Fault, Reply, forward, serve
 from filed import artifact
 from ociregistry import Running, needs_registry
 from ociregistry import serve as registry_of
-from slmops.core.errors import OutputExists, SlmopsError, Unreachable, UsageError
+from slmops.core.errors import OutputExists, SlmopsError, SourceNotFound, Unreachable, UsageError
 from slmops.registry import Registry, _http, fsck, gc, remembered
 from slmops.registry.references import named
 from slmops.registry.sync import Options, Side, Synced, _decided, parse, sync
@@ -136,7 +136,9 @@ def test_one_way_and_some_names(edge: Registry, office: Registry, remote: str) -
     ways: frozenset[Side] = frozenset({"local"})
     assert told(run(office, remote, ways=ways)) == [
         ("home:q4", "pull", True), ("home:q8", "pull", True), ("shed:latest", "push", False)]  # fmt: skip
-    assert told(run(edge, remote, "gar*", "none*")) == [("garden:q4", "push", True)]
+    done = run(edge, remote, "gar*", "none*")
+    assert told(done) == [("garden:q4", "push", True)] and [name for name, _ in done.untold] == ["none*"]
+    assert isinstance(done.fault, SourceNotFound)
     assert told(run(office, remote, "garden", ways=frozenset({"remote"}))) == [("garden:q4", "pull", False)]
 
 

@@ -8,12 +8,14 @@ Token flow: https://distribution.github.io/distribution/spec/auth/token/ and ...
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import os
 import re
 import subprocess
 import threading
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,7 @@ def _plain(entry: dict[str, Any], path: Path, cure: str) -> Login | None:
     return Login(user, password.rstrip("\0"))
 
 
+@functools.cache
 def _helped(helper: str, host: str) -> Login | None:
     """Ask the program that keeps the user's logins (docker-credential-helpers: host in, JSON out)."""
     program = f"docker-credential-{helper}"
@@ -134,19 +137,27 @@ def _helped(helper: str, host: str) -> Login | None:
 class Tokens:
     """An _http.Authorization for one registry: Basic, or a Bearer token that is asked for where the registry says.
 
-    Scopes add up, so that one token serves all that a client does. Safe for threads.
+    Scopes add up, so that one token serves all that a client does. `login` is called when the registry first asks.
+    Safe for threads.
     """
 
-    def __init__(self, url: str, login: Login | None) -> None:
-        self._url, self._login = url, login
+    def __init__(self, url: str, login: Callable[[], Login | None]) -> None:
+        self._url, self._ask = url, login
         self._lock = threading.Lock()
         self._header: str | None = None
         self._scopes: dict[str, None] = {}
 
+    @functools.cached_property
+    def _login(self) -> Login | None:
+        return self._ask()
+
     def scope(self, text: str) -> None:
-        """Ask for this too, next time."""
+        """Ask for this too: a token without it is given up."""
         with self._lock:
-            self._scopes[text] = None
+            if text not in self._scopes:
+                self._scopes[text] = None
+                if self._header is not None and self._header.startswith("Bearer "):
+                    self._header = None
 
     def header(self) -> str | None:
         return self._header
@@ -160,7 +171,10 @@ class Tokens:
                 if kind.lower() == "bearer":
                     self._header = self._token(_parameters(rest))
                     return self._header is not None
-                if kind.lower() == "basic" and self._login is not None and self._login.user and sent is None:
+                if kind.lower() == "basic" and sent is None:
+                    if self._login is None or not self._login.user:
+                        cure = "docker login does, or SLMOPS_REGISTRY_USER and SLMOPS_REGISTRY_PASSWORD"
+                        raise SourceNotFound(f"{_http.shown(self._url)} asks for a login, and there is none for it", cure)
                     self._header = self._login.basic()
                     return True
             return False

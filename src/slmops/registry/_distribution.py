@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin
 
-from slmops.core.errors import CorruptInput, SourceNotFound, Unreachable, Unsupported, UsageError
+from slmops.core.errors import CorruptInput, SourceNotFound, Unreachable, UsageError
 from slmops.registry import _http, index, manifest, references
 from slmops.registry._credentials import Tokens, login
 from slmops.registry.blobs import Blob
@@ -30,10 +30,11 @@ FOREIGN = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )  # fmt: skip
 """Asked for as well, so that they can be refused by name."""
+ACCEPT = {"Accept": ", ".join((manifest.MANIFEST, *FOREIGN))}
 FALLBACK = re.compile(r"sha256-[0-9a-f]{64}(?:\..{1,50})?", re.ASCII)
 """Tags that registries without a referrers API need (Referrers Tag Schema), and cosign's."""
-MOST_TAGS = 10_000
-MOST_REFERRERS = 1000
+MOST_TAGS, MOST_NAMES = 10_000, 100_000
+MOST_REFERRERS = 10_000
 PAGES = 1000
 TRIES = 3
 """Of adding to a tag that others add to as well."""
@@ -89,7 +90,7 @@ class Repository:
         self.place, self.plain_http = replace(place, tag="", digest=""), plain_http
         host = "registry-1.docker.io" if place.host == "docker.io" else place.host
         self.root = f"{'http' if plain else 'https'}://{host}/v2/"
-        self.tokens = Tokens(self.root, login(place.host, place.repository))
+        self.tokens = Tokens(self.root, lambda: login(place.host, place.repository))
         self.http = _http.Client(self.root, self.tokens)
         self.base = f"{self.root}{place.repository}"
 
@@ -103,32 +104,39 @@ class Repository:
 
     def find(self, reference: str) -> str | None:
         """The digest of the manifest that a tag or digest stands for, or None (end-3, HEAD)."""
-        accept = {"Accept": ", ".join((manifest.MANIFEST, *FOREIGN))}
-        answer = self.http.request("HEAD", f"{self.base}/manifests/{reference}", headers=accept, expect=(200, 404))
+        answer = self.http.request("HEAD", f"{self.base}/manifests/{reference}", headers=ACCEPT, expect=(200, 404))
         if answer.status == 404:
             return None
         said = answer.headers.get("Docker-Content-Digest", "")
         return references.digest(said) if said else self.manifest(reference).blob.digest
 
     def manifest(self, reference: str) -> Held:
-        """A manifest by its tag or digest (end-3). Raises SourceNotFound, CorruptInput, Unsupported."""
-        accept = {"Accept": ", ".join((manifest.MANIFEST, *FOREIGN))}
-        answer = self.http.request(
-            "GET", f"{self.base}/manifests/{reference}", headers=accept, expect=(200, 404), most=manifest.MOST_BYTES
-        )
-        named = f"{self.place}{'@' if ':' in reference else ':'}{reference}"
+        """A manifest by its tag or digest (end-3). Raises SourceNotFound, CorruptInput."""
+        found = self._held(reference)
+        if found is None:
+            raise SourceNotFound(f"there is no {self.named(reference)}", "check host, name and tag")
+        return found
+
+    def _held(self, reference: str) -> Held | None:
+        url = f"{self.base}/manifests/{reference}"
+        answer = self.http.request("GET", url, headers=ACCEPT, expect=(200, 404), most=manifest.MOST_BYTES)
         if answer.status == 404:
-            raise SourceNotFound(f"there is no {named}", "check host, name and tag")
+            return None
         blob = Blob.of(answer.body)
         promised = reference if ":" in reference else answer.headers.get("Docker-Content-Digest", "")
         if promised.startswith("sha256:") and blob.digest != promised:
-            raise CorruptInput(f"the bytes of {named} are not what their digest says", "tell who runs the registry")
+            fault = f"the bytes of {self.named(reference)} are not what their digest says"
+            raise CorruptInput(fault, "tell who runs the registry")
         return Held(blob, answer.body, answer.headers.get("Content-Type", "").partition(";")[0].strip())
+
+    def named(self, reference: str) -> str:
+        """How errors call a manifest."""
+        return f"{self.place}{'@' if ':' in reference else ':'}{reference}"
 
     def tags(self) -> list[str]:
         """All tags that are names (end-8). A repository that is not there has none."""
         found: list[str] = []
-        for page in self._pages(f"{self.base}/tags/list?n=1000", (200, 404)):
+        for page in self._pages(f"{self.base}/tags/list?n=1000", (404,)) or ():
             listed = page.get("tags") or []
             if not isinstance(listed, list):
                 raise CorruptInput(f"{self.place} lists tags that are no list")
@@ -140,59 +148,59 @@ class Repository:
     def names(self) -> list[str] | None:
         """All repositories of this registry that it shows; None where it shows none (`_catalog`, which not all have)."""
         found: list[str] = []
-        with contextlib.suppress(SourceNotFound, Unsupported, CorruptInput):
-            for page in self._pages(f"{self.root}_catalog?n=1000", (200,)):
+        with contextlib.suppress(CorruptInput):
+            pages = self._pages(f"{self.root}_catalog?n=1000", (400, 401, 403, 404, 405))
+            for page in pages or ():
                 listed = page.get("repositories") or []
                 found += [one for one in listed if isinstance(one, str) and references.NAME.fullmatch(one)]
-            return found
+                if len(found) > MOST_NAMES:
+                    return None
+            return found if pages is not None else None
         return None
 
     def referrers(self, digest: str) -> list[Referrer]:
         """Manifests about another (end-12, or the tag that stands in for it). Only those of our kinds."""
-        api = f"{self.base}/referrers/{references.digest(digest)}"
+        pages = self._pages(f"{self.base}/referrers/{references.digest(digest)}", (400, 404, 405))
         found: list[Referrer] = []
-        try:
-            for page in self._pages(api, (200,)):
-                found += _listed(page, str(self.place))
-        except (SourceNotFound, Unsupported):  # 404; 405 and the like of registries before 1.1
-            found = _listed(self._fallback(digest), str(self.place))
-        if len(found) > MOST_REFERRERS:
-            raise CorruptInput(f"{digest} has {len(found):,} referrers at {self.place}", f"at most {MOST_REFERRERS:,}")
-        return [one for one in found if manifest.ATTACHED.fullmatch(one.artifact_type)]
+        for page in (self._fallback(digest),) if pages is None else pages:
+            found += _listed(page, str(self.place))
+            if len(found) > MOST_REFERRERS:
+                raise CorruptInput(f"{digest} has {len(found):,} referrers at {self.place}", f"at most {MOST_REFERRERS:,}")
+        return [one for one in found if manifest.kind_attached(one.artifact_type) is not None]
 
     def _fallback(self, digest: str) -> dict[str, Any]:
+        """The index under the tag of the Referrers Tag Schema."""
+        held = self._held(digest.replace(":", "-"))
+        if held is None:
+            return {"manifests": []}
         try:
-            content = self.manifest(digest.replace(":", "-")).content
-        except SourceNotFound:
-            return {"schemaVersion": 2, "mediaType": index.INDEX, "manifests": []}
-        try:
-            value = json.loads(content)
+            value = json.loads(held.content)
         except (ValueError, RecursionError) as error:
             raise CorruptInput(f"the referrers of {digest} are not JSON: {error}") from None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or value.get("mediaType", index.INDEX) != index.INDEX:
             raise CorruptInput(f"the referrers of {digest} are no index")
         return value
-
-    def small(self, blob: Blob) -> bytes:
-        """A small blob as it comes, unproven (end-2)."""
-        return self.http.request("GET", f"{self.base}/blobs/{references.digest(blob.digest)}", most=blob.size + 1).body
 
     def append(self, blob: Blob, path: Path, came: Callable[[int], None]) -> None:
         """Bring a file with the beginning of a blob to its end (end-2). Its bytes are unproven."""
         self.http.append(f"{self.base}/blobs/{references.digest(blob.digest)}", path, blob.size, came)
 
-    def _pages(self, url: str, expect: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """JSON pages, as far as the registry links them."""
+    def _pages(self, url: str, absent: Sequence[int]) -> Iterator[dict[str, Any]] | None:
+        """JSON pages, as far as the registry links them; None where it answers that there is no such thing."""
+        first = self.http.request("GET", url, expect=(200, *absent))
+        return self._linked(first) if first.status == 200 else None
+
+    def _linked(self, answer: _http.Answer) -> Iterator[dict[str, Any]]:
         for _ in range(PAGES):
-            answer = self.http.request("GET", url, expect=expect)
-            if answer.status == 404:
-                return
             yield answer.json()
             link = re.match(r'<([^>]{1,4000})>\s*;\s*rel="?next"?', answer.headers.get("Link", ""))
             if link is None:
                 return
-            url = urljoin(url, link[1])
-        raise CorruptInput(f"{_http.shown(url)} has more than {PAGES:,} pages")
+            url = urljoin(answer.url, link[1])
+            if not url.startswith(self.root):
+                raise CorruptInput(f"{self.place} lists what goes on at {_http.shown(url)}", "that is another server")
+            answer = self.http.request("GET", url)
+        raise CorruptInput(f"{_http.shown(answer.url)} has more than {PAGES:,} pages")
 
     # Writing
 
@@ -215,10 +223,9 @@ class Repository:
         """Add a manifest to the tag that stands in for the referrers API. Raises Unreachable where others keep winning."""
         for _ in range(TRIES):
             held = self._fallback(subject)
-            listed = held["manifests"] if isinstance(held.get("manifests"), list) else []
-            if any(isinstance(one, dict) and one.get("digest") == descriptor["digest"] for one in listed):
+            if any(one.blob.digest == descriptor["digest"] for one in _listed(held, str(self.place))):
                 return
-            made = {"schemaVersion": 2, "mediaType": index.INDEX, "manifests": [*listed, descriptor]}
+            made = {"schemaVersion": 2, "mediaType": index.INDEX, "manifests": [*(held.get("manifests") or ()), descriptor]}
             self.put(manifest.canonical(made), index.INDEX, subject.replace(":", "-"))
         # Another writer may have replaced it meanwhile: it is looked at again, and then it is there or not.
         if not any(one.blob.digest == descriptor["digest"] for one in _listed(self._fallback(subject), str(self.place))):

@@ -76,10 +76,11 @@ def _mounted(there: Repository, blob: Blob, near: Sequence[str]) -> str | None:
     for other in near:
         there.tokens.scope(f"repository:{other}:pull")
         url = f"{there.base}/blobs/uploads/?mount={quote(blob.digest)}&from={quote(other, safe='')}"
-        answer = there.http.request("POST", url, expect=(201, 202))
+        # Refused is as good as not there: the blob is then sent.
+        answer = there.http.request("POST", url, expect=(201, 202, 400, 401, 403, 404, 405))
         if answer.status == 201:
             return None
-        if other == near[-1]:
+        if answer.status == 202 and other == near[-1]:
             return _location(there, answer, url)
     return _started(there)
 
@@ -117,6 +118,8 @@ def _chunks(
 ) -> None:
     """A large blob in pieces (end-5), from where the registry has it. Raises Lost."""
     location, begin = _status(there, location) if kept else (location, 0)
+    if begin > blob.size:
+        raise Lost(f"it has {begin} bytes of {blob.size}")
     while begin < blob.size:
         if session is not None:
             session.parent.mkdir(exist_ok=True)

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from slmops.core.errors import OutputExists, Unreachable, UsageError
+from slmops.core.errors import OutputExists, SlmopsError, Unreachable, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import _upload, fetching, manifest, placing, remembered
+from slmops.registry import _upload, documents, fetching, manifest, placing, remembered
 from slmops.registry._distribution import Repository
 from slmops.registry.blobs import Blob
 from slmops.registry.manifest import Manifest
@@ -60,12 +60,13 @@ def push(
         if found.subject is not None:
             raise UsageError(f"{digest[:19]} is an attachment", "push what it is attached to: it goes along")
         _refuse_other(there, tag, digest, over)
+        documents.write(registry, digest)
         listed = registry.catalog.attachments(digest)
         attached = [registry.manifest(one) for one, kind in listed if kind not in OWN]
         wanted = list({blob.digest: blob for one in (found, *attached) for blob in one.blobs}.values())
         for blob in wanted:
             placing.check(registry, blob)
-        sent = _blobs(registry, there, found, sorted(wanted, key=lambda blob: -blob.size), jobs, watch)
+        sent = _blobs(registry, there, sorted(wanted, key=lambda blob: -blob.size), jobs, watch)
         for one in attached:
             _attach(registry, there, one, found)
         _refuse_other(there, tag, digest, over)
@@ -83,9 +84,9 @@ def _refuse_other(there: Repository, tag: str, digest: str, over: Collection[str
         raise OutputExists(f"{there.place}:{tag} is {str(now)[:19]} already", "choose another tag, or --force to move it")
 
 
-def _blobs(registry: Registry, there: Repository, found: Manifest, wanted: list[Blob], jobs: int, watch: Watch) -> int:
+def _blobs(registry: Registry, there: Repository, wanted: list[Blob], jobs: int, watch: Watch) -> int:
     """Upload what is not there, several at a time; bytes that were sent."""
-    held = remembered.read(registry.root)
+    near = _near(registry, there)
     off, telling = threading.Event(), threading.Lock()
 
     def came(count: int) -> None:
@@ -94,18 +95,11 @@ def _blobs(registry: Registry, there: Repository, found: Manifest, wanted: list[
         with telling:
             watch.advance(count)
 
-    owners: dict[str, set[str]] = {}  # blob -> artifacts here that have it: a repository with one of those has the blob
-    for digest in {one for listed in held.repositories.values() for one in listed} & registry.catalog.known():
-        for name in (digest, *(name for name, _ in registry.catalog.attachments(digest))):
-            for blob in registry.manifest(name).blobs:
-                owners.setdefault(blob.digest, set()).add(digest)
-
     def one(blob: Blob) -> int:
-        near = held.near(there.place.host, there.place.repository, owners.get(blob.digest, set()))
         key = hashlib.sha256(f"{there.place} {blob.digest}".encode()).hexdigest()
         session = registry.root / fetching.FOLDER / f"upload-{key}"
         path = registry.blobs.path(blob.digest)
-        return blob.size if _upload.upload(there, blob, path, came, near=near[:2], session=session) else 0
+        return blob.size if _upload.upload(there, blob, path, came, near=near.get(blob.digest, ()), session=session) else 0
 
     watch.begin(sum(blob.size for blob in wanted))
     try:
@@ -120,6 +114,19 @@ def _blobs(registry: Registry, there: Repository, found: Manifest, wanted: list[
                 raise
     finally:
         watch.end()
+
+
+def _near(registry: Registry, there: Repository) -> dict[str, list[str]]:
+    """Blob -> repositories of this host that have it, as far as is remembered: two at most."""
+    found: dict[str, list[str]] = {}
+    for repository, digests in remembered.read(registry.root).beside(there).items():
+        for digest in registry.catalog.known() & set(digests):
+            with contextlib.suppress(SlmopsError):  # a hint: what is damaged here is not this push's matter
+                for name in (digest, *(name for name, _ in registry.catalog.attachments(digest))):
+                    for blob in registry.manifest(name).blobs:
+                        known = found.setdefault(blob.digest, [])
+                        known += [repository] if repository not in known and len(known) < 2 else []
+    return found
 
 
 def _attach(registry: Registry, there: Repository, one: Manifest, about: Manifest) -> None:

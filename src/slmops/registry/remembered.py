@@ -42,11 +42,11 @@ class Remembered:
         if there.plain_http and there.place.host not in self.plain:
             self.plain.append(there.place.host)
 
-    def near(self, host: str, repository: str, digests: set[str]) -> list[str]:
-        """Other repositories of a host that have one of these artifacts."""
-        start = f"{host}/"
-        held = [name for name, have in self.repositories.items() if name.startswith(start) and digests & set(have)]
-        return [name.removeprefix(start) for name in held if name != start + repository]
+    def beside(self, there: Repository) -> dict[str, list[str]]:
+        """The other repositories of a host, and artifacts that they have."""
+        start, own = f"{there.place.host}/", f"{there.place.host}/{there.place.repository}"
+        found = {name: digests for name, digests in self.repositories.items() if name.startswith(start) and name != own}
+        return {name.removeprefix(start): digests for name, digests in found.items()}
 
 
 def read(root: Path) -> Remembered:

@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 
 from slmops.core.errors import OutputExists, SlmopsError, SourceNotFound, Unreachable, Unsupported, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import fetching, index, manifest, push, references, remembered
+from slmops.registry import documents, fetching, index, push, references, remembered
 from slmops.registry._distribution import HOST, Place, Repository
 from slmops.registry.index import Index
 from slmops.registry.references import Reference
@@ -178,15 +178,17 @@ class _Run:
             outcome = Outcome(one, False, "waits") if broken else self._outcome(one)
             broken = broken or (outcome.fault if isinstance(outcome.fault, Unreachable) else None)
             outcomes.append(outcome)
+        absent = [one for one in self.only if not any(_fits(name, one) for name in every) and one not in seen.faults]
+        untold: list[tuple[str, SlmopsError]] = list(seen.faults.items())
+        untold += [(one, SourceNotFound("neither side has it", "slmops models ls shows what is here")) for one in absent]
         same = len((every - differ) & self.here.keys())
-        return Synced(tuple(outcomes), same, listed is not None, tuple(seen.faults.items()), broken)
+        return Synced(tuple(outcomes), same, listed is not None, tuple(untold), broken)
 
     def _open(self, name: str) -> Repository:
         return Repository(self.remote.place(name), plain_http=self.options.plain_http)
 
     def _asked(self, name: Reference) -> bool:
-        texts = (name.name, str(name))
-        return not self.only or any(fnmatch.fnmatchcase(text, one) for one in self.only for text in texts)
+        return not self.only or any(_fits(name, one) for one in self.only)
 
     def _look(self, listed: list[str] | None) -> Looked:
         """All tags of the remote that are asked for, several repositories at a time."""
@@ -235,7 +237,7 @@ class _Run:
             if here != far:
                 found.append(Difference(name, _decided(here, far, agreed, self.options.prefer), here, far, agreed))
             elif here is not None and seen is not None and seen.documents is not None:
-                mine = {one for one, kind in self.registry.catalog.attachments(here) if kind not in oci.OWN}
+                mine = {one for one, kind in self.registry.catalog.attachments(here) if kind not in oci.HERE}
                 ways: list[Action] = ["push"] if mine - seen.documents else []
                 ways += ["pull"] if seen.documents - mine else []
                 found += [Difference(name, way, here, far, agreed, documents=True) for way in ways]
@@ -271,7 +273,7 @@ class _Run:
 
     def _push(self, one: Difference, there: Repository) -> int:
         assert one.here is not None
-        over = [digest for digest in (one.there, one.agreed) if digest is not None]
+        over = [one.there] if one.there is not None else []
         self.watch.say(f"{one.name} -> {there.place}")
         done = push.push(self.registry, one.here, there, one.name.tag, over=over, jobs=self.options.jobs, watch=self.watch)
         return done.sent
@@ -280,11 +282,12 @@ class _Run:
         assert one.there is not None
         self.registry.policy.admit(oci.origin(str(there.place)))
         self.watch.say(f"{one.name} <- {there.place}")
+        wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
         with contextlib.ExitStack() as stack:
-            wanted = Wanted(jobs=self.options.jobs, most_bytes=self.registry.policy.most_bytes)
-            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
-            with self.registry.writing():
+            with self.registry.writing():  # it is without a name for a moment
                 fetching.reserve(self.registry, one.there, stack)
+            taken = oci.bring(self.registry, there, one.there, wanted, self.watch)
+            documents.write(self.registry, one.there)
             self._move_here(one, one.there)
         return taken.new
 
@@ -293,7 +296,7 @@ class _Run:
             raise OutputExists(f"{there.place}:{one.name.tag} moved meanwhile", "sync again")
         if not there.untag(one.name.tag):
             fault = f"{there.place} removes no tags, and {one.name.tag} shares its artifact with others"
-            raise SourceNotFound(fault, "remove it with the registry's own tools")
+            raise Unsupported(fault, "remove it with the registry's own tools")
         return 0
 
     def _remove_here(self, one: Difference, there: Repository) -> int:
@@ -329,10 +332,13 @@ class _Run:
             remembered.change(self.registry.root, edit)
 
 
+def _fits(name: Reference, pattern: str) -> bool:
+    return any(fnmatch.fnmatchcase(text, pattern) for text in (name.name, str(name)))
+
+
 def _documents(there: Repository, digest: str) -> frozenset[str]:
     """Digests of what is attached to an artifact there, of the kinds that travel."""
-    kinds = ((one.blob.digest, manifest.ATTACHED.fullmatch(one.artifact_type)) for one in there.referrers(digest))
-    return frozenset(name for name, kind in kinds if kind is not None and kind[1] not in oci.OWN)
+    return frozenset(one.blob.digest for one in there.referrers(digest) if oci.taken(one.artifact_type))
 
 
 def _decided(here: str | None, there: str | None, agreed: str | None, prefer: Side | None) -> Action:

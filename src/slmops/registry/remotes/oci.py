@@ -11,7 +11,7 @@ from typing import Any
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
 from slmops.core.watch import Watch
-from slmops.registry import archive, fetching, manifest, remembered
+from slmops.registry import archive, documents, fetching, manifest, remembered, trust
 from slmops.registry._distribution import Held, Repository, parse
 from slmops.registry.blobs import Blob
 from slmops.registry.fetching import Piece
@@ -25,6 +25,8 @@ PREFIXES = ("oci:",)
 OPTIONS = ("plain_http",)
 OWN = ("origin",)
 """Kinds of attachments that are this machine's own matter: neither sent, nor taken from others, who could say anything."""
+HERE = (*OWN, *documents.KINDS)
+"""Kinds that are not taken: those, and what follows from the rest, and is written anew."""
 
 
 def origin(where: str) -> str:
@@ -48,8 +50,11 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> archiv
 
 def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted, watch: Watch) -> archive.Taken:
     """The artifact of a tag or digest, with what is attached to it; named only where `wanted` has a name."""
+    remembered.read(registry.root)  # one that is broken is told before the work
     model = there.manifest(reference)
-    found = _artifact(model, f"{there.place} {reference}")
+    found, name = _artifact(model, there.named(reference)), wanted.name
+    if name is not None and not wanted.replace and registry.catalog.tagged(name.name, name.tag) != found.digest:
+        registry.refuse_taken(name)
     attached = list(_attachments(there, found))
     held = {one.blob.digest: one.content for one in (model, *attached)}
     parsed = [manifest.parse(content) for content in held.values()]
@@ -58,12 +63,22 @@ def bring(registry: Registry, there: Repository, reference: str, wanted: Wanted,
         offered.add(one.digest, one.size, one.artifact_type)
     pieces = {Piece.of(blob) for one in parsed for blob in one.blobs}
     source = archive.Fetched(registry, origin(str(there.place)), offered, held)
-    again, ordered = {"source": f"{there.place}@{found.digest}"}, sorted(pieces, key=_larger)
-    inside = fetching.fetched(registry, ordered, _filling(there), jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
-    with inside as fetched:
-        taken = archive.receive(registry, source, rename=wanted.name, replace=wanted.replace, sources=again)
+    again, named = {"source": f"{there.place}@{found.digest}"}, {} if name is None else {name: found.digest}
+
+    def fetched(pieces: set[Piece], watch: Watch) -> contextlib.AbstractContextManager[fetching.Fetched]:
+        ordered = sorted(pieces, key=lambda piece: (-piece.size, piece.key))  # the last to come is then a small one
+        return fetching.fetched(registry, ordered, fill, jobs=wanted.jobs, most=wanted.most_bytes, watch=watch)
+
+    fill = _filling(there)
+    with contextlib.ExitStack() as stack:
+        # What the policy looks at comes before what is large.
+        small = {Piece.of(blob) for blob in (found.config, *(blob for one in parsed[1:] for blob in one.blobs))}
+        first = stack.enter_context(fetched(small, Watch()))
+        trust.entering(registry, source, parsed, named)
+        then = stack.enter_context(fetched(pieces, watch))
+        came = archive.receive(registry, source, rename=name, replace=wanted.replace, sources=again)
     remembered.change(registry.root, lambda known: known.saw(there, found.digest))
-    return dataclasses.replace(taken, new=fetched.new)
+    return dataclasses.replace(came, new=first.new + then.new)
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
@@ -85,11 +100,6 @@ def _filling(there: Repository) -> fetching.Fill:
     return fill
 
 
-def _larger(piece: Piece) -> tuple[int, str]:
-    """Large ones first: the last to come is then a small one."""
-    return -piece.size, piece.key
-
-
 def _only_tag(there: Repository) -> str:
     """`latest`, or the only one. Raises SourceNotFound."""
     tags = there.tags()
@@ -109,19 +119,25 @@ def _artifact(held: Held, named: str) -> Manifest:
     found = manifest.parse(held.content)
     if found.subject is not None:
         raise Unsupported(f"{named} is attached to {found.subject[:19]}", "pull that: its attachments come with it")
+    if found.config.size > manifest.MOST_BYTES:
+        raise CorruptInput(f"the config of {named} claims {found.config.size:,} bytes", f"at most {manifest.MOST_BYTES:,}")
     return found
 
 
 def _attachments(there: Repository, found: Manifest) -> Iterator[Held]:
     """What is attached to a model there, of kinds that are kept here. What cannot be read is not taken, nor is it missed."""
     for one in there.referrers(found.digest):
-        kind = manifest.ATTACHED.fullmatch(one.artifact_type)
-        if kind is None or kind[1] in OWN or one.blob.size > manifest.MOST_BYTES:
+        if not taken(one.artifact_type) or one.blob.size > manifest.MOST_BYTES:
             continue
         with contextlib.suppress(SourceNotFound, Unsupported, CorruptInput):
             held = there.manifest(one.blob.digest)
             parsed = manifest.parse(held.content)
-            known = manifest.ATTACHED.fullmatch(parsed.artifact_type)
             small = all(blob.size <= receipt.MOST_BYTES for blob in parsed.blobs)
-            if parsed.subject == found.digest and known is not None and known[1] not in OWN and small:
+            if parsed.subject == found.digest and taken(parsed.artifact_type) and small:
                 yield held
+
+
+def taken(artifact_type: str) -> bool:
+    """Whether attachments of this type are taken from others."""
+    kind = manifest.kind_attached(artifact_type)
+    return kind is not None and kind not in HERE
