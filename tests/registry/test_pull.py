@@ -238,6 +238,45 @@ def test_what_is_said_where_nothing_comes(hub: Hub, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_policy_is_asked_before_weights_come(hub: Hub, plain: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    policy = home / "policy.yaml"
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", home / "ec.pem"], check=True)
+    subprocess.run(["openssl", "ec", "-in", home / "ec.pem", "-pubout", "-out", home / "ec.pub"], check=True)
+    policy.write_text("require_signature: [{sources: ['hf:*', 'file:*'], keys: [ec.pub]}]\n")
+    assert "no signature" in ask(hub, home, "pull", "org/Tiny-0.5B", code=15)["error"]
+    assert "no signature" in ask(hub, home, "pull", plain, code=15)["error"]
+    policy.write_text("licences: {deny: [Apache-2.0]}\n")
+    assert "licences.deny" in ask(hub, home, "pull", "org/Tiny-0.5B", code=15)["error"]
+    policy.write_text(f"most_bytes: {(plain / 'model.safetensors').stat().st_size - 1}\n")
+    assert "most_bytes" in ask(hub, home, "pull", "org/Tiny-0.5B", code=15)["error"]
+    assert "model.safetensors" not in resolved(hub)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_hugging_faces_cache_is_used_where_it_is_sound(damaged: bool, hub: Hub, plain: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    fetch = "from huggingface_hub import hf_hub_download as get; print(get('org/Tiny-0.5B', 'model.safetensors'))"
+    own = {**os.environ, "HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
+    cached = Path(
+        subprocess.run([sys.executable, "-c", fetch], env=own, capture_output=True, text=True, check=True).stdout[:-1]
+    )
+    if damaged:
+        content = bytearray(cached.read_bytes())
+        content[-1] ^= 1
+        cached.resolve().write_bytes(content)
+    hub.asked.clear()
+    ask(hub, home, "pull", "org/Tiny-0.5B")
+    assert ("model.safetensors" in resolved(hub)) == damaged
+    assert (
+        held(home, "tiny-0.5b")["model.safetensors"]
+        == hashlib.sha256((plain / "model.safetensors").read_bytes()).hexdigest()
+    )
+
+
+@pytest.mark.slow
 def test_what_cannot_be_read_is_refused_before_its_weights_come(hub: Hub, plain: Path, tmp_path: Path) -> None:
     for name, config in (
         ("foreign", {"model_type": "t5"}),

@@ -18,7 +18,7 @@ import pytest
 from filed import artifact
 from needs import needs
 from slmops.cli import main
-from slmops.core.errors import CorruptInput, OutputExists, PolicyRefused, SourceNotFound, VerificationFailed
+from slmops.core.errors import CorruptInput, EngineMissing, OutputExists, PolicyRefused, SourceNotFound, VerificationFailed
 from slmops.registry import Registry, archive, index, policy, signing, trust
 from slmops.registry.blobs import Blob
 from slmops.registry.policy import Policy, Signers
@@ -75,6 +75,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{name}.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
     signed = certificate("release", key, "ca", roots["ca"], False)
     (folder / "chain.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    between = ec.generate_private_key(ec.SECP384R1())
+    inner = certificate("between", between, "ca", roots["ca"], True)
+    longer = [certificate("release", key, "between", between, False), inner]
+    (folder / "longer.pem").write_bytes(b"".join(one.public_bytes(serialization.Encoding.PEM) for one in longer))
+    (folder / "cut.pem").write_bytes(longer[0].public_bytes(serialization.Encoding.PEM))
     return folder
 
 
@@ -380,3 +385,45 @@ def test_fsck_tells_what_the_policy_would_refuse(registry: Registry, digest: str
     (home / "policy.yaml").write_text(f"require_signature: [{{keys: [{keys / 'ours.pub'}]}}]\n")
     found = {(one.what, one.name) for one in fsck.check(home).problems}
     assert ("policy", "home:production") in found and ("policy", "home:production, home:v1") in found
+
+
+def test_noise_that_strangers_attach_hides_nothing(registry: Registry, digest: str, keys: Path) -> None:
+    signing.sign(registry, digest, Signer(keys / "ours.pem"))
+    for kind in ("signature", "measurement", "approval", "bom", "card"):
+        registry.attach(digest, kind, "this is no JSON")
+    assert "ours.pub" in trust.verified(registry, digest, by_key(keys))[0]
+    assert main(["models", "show", "home:v1", "--json"]) == 0 and main(["models", "bom", "home:v1"]) == 0
+    assert main(["models", "tag", "home:v1", "home:production"]) == 15
+
+
+def test_a_certificate_may_lead_over_others(registry: Registry, digest: str, keys: Path, tmp_path: Path) -> None:
+    authority = Signers(("*",), authorities=(keys / "ca.pem",))
+    signing.sign(registry, digest, Signer(keys / "ours.pem", keys / "cut.pem"))
+    with pytest.raises(VerificationFailed):
+        trust.verified(registry, digest, authority)
+    signing.sign(registry, digest, Signer(keys / "ours.pem", keys / "longer.pem"))
+    assert "CN=release" in trust.verified(registry, digest, authority)[0]
+
+
+def test_without_the_library_it_says_what_to_install(
+    registry: Registry, digest: str, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    with pytest.raises(EngineMissing) as caught:
+        signing.sign(registry, digest, Signer(keys / "ours.pem"))
+    assert "slmops[sign]" in caught.value.cure
+
+
+def test_what_was_verified_once_opens_without_the_library(
+    registry: Registry, digest: str, keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signing.sign(registry, digest, Signer(keys / "ours.pem"))
+    signed = exported(registry, digest, tmp_path / "signed.tar")
+    with Registry.open(tmp_path / "edge", policy=required(keys)) as edge, archive.opened(signed) as source:
+        archive.receive(edge, source)
+        monkeypatch.setitem(sys.modules, "model_signing", None)
+        edge.place(digest)
+        edge.reindex()
+        edge.place(digest)  # which forgets nothing that was hashed or verified
+        with pytest.raises(EngineMissing):
+            trust.verified(edge, digest, by_key(keys, "other"))

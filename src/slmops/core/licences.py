@@ -16,11 +16,11 @@ MOST = 200
 OWN = "LicenseRef-"
 
 
-def spdx(text: str | None) -> str | None:
+def spdx(text: object) -> str | None:
     """The SPDX expression that a text stands for; LicenseRef-NAME where SPDX has none; None where it says nothing."""
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
-    said = (text or "").strip()[:MOST]
+    said = text.strip()[:MOST] if isinstance(text, str) else ""
     slug = _slug(said)
     if slug in NOTHING or slug.startswith("see-"):  # formats/_licence.py: "see LICENSE"
         return None

@@ -7,6 +7,7 @@ that passed count only from here, or from where approval.sources says: they are 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -73,7 +74,7 @@ def gates(registry: Registry, measurements: Mapping[str, str], subject: str) -> 
         held = registry.manifest(one)
         if held.subject != subject or manifest.kind_attached(held.artifact_type) != MEASURED:
             continue
-        said = registry.document(held.layers[0].blob).get("verdicts")
+        said = registry.content(one).get("verdicts")
         for verdict in said[:MOST_GATES] if isinstance(said, list) else ():
             if isinstance(verdict, dict):
                 passed = verdict.get("passed")
@@ -106,13 +107,13 @@ def require(registry: Registry, held: Index, digest: str, name: Reference, besid
     """Raises PolicyRefused unless an approval of the artifact counts. besides: why others do not that are not here."""
     policy, refusals = registry.policy, [besides] if besides else []
     for attached, document in _approvals(registry, held, digest):
-        by, origin = str(document.get("by", "")), held.origin(attached)
+        by, origin = document.get("by"), held.origin(attached)
         named = document.get("measurements")
         listed = named if isinstance(named, list) else []
         known = {one: held.origin(one) for one in listed if isinstance(one, str) and one in held.entries}
         if not believed(registry, origin):
             refusals.append(elsewhere(origin))
-        elif policy.approval.by and by not in policy.approval.by:
+        elif not isinstance(by, str) or not by.strip() or (policy.approval.by and by not in policy.approval.by):
             refusals.append(f"{by!r} may not approve")
         elif failed := lacking(policy.approval.gates, gates(registry, known, digest)):
             refusals.append(f"that of {by!r} stands on gates that have not passed: {'; '.join(failed)}")
@@ -134,9 +135,6 @@ def _approvals(registry: Registry, held: Index, digest: str) -> Iterator[tuple[s
     listed = [one for one, kind in registry.catalog.attachments(digest) if kind == KIND and one in held.entries]
     listed += [one for one in held.entries.keys() - registry.catalog.known() if held.entries[one]["artifactType"] == media]
     for one in listed:
-        try:
-            found = registry.manifest(one)
-            if found.subject == digest:
-                yield one, registry.document(found.layers[0].blob)
-        except SlmopsError:
-            continue  # what cannot be read approves nothing
+        with contextlib.suppress(SlmopsError):  # what cannot be read approves nothing
+            if registry.manifest(one).subject == digest:
+                yield one, registry.content(one)

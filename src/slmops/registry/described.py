@@ -96,7 +96,7 @@ def describe(registry: Registry, digest: str) -> Described:
     attached: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for one, kind in registry.catalog.attachments(digest):
         if kind in (approval.KIND, approval.MEASURED):
-            attached.setdefault(kind, []).append((one, registry.document(registry.manifest(one).layers[0].blob)))
+            attached.setdefault(kind, []).append((one, registry.content(one)))
     measured = [document for _, document in attached.get(approval.MEASURED, ())]
     origins = {one: registry.catalog.origin(one) for one, _ in attached.get(approval.MEASURED, ())}
     inputs = tuple(manifest.inputs(found))
@@ -117,7 +117,7 @@ def describe(registry: Registry, digest: str) -> Described:
         machine=_machine(measured[-1].get("machine")) if measured else "",
         findings=sum(map(len, attached.values())),
         gates=tuple(approval.gates(registry, origins, digest)),
-        approvals=tuple(document for _, document in attached.get(approval.KIND, ())),
+        approvals=tuple(document for _, document in attached.get(approval.KIND, ()) if document),
         signatures=tuple(signatures(registry, digest)),
         notes=tuple(plain(one) for one in _list(facts.get("notes"))[:50]),
     )

@@ -1,7 +1,7 @@
 """The documents that go with an artifact wherever it goes: its bill of materials and its model card, as attachments.
 
-Verbs that file, measure, approve or send an artifact write them. They follow from manifest and attachments alone, and stand
-in place of those of before: a bill that lacks what was measured since is worse than none.
+Verbs that file, measure, approve or send an artifact write them. They follow from manifest and attachments alone, and
+replace those of before: a bill that lacks what was measured since is worse than none.
 """
 
 from __future__ import annotations

@@ -264,13 +264,13 @@ def _whole(piece: Piece, path: Path, fill: Fill, came: Callable[[int], None]) ->
         if kept < piece.size:
             fill(piece, path, came)
         sync_file(path)
-        blob = _proven(piece, path)
+        blob = proven(piece, path)
         if blob is None and kept > 0:
             came(-path.stat().st_size)
             os.truncate(path, 0)
             fill(piece, path, came)
             sync_file(path)
-            blob = _proven(piece, path)
+            blob = proven(piece, path)
     if blob is None:
         path.unlink()
         raise CorruptInput(
@@ -288,7 +288,8 @@ def git_hash(path: Path) -> str:
     return hashed.hexdigest()
 
 
-def _proven(piece: Piece, path: Path) -> Blob | None:
+def proven(piece: Piece, path: Path) -> Blob | None:
+    """What a file is as a blob, if it is the piece. Raises SourceNotFound where it is a part of it."""
     found = path.stat().st_size
     if found < piece.size:
         raise SourceNotFound(

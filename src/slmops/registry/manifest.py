@@ -236,7 +236,7 @@ def licence(config: Mapping[str, Any]) -> str | None:
     """The SPDX expression of a model config, anyone's; None where it states none. Several licences hold together."""
     described = config.get("descriptor")
     listed = described.get("licenses") if isinstance(described, dict) else None
-    found = [licences.spdx(one) for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
+    found = [licences.spdx(one) for one in listed] if isinstance(listed, list) else []
     named = [one for one in found if one is not None]
     # One that says nothing leaves open what it asks for.
     if not named or len(named) < len(found):

@@ -109,10 +109,10 @@ class Registry:
         """Read and checked. Raises SourceNotFound, CorruptInput."""
         return manifest.parse(self.blobs.read(digest, manifest.MOST_BYTES))
 
-    def document(self, blob: Blob, most: int = receipt.MOST_BYTES) -> dict[str, Any]:
+    def document(self, blob: Blob) -> dict[str, Any]:
         """A JSON object that a manifest leads to: a model's config, an attachment. Raises CorruptInput."""
         try:
-            value = json.loads(self.blobs.read(blob.digest, most))
+            value = json.loads(self.blobs.read(blob.digest, receipt.MOST_BYTES))
         except (ValueError, RecursionError) as error:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
@@ -121,8 +121,14 @@ class Registry:
         """Every attachment of a kind with its document; those that cannot be read are fsck's to tell."""
         for digest in self.catalog.attached(kind):
             with contextlib.suppress(SlmopsError):
-                found = self.manifest(digest)
-                yield found, self.document(found.layers[0].blob)
+                yield self.manifest(digest), self.content(digest)
+
+    def content(self, attachment: str) -> dict[str, Any]:
+        """The document of an attachment; empty where it is none: what strangers attach must not hide the artifact."""
+        try:
+            return self.document(self.manifest(attachment).layers[0].blob)
+        except SlmopsError:
+            return {}  # fsck says what is damaged
 
     def rows(self, name: str | None = None) -> list[Row]:
         return self.catalog.rows(name)
@@ -156,15 +162,16 @@ class Registry:
         facts: Mapping[str, Any],
         files: Mapping[str, Path],
         *names: Reference,
+        origin: str = policies.HERE,
         take: bool = False,
         replace: bool = False,
     ) -> str:
-        """The same of what plain.described found."""
+        """The same of what plain.described found. origin: where it came from, for the policy."""
         with self.writing():
             layers = [
                 Layer(name, self.blobs.add(file, take=take), manifest.kind_of(name)) for name, file in sorted(files.items())
             ]
-            return self.file(facts, layers, *names, replace=replace)
+            return self.file(facts, layers, *names, origin=origin, replace=replace)
 
     def file(
         self,

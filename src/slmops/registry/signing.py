@@ -105,11 +105,7 @@ def file(registry: Registry, digest: str, path: Path) -> tuple[str, str]:
 
 def bundles(registry: Registry, digest: str) -> list[tuple[str, dict[str, Any]]]:
     """(attachment, bundle) of an artifact's signatures, oldest first; nothing of them is believed yet."""
-    held = []
-    for attached, kind in registry.catalog.attachments(digest):
-        if kind == KIND:
-            held.append((attached, registry.document(registry.manifest(attached).layers[0].blob, MOST_BUNDLE)))
-    return held
+    return [(one, registry.content(one)) for one, kind in registry.catalog.attachments(digest) if kind == KIND]
 
 
 def check(found: Manifest, bundle: Mapping[str, Any], signers: Signers) -> str:

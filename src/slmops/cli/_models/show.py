@@ -82,4 +82,4 @@ def _content(registry: Registry, attached: str) -> dict[str, Any]:
     layer = registry.manifest(attached).layers[0]
     if layer.kind == "text/markdown":
         return {"text": registry.blobs.read(layer.blob.digest, receipt.MOST_BYTES).decode(errors="replace")}
-    return {"document": registry.document(layer.blob)}
+    return {"document": registry.content(attached)}

@@ -52,10 +52,7 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
     policy = registry.policy
     if wanted.name is not None and not wanted.replace and not _held(registry, wanted.name, listing):
         registry.refuse_taken(wanted.name)
-    if rules := policy.signers(listing.origin):
-        where = ", ".join(rules[0].sources)
-        cure = f"what comes from {where} must be signed: take a signed artifact of it, by oci: or an archive"
-        raise policy.refused("require_signature", f"files of {listing.what} carry no signature", cure)
+    refuse_unsigned(registry, listing.origin)
     choice = contents.choose(sizes, listing.what, wanted.variant, wanted.patterns)
     names = {path: choice.inside(path) for path in (*choice.others, *choice.weights)}
     manifest.check_paths(list(names.values()))
@@ -77,10 +74,15 @@ def pull(registry: Registry, listing: Listing, bring: Bring, wanted: Wanted, wat
                 blobs.share(registry.blobs.path(found[path].digest), target)
             return came.new
 
+        def missing(paths: Sequence[str]) -> int:
+            pieces = {listing.files[path] for path in paths}
+            return sum(one.size for one in pieces if one.blob is None or not registry.blobs.has(one.blob.digest))
+
         fresh += fetch(choice.others)
         choice = plain.narrowed(choice, folder)
         if policy.judges_licences:
             policy.admit_licence(licences.spdx(_licence.read(folder)), listing.what)
+        policy.admit_size(listing.origin, fresh + missing(choice.weights))
         fresh += fetch(choice.weights)
         taken = sorted((*choice.others, *choice.weights))
         facts = plain.facts(folder, choice, listing.name, listing.facts)
@@ -103,6 +105,14 @@ def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob
     fill = filling(places, bring)
     with fetching.fetched(registry, list(places), fill, most=registry.policy.most_bytes, watch=watch):
         pass
+
+
+def refuse_unsigned(registry: Registry, origin: str) -> None:
+    """Files carry no signatures. Raises PolicyRefused where the policy wants one of what comes from there."""
+    if rules := registry.policy.signers(origin):
+        where = ", ".join(rules[0].sources)
+        cure = f"what comes from {where} must be signed: take a signed artifact of it, by oci: or an archive"
+        raise registry.policy.refused("require_signature", f"files of {origin} carry no signature", cure)
 
 
 def _held(registry: Registry, name: Reference, listing: Listing) -> bool:

@@ -49,7 +49,7 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
         facts={"hub": str(name), "revision": commit},
     )
     with _client(name, commit) as client:
-        return _files.pull(registry, listing, _bring(client, name, commit), wanted, watch)
+        return _files.pull(registry, listing, _bring(client, name, commit, listing.files), wanted, watch)
 
 
 def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob], watch: Watch) -> None:
@@ -57,7 +57,7 @@ def restore(registry: Registry, document: Mapping[str, Any], lost: Sequence[Blob
     name = _name(str(document["source"]), None)
     commit = name.revision or ""
     with _client(name, commit) as client:
-        _files.restore(registry, document, lost, _bring(client, name, commit), watch)
+        _files.restore(registry, document, lost, _bring(client, name, commit, {}), watch)
 
 
 class _Token:
@@ -80,13 +80,13 @@ def _client(name: Name, commit: str) -> Client:
     return Client(url, _Token(token))
 
 
-def _bring(client: Client, name: Name, commit: str) -> _files.Bring:
-    """How a file comes: from Hugging Face's own cache, if it is there whole, else from the Hub."""
+def _bring(client: Client, name: Name, commit: str, pieces: Mapping[str, Piece]) -> _files.Bring:
+    """How a file comes: from Hugging Face's own cache, if it is there whole and what it must be, else from the Hub."""
     from slmops.formats import _hub
 
     def bring(path: str, target: Path, size: int, came: Callable[[int], None]) -> None:
-        held = _hub.cached(name, commit, path)
-        if held is None or held.stat().st_size != size:
+        held = _hub.cached(name, commit, path) if path in pieces else None
+        if held is None or held.stat().st_size != size or fetching.proven(pieces[path], held) is None:
             client.append(_hub.location(name, commit, path)[0], target, size, came)
             return
         came(-target.stat().st_size)

@@ -12,14 +12,14 @@ from slmops.registry import archive, founding, plain
 from slmops.registry.archive import Taken
 from slmops.registry.blobs import Blob
 from slmops.registry.registry import Registry
-from slmops.registry.remotes import Wanted
+from slmops.registry.remotes import Wanted, _files
 
 PREFIXES = ("file:",)
 OPTIONS = ()
 
 
 def origin(where: str) -> str:
-    return f"file:{_path(where)}"
+    return f"file:{_path(where).resolve().as_posix()}"
 
 
 def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
@@ -28,10 +28,11 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
     if founding.exists(path) or path.suffix == ".tar":
         with archive.opened(path) as source:
             return archive.receive(registry, source, rename=wanted.name, replace=wanted.replace)
+    _files.refuse_unsigned(registry, origin(where))
     found = plain.described(path)
     name = wanted.name or plain.name_of(found.facts)
     before = set(registry.blobs.all())
-    digest = registry.take_in(found.facts, found.files, name, replace=wanted.replace)
+    digest = registry.take_in(found.facts, found.files, name, origin=origin(where), replace=wanted.replace)
     blobs = {layer.blob for layer in registry.manifest(digest).layers}
     return Taken((digest,), (name,), sum(blob.size for blob in blobs if blob.digest not in before), plain.notes(found.left))
 
