@@ -42,7 +42,7 @@ def test_push_and_pull(tmp_path: Path, server: Running) -> None:
     slmops(one, "add", artifact(tmp_path / "made"), "--name", "home:q4")
     place = f"oci:{server.host}/edge/home"
     pushed = said(one, "push", "home", place)
-    assert pushed["place"] == f"{place}:q4" and pushed["attachments"] == 0 and pushed["sent"] > 70_000
+    assert pushed["place"] == f"{place}:q4" and pushed["attachments"] == 2 and pushed["sent"] > 70_000
     assert pushed["digest"] in slmops(one, "push", "home", place).stdout
     pulled = said(two, "pull", place)
     assert pulled["artifacts"] == [pushed["digest"]] and pulled["names"] == ["home:q4"]
