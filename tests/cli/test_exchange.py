@@ -40,7 +40,7 @@ def said(home: Path, *words: object, code: int = 0) -> Any:
 def test_push_and_pull(tmp_path: Path, server: Running) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     slmops(one, "add", artifact(tmp_path / "made"), "--name", "home:q4")
-    place = f"oci:{server.host}/edge/home"
+    place = f"oci:{server.host}/kitchen/home"
     pushed = said(one, "push", "home", place)
     assert pushed["place"] == f"{place}:q4" and pushed["attachments"] == 2 and pushed["sent"] > 70_000
     assert pushed["digest"] in slmops(one, "push", "home", place).stdout
