@@ -10,6 +10,7 @@ hold after each. Needs strace. A kill leaves the page cache, so what a power cut
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
@@ -24,15 +25,17 @@ import crashes
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=list(crashes.OPERATIONS), choices=list(crashes.OPERATIONS))
+    every = [*crashes.OPERATIONS, *crashes.NETWORKED]
+    parser.add_argument("--only", nargs="+", default=every, choices=every)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     arguments = parser.parse_args()
     began, ran, broken = time.perf_counter(), 0, []
     counts: dict[str, dict[str, int]] = {}
-    with tempfile.TemporaryDirectory(prefix="slmops-crash-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="slmops-crash-") as scratch, contextlib.ExitStack() as stack:
         work = Path(scratch)
         crashes.prepare(work)
+        stack.enter_context(crashes.served(work))
         for operation in arguments.only:
             found = crashes.cases(operation, work)[:: arguments.every]
             kept = counts.setdefault(operation, {})

@@ -7,20 +7,29 @@ power cut does to bytes that were never synced is for powercuts.py.
 from __future__ import annotations
 
 import collections
+import contextlib
+import os
 import re
+import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import fakehub
+import ociregistry
+from conftest import write_toy
 from filed import artifact
-from slmops.registry import Registry, approval, archive, fsck, gc, signing
+from slmops.registry import Registry, approval, archive, fsck, gc, push, remotes, signing
+from slmops.registry._distribution import Repository, parse
 from slmops.registry.references import named
 
 MARK = "/slmops-begin"
+LOST = re.compile("Errno|lost sys.stderr")
+"""What a failing system call may look like, the one that says so included."""
 CALLS = (
     "openat", "write", "pwrite64", "fsync", "fdatasync", "rename", "link", "unlink", "unlinkat", "mkdir", "rmdir", "chmod",
     "fchmod", "utimensat", "ftruncate", "flock",
@@ -43,9 +52,33 @@ OPERATIONS = {
     "reindex": "registry.reindex()",
     "repair": "fsck.check(root, repair=True)",
 }
-NAMING = ("add", "take", "tag", "import")
+NAMING = ("add", "take", "tag", "import", "pull oci", "pull hub")
 """Those that make the name `new`."""
-WARM = {"sign": "import model_signing.manifest, model_signing.signing, model_signing.verifying"}
+NETWORKED = {
+    "pull oci": 'remotes.pull(registry, (work / "pulled").read_text(), remotes.Wanted())',
+    "pull hub": 'remotes.pull(registry, "hf:org/new", remotes.Wanted(name=named("new"), jobs=1))',
+    "push": 'push.push(registry, registry.resolve("old"), Repository(parse((work / "pushed").read_text())), "latest")',
+}
+"""The same within `served`."""
+_NETWORK = """
+from slmops.registry import _http, push, remotes
+from slmops.registry._distribution import Repository, parse
+from slmops.registry.remotes import hub, oci
+from slmops.formats import _hub
+_http._certificates()
+import huggingface_hub.hf_api, tokenizers
+from slmops import source
+from slmops.core import plugins
+from slmops.registry.remotes import local, http
+for room in ("formats", "architectures"):
+    for name in plugins.names(room):
+        plugins.load(room, name)
+[getattr(huggingface_hub, name) for name in ("HfApi", "get_token", "hf_hub_url", "try_to_load_from_cache")]
+"""
+WARM = {
+    "sign": "import model_signing.manifest, model_signing.signing, model_signing.verifying",
+    **dict.fromkeys(NETWORKED, _NETWORK),
+}
 """What is imported before calls are counted: files that are only read lose nothing."""
 LEAVES = {"sign": "signature", "approve": "approval", "document": "card", "attach": "measurement"}
 """What an operation attaches to `old`."""
@@ -112,6 +145,20 @@ def prepare(work: Path) -> Path:
     return root
 
 
+@contextlib.contextmanager
+def served(work: Path) -> Iterator[None]:
+    """A registry across the network that has the artifact `new`, and a Hub that has a model `org/new`."""
+    hub = fakehub.serve({"org/new": write_toy("qwen3", work / "hub")})
+    with ociregistry.serve(work / "server") as server, hub as models:
+        (work / "hub.txt").write_text(models.url)
+        (work / "server.txt").write_text(server.host)
+        (work / "pushed").write_text(f"oci:{server.host}/first")
+        (work / "pulled").write_text(f"oci:{server.host}/new:latest")
+        with Registry.open(work / "other") as registry, Repository(parse(f"oci:{server.host}/new")) as there:
+            push.push(registry, registry.resolve("new"), there, "latest")
+        yield
+
+
 def cases(operation: str, work: Path) -> list[Case]:
     """Every call that the operation makes on a fresh copy, as a case for each fault that can meet it."""
     root = fresh(work)
@@ -147,12 +194,14 @@ def fresh(work: Path) -> Path:
 def check(case: Case, work: Path) -> str:
     """Run a case; the fault that it shows, or nothing."""
     root = fresh(work)
+    if case.operation == "push":  # a repository that has nothing yet
+        (work / "pushed").write_text(f"oci:{(work / 'server.txt').read_text()}/case{secrets.token_hex(8)}")
     options = []
     if case.call:
         what = f"signal={case.fault}" if case.fault == "KILL" else f"error={case.fault}"
         options = ["-o", "/dev/null", "-e", f"trace={case.call}", "-e", f"inject={case.call}:{what}:when={case.number}"]
     done = run(case.operation, root, work, case.most, options)
-    if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and "Errno" not in done.stderr:
+    if "Traceback" in done.stderr and "slmops.core.errors" not in done.stderr and not LOST.search(done.stderr):
         return f"it ended in {done.stderr.splitlines()[-1]}"
     return afterwards(root, work, case.operation, "done" in done.stdout)
 
@@ -160,7 +209,7 @@ def check(case: Case, work: Path) -> str:
 def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, retry: bool = True) -> str:
     """What does not hold of a registry after an operation was cut off, and after it is tried again; or nothing."""
     try:
-        if said := sound(root, {operation: acknowledged}):
+        if said := sound(root, {operation: acknowledged}) or _there(operation, work, acknowledged):
             return said
         if not retry:
             return ""
@@ -169,9 +218,10 @@ def afterwards(root: Path, work: Path, operation: str, acknowledged: bool, *, re
             return f"the retry failed: {again.stderr.splitlines()[-1:]}"
         with Registry.open(root) as registry:
             gc.sweep(registry, 0)
-        if said := sound(root, {operation: True}):
+        if said := sound(root, {operation: True}) or _there(operation, work, True):
             return f"after the retry: {said}"
-        left = [path.name for path in (root / "scratch").iterdir()] + [path.name for path in root.glob(".*")]
+        left = [path.name for folder in ("scratch", "partial") for path in (root / folder).glob("*")]
+        left += [path.name for path in root.glob(".*")]
         return f"left behind: {left}" if left else ""
     except Exception as error:  # whatever it is, it is what the sweep looks for
         return f"afterwards: {type(error).__name__}: {error}"
@@ -211,19 +261,40 @@ def sound(root: Path, done: Mapping[str, bool]) -> str:
     return "" if checked.sound else f"fsck: {[one for one in checked.problems if not one.harmless]}"
 
 
+def _there(operation: str, work: Path, acknowledged: bool) -> str:
+    """What is pushed is there whole, or not at all; what was acknowledged is there."""
+    if operation != "push":
+        return ""
+    place = parse((work / "pushed").read_text())
+    shutil.rmtree(work / "back", ignore_errors=True)
+    with Repository(place) as there, Registry.open(work / "back") as registry:
+        if "latest" not in there.tags():
+            return "the other registry does not have it" if acknowledged else ""
+        remotes.pull(registry, f"{place}:latest", remotes.Wanted())
+    return ""
+
+
 def run(
     operation: str, root: Path, work: Path, most: int, strace: list[str], before: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """The operation in a process of its own, after the statements `before`; under strace where options are given."""
     traced = ["strace", "-f", "-qq", *strace] if strace else []
-    return subprocess.run(
-        [*traced, *command(operation, root, work, most, before)], capture_output=True, text=True, timeout=120
-    )
+    whole = [*traced, *command(operation, root, work, most, before)]
+    return subprocess.run(whole, env=environment(operation, work), capture_output=True, text=True, timeout=120)
+
+
+def environment(operation: str, work: Path) -> dict[str, str]:
+    """What an operation finds: a Hub of the test's own, if it asks one."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    if operation == "pull hub":
+        own |= {"HF_ENDPOINT": (work / "hub.txt").read_text(), "HF_HOME": str(work / "hf")}
+        own |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
+    return own
 
 
 def command(operation: str, root: Path, work: Path, most: int = 0, before: str = "") -> list[str]:
     """What runs an operation: it writes `done` to its standard output once it is acknowledged."""
-    script = (
-        SCRIPT.replace("WARM", WARM.get(operation, "")).replace("OPERATION", OPERATIONS[operation]).replace("BEFORE", before)
-    )
+    script, act = SCRIPT, {**OPERATIONS, **NETWORKED}[operation]
+    for name, said in (("WARM", WARM.get(operation, "")), ("BEFORE", before), ("OPERATION", act)):
+        script = script.replace(name, said)
     return [sys.executable, "-B", "-c", script, str(root), str(work), str(most)]

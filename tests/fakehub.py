@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +18,8 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "c0ffee" * 6 + "c0de"
 TOKEN = "hf_let_me_in"
+LARGE = (".safetensors", ".gguf", ".bin", ".onnx", ".data", ".model")
+PIECE = 64 << 10
 
 
 @dataclass
@@ -28,6 +31,14 @@ class Hub:
     private: set[str] = field(default_factory=set)
     cuts: dict[str, int] = field(default_factory=dict)
     """File -> bytes after which its next download is cut, once."""
+    wrong: set[str] = field(default_factory=set)
+    """Files whose hash in the tree is of another content."""
+    fails: dict[str, list[int]] = field(default_factory=dict)
+    """File -> statuses that its next downloads are answered with."""
+    slow: float = 0.0
+    """Seconds before each 64 KiB of a body."""
+    elsewhere: str = ""
+    """Another host that files are redirected to."""
     url: str = ""
     asked: list[tuple[str, str, str, int]] = field(default_factory=list)
     """(method, path, Range header, bytes sent), in order."""
@@ -40,7 +51,7 @@ class Hub:
 @contextlib.contextmanager
 def serve(repos: dict[str, Path]) -> Iterator[Hub]:
     hub = Hub(repos)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
+    server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -51,6 +62,11 @@ def serve(repos: dict[str, Path]) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class Quiet(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked was killed."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -90,15 +106,30 @@ class Handler(BaseHTTPRequestHandler):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [str(path.relative_to(folder)) for path in files]
         if what == "tree":
-            tree = [
-                {"type": "file", "path": name, "size": path.stat().st_size, "oid": digest(path)}
-                for name, path in zip(names, files, strict=True)
-            ]
+            tree = [self.entry(name, path) for name, path in zip(names, files, strict=True)]
             return self.send(200, json.dumps(tree).encode())
+        if what == "auth-check":
+            refused = repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {TOKEN}"
+            return self.fail(403, "GatedRepo") if refused else self.send(200, b"{}")
         info = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        info["gated"] = "auto" if repo in self.hub.gated else False
         return self.send(200, json.dumps({**info, "tags": [], "private": False, "downloads": 0, "likes": 0}).encode())
 
+    def entry(self, name: str, path: Path) -> dict[str, object]:
+        """As the Hub's tree has it: what is large lies in LFS, and git keeps a pointer to it."""
+        content = b"another" if path.name in self.hub.wrong else path.read_bytes()
+        found: dict[str, object] = {"type": "file", "path": name, "size": path.stat().st_size, "oid": blob(content)}
+        if path.suffix in LARGE:
+            oid = hashlib.sha256(content).hexdigest()
+            pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n".encode()
+            found |= {"oid": blob(pointer), "lfs": {"oid": oid, "size": found["size"], "pointerSize": len(pointer)}}
+        return found
+
     def file(self, path: Path) -> None:
+        if self.command == "GET" and (failing := self.hub.fails.get(path.name)):
+            return self.send(failing.pop(0), b"busy", {"Retry-After": "0"})
+        if self.hub.elsewhere:
+            return self.send(302, b"", {"Location": f"{self.hub.elsewhere}{self.path}"})
         size = path.stat().st_size
         headers = {"ETag": f'"{digest(path)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         wanted = self.headers.get("Range", "")
@@ -124,10 +155,18 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = body[:cut] if self.command == "GET" else b""
         self.hub.asked.append((self.command, self.path, self.headers.get("Range", ""), len(sent)))
-        self.wfile.write(sent)
+        with contextlib.suppress(ConnectionError):  # who asked was killed
+            for start in range(0, len(sent), PIECE):
+                time.sleep(self.hub.slow)
+                self.wfile.write(sent[start : start + PIECE])
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
+
+
+def blob(content: bytes) -> str:
+    """What `git hash-object` says."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def digest(path: Path) -> str:

@@ -37,6 +37,7 @@ OWNERS = {
     "mlx": {"engines/mlx.py"},
     "mlx_lm": {"engines/mlx.py"},
     "jsonschema": {"measure/scorers/json.py", "pipeline/schema.py", "registry/policy.py"},
+    "httpx2": {"registry/_http.py"},
     "lm_eval": {"measure/harness.py"},
     "model_signing": {"registry/signing.py"},
     "cryptography": {"registry/signing.py"},
@@ -103,7 +104,7 @@ def test_heavy_libraries_stay_with_their_owner(path: Path) -> None:
 def test_every_error_has_its_own_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SlmopsError)]
     codes = [kind.exit_code for kind in kinds]
-    assert len(set(codes)) == len(codes) == 15
+    assert len(set(codes)) == len(codes) == 16
     for kind in kinds:
         assert kind.__name__ in (errors.__doc__ or "")
 

@@ -25,6 +25,7 @@ from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Chooser, stored_as
 from slmops.core.step import Step
+from slmops.core.watch import Watch as Watch
 from slmops.ops.numpy import Reference
 from slmops.passes import mix, solve, tune
 from slmops.passes.calibrate import Calibration
@@ -74,16 +75,6 @@ class Converted:
     fresh: bool
     """False: it was there already, made by the same step."""
     failure: VerificationFailed | None = None
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Where progress goes; the defaults are silent."""
-
-    say: Callable[[str], None] = field(default=lambda _: None)
-    begin: Callable[[int], None] = field(default=lambda _: None)
-    advance: Callable[[int], None] = field(default=lambda _: None)
-    end: Callable[[], None] = field(default=lambda: None)
 
 
 def plan(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from slmops.core import chat, plugins, receipt
-from slmops.core.errors import EngineMissing, UsageError
+from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
+from slmops.core.model import Tokenizer
 from slmops.engines import AS_IT_COMES, Options, Sampling, _host
 
 
@@ -30,8 +31,8 @@ class Artifact:
 
     @staticmethod
     def open(folder: Path) -> Artifact:
-        """From the receipt of what slmops wrote, or from a plain Hugging Face folder."""
-        if not (folder / receipt.NAME).is_file() and (folder / "config.json").is_file():
+        """From the receipt of what slmops wrote, or from what others made: a folder, or a .gguf."""
+        if not (folder / receipt.NAME).is_file() and folder.exists():
             return _plain(folder)
         facts = receipt.load(folder)
         spec = plugins.load("architectures", facts["config"]["model_type"]).spec(facts["config"])
@@ -56,22 +57,44 @@ class Artifact:
 
 
 def _plain(folder: Path) -> Artifact:
-    from slmops.probes import special_names
-    from slmops.source import load
+    """Raises what reading the model raises. A graph that cannot be lifted runs all the same, by the files beside it."""
+    from slmops import source
 
-    model = load(str(folder))
-    tokens = model.tokenizer
-    return Artifact(
-        folder,
-        "huggingface",
-        tokens.eos,
-        tokens.bos,
-        tokens.adds_bos,
-        model.chat_template,
-        special_names(tokens),
-        model.spec.context,
-        model.spec.vocab,
-    )
+    form = source.format_of(folder)
+    try:
+        model = source.load(str(folder))
+    except (Unsupported, UnknownFamily):
+        if form not in ("onnx", "openvino"):
+            raise
+        return _unlifted(folder, form)
+    # GPTQ, AWQ and their kin have no engine of their own.
+    form = form if _host.engines_for(form) else "huggingface"
+    return _told(folder, form, model.tokenizer, model.chat_template, model.spec.context, model.spec.vocab)
+
+
+def _unlifted(folder: Path, form: str) -> Artifact:
+    """Of a graph: tokenizer, template and sizes from genai_config.json or config.json."""
+    from slmops.formats import _chat, _files, _tokenizer
+
+    names = ("config.json", "generation_config.json", "genai_config.json")
+    config, generation, genai = (_files.read_json(folder, one) if _files.there(folder, one) else {} for one in names)
+    said = genai.get("model")
+    config = {**config, **(said if isinstance(said, dict) else {})}
+    tokenizer = _tokenizer.read(folder, config, generation)
+    if tokenizer is None:
+        raise SourceNotFound(f"{folder} has no tokenizer.json", "look for one where the model came from")
+    sizes = [config.get(key) for key in ("context_length", "max_position_embeddings", "vocab_size")]
+    context, vocab = sizes[0] or sizes[1], sizes[2]
+    if not isinstance(context, int) or not isinstance(vocab, int):
+        raise CorruptInput(f"{folder} does not say its context length and its vocabulary", "download it again")
+    return _told(folder, form, tokenizer, _chat.read(folder), context, vocab)
+
+
+def _told(folder: Path, form: str, tokens: Tokenizer, template: str | None, context: int, vocab: int) -> Artifact:
+    from slmops.probes import special_names
+
+    special = special_names(tokens)
+    return Artifact(folder, form, tokens.eos, tokens.bos, tokens.adds_bos, template, special, context, vocab)
 
 
 def choose_engine(form: str, wanted: str | None = None) -> str:

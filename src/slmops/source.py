@@ -5,14 +5,18 @@ Not called load.py: a submodule of that name would hide the verb `slmops.load`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
+from typing import TypeVar
 
 from slmops.core import plugins
 from slmops.core.adapter import Adapter
-from slmops.core.errors import SourceNotFound, Unsupported, UsageError
+from slmops.core.errors import SlmopsError, SourceNotFound, Unsupported, UsageError
 from slmops.core.model import Model
-from slmops.formats import _hub, _peft, huggingface
+from slmops.formats import _files, _hub, _peft, huggingface
+
+Found = TypeVar("Found", Model, huggingface.Survey)
 
 
 def load(source: str | Path, revision: str | None = None) -> Model:
@@ -24,7 +28,7 @@ def load(source: str | Path, revision: str | None = None) -> Model:
     path = local(source, revision)
     if path is not None:
         model = plugins.load("formats", format_of(path)).read(path)
-        return model
+        return _called(model, path)
     name = hub_name(source, revision)
     folder = _hub.small_files(name)
     form = format_of(folder)
@@ -63,7 +67,7 @@ def survey(source: str | Path, revision: str | None = None, *, tokenizer: bool =
     """
     path = local(source, revision)
     if path is not None:
-        return huggingface.survey(path, tokenizer=tokenizer)
+        return _called(huggingface.survey(path, tokenizer=tokenizer), path)
     name = hub_name(source, revision)
     folder = _hub.small_files(name)
     shards = huggingface.wanted_weights(folder)
@@ -75,6 +79,19 @@ def survey(source: str | Path, revision: str | None = None, *, tokenizer: bool =
 def _of_hub(survey: huggingface.Survey, name: _hub.Name, folder: Path) -> huggingface.Survey:
     """Note where it came from: the name as typed, and the commit that it stood for."""
     return dataclasses.replace(survey, source={**survey.source, "hub": str(name), "revision": folder.name})
+
+
+def _called(found: Found, path: Path) -> Found:
+    """An artifact of the registry is called what its manifest says, not after its folder there (docs/registry.md)."""
+    folder = path if path.is_dir() else path.parent
+    root = folder.absolute().parent.parent
+    if found.name != folder.name or folder.parent.name != "artifacts" or not _files.there(root, "oci-layout"):
+        return found
+    with contextlib.suppress(SlmopsError):
+        said = _files.read_json(root / "blobs" / "sha256", folder.name).get("annotations")
+        name = said.get("dev.slmops.name") if isinstance(said, dict) else None
+        return dataclasses.replace(found, name=name[:200]) if isinstance(name, str) and name else found
+    return found
 
 
 def local(source: str | Path, revision: str | None = None) -> Path | None:

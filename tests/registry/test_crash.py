@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import crashes
+from ociregistry import needs_registry
 
 
 @pytest.mark.slow
@@ -20,6 +21,19 @@ def test_nothing_that_was_acknowledged_is_lost(operation: str, tmp_path: Path) -
     others = [case for case in found if case.call != "rename"]
     for case in [*renames[::3], *others[:: len(others) // 8]]:
         assert crashes.check(case, tmp_path) == "", case
+
+
+@pytest.mark.slow
+@needs_registry
+@pytest.mark.skipif(not crashes.usable(), reason="strace does not work here: crashes at system calls are NOT tested")
+@pytest.mark.parametrize("operation", list(crashes.NETWORKED))
+def test_nothing_is_lost_between_two_registries(operation: str, tmp_path: Path) -> None:
+    crashes.prepare(tmp_path)
+    with crashes.served(tmp_path):
+        found = crashes.cases(operation, tmp_path)
+        assert len(found) > 40
+        for case in found[:: len(found) // 12]:
+            assert crashes.check(case, tmp_path) == "", case
 
 
 @pytest.mark.parametrize("most", [1, 500, 4096, 33_000, 69_999])

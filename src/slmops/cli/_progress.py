@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from slmops.compile import Watch
+from slmops.core.watch import Watch
 
 
 class Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from typing import TYPE_CHECKING
 
 from slmops.core.errors import UsageError
@@ -13,6 +14,13 @@ if TYPE_CHECKING:
     from slmops.plan.decide import Limits
 
 size, rate, seconds = parse_size, parse_rate, parse_seconds
+
+
+def jobs(text: str) -> int:
+    """Files that go at a time, for argparse."""
+    if not re.fullmatch(r"[0-9]{1,2}", text) or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} makes no sense: from 1 to 64")
+    return int(text)
 
 
 def add_limits(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,8 @@ SlmopsError                 1   anything below
 ├── OutputExists           12   something else already stands under the final name
 ├── GateFailed             13   a measured gate was not met
 ├── CheckFailed            14   a check of the user's own (slmops test) did not hold
-└── PolicyRefused          15   the registry's policy forbids it: source, size, signature, licence or approval
+├── PolicyRefused          15   the registry's policy forbids it: source, size, signature, licence or approval
+└── Unreachable            16   a server does not answer, or the network is down: run it again later
 (Interrupted by Ctrl-C:   130, by SIGTERM: 143)
 """
 
@@ -85,3 +86,7 @@ class CheckFailed(SlmopsError):
 
 class PolicyRefused(SlmopsError):
     exit_code = 15
+
+
+class Unreachable(SlmopsError):
+    exit_code = 16

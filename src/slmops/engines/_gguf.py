@@ -24,8 +24,10 @@ NORMALIZER = "slmops.normalizer"
 
 
 def locate(folder: Path) -> Path:
-    """The folder's only GGUF file."""
+    """The folder's only GGUF file; of a model in several, the first, from which llama.cpp finds the others."""
     files = sorted(folder.glob("*.gguf")) if folder.is_dir() else [folder]
+    if files and files[0].name.endswith(f"-00001-of-{len(files):05}.gguf"):
+        files = files[:1]
     if len(files) != 1 or not files[0].is_file():
         raise EngineFailed(f"{folder} holds {len(files)} .gguf files, and one is needed", "give an artifact's folder")
     return files[0]

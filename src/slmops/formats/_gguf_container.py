@@ -7,9 +7,11 @@ Source: github.com/ggml-org/ggml, docs/gguf.md.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,8 @@ FIXED = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOO
 MOST_ENTRIES = 1 << 16
 MOST_TENSORS = 1 << 17
 MOST_AXES = 4
+MOST_SHARDS = 1000
+SHARD = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.ASCII)
 MOST_NAME = 63
 """llama.cpp keeps names of tensors in 64 bytes, with a zero at the end."""
 MOST_HEADER = 1 << 26
@@ -133,6 +137,12 @@ class Container:
     tensors: Mapping[str, Place]
     entries: bytes
     alignment: int
+    shards: Mapping[str, Path] = field(default_factory=dict)
+    """Tensor -> its file, of a model that gguf-split cut into several; `path` is then the first."""
+
+    def file(self, tensor: str) -> Path:
+        """Where a tensor lies."""
+        return self.shards.get(tensor, self.path)
 
 
 def size(kind: Kind, shape: tuple[int, ...]) -> int:
@@ -307,6 +317,35 @@ def parse(path: Path) -> Container:
         data = aligned(cursor.position, alignment)
         entries = bytes(cursor.buffer[start:end])
     return Container(path, metadata, _placed(path.name, infos, data, nbytes, alignment), entries, alignment)
+
+
+def shards(path: Path) -> list[Path]:
+    """The files of a model that gguf-split cut into several (NAME-00001-of-00003.gguf), in order; else the file alone."""
+    match = SHARD.fullmatch(path.name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]) <= MOST_SHARDS:
+        return [path]
+    return [path.with_name(f"{match[1]}-{number:05}-of-{match[3]}.gguf") for number in range(1, int(match[3]) + 1)]
+
+
+def parse_all(path: Path) -> Container:
+    """The same of a model in several files: metadata of the first, tensors of all."""
+    files = shards(path)
+    if missing := [file for file in files if not file.is_file()]:
+        raise SourceNotFound(f"{missing[0].name} is missing, a part of {path.name}", "download it too")
+    whole = parse(files[0])
+    split = whole.metadata.get("split.count")
+    count = 1 if split is None else split.value
+    if count not in (0, len(files)):
+        fault = f"{path.name} is one of {count} files, which its name does not say"
+        raise CorruptInput(fault, "keep the names that it came with")
+    tensors, places = dict(whole.tensors), dict.fromkeys(whole.tensors, files[0])
+    for file in files[1:]:
+        part = parse(file)
+        if twice := tensors.keys() & part.tensors.keys():
+            raise CorruptInput(f"{file.name} repeats the tensor {min(twice)!r} of another part", "download them again")
+        tensors.update(part.tensors)
+        places.update(dict.fromkeys(part.tensors, file))
+    return dataclasses.replace(whole, tensors=tensors, shards=places)
 
 
 def _info(cursor: _Cursor) -> tuple[str, Place]:

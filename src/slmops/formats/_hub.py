@@ -19,6 +19,8 @@ from slmops.core.tensor import Array, Lazy, Tensor
 from slmops.formats import _safetensors
 
 NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,255}))?", re.ASCII)
+COMMIT = SHA1 = re.compile(r"[0-9a-f]{40}", re.ASCII)
+SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 SMALL = (
     "config.json", "generation_config.json", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json",
     "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
@@ -28,6 +30,9 @@ SMALL = (
 
 CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet")
 """Whose errors mean that the network failed: the HTTP client has changed between versions of huggingface_hub."""
+
+MOST_FILES = 50_000
+"""Of a repository: what is larger is no model."""
 
 Result = TypeVar("Result")
 
@@ -64,6 +69,61 @@ def weight_files(name: Name, folder: Path, shards: Sequence[str]) -> None:
     missing = [shard for shard in shards if not (folder / shard).exists()]
     if missing:
         raise _without_weights(name, folder.name, missing[0])
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a repository: its size in bytes, and what its content hashes to."""
+
+    size: int
+    git: str
+    """SHA-1 of the git blob; of what lies in LFS or Xet, of its pointer."""
+    sha256: str | None
+    """Of what lies in LFS or Xet."""
+
+
+def listing(name: Name) -> tuple[str, dict[str, File]]:
+    """The commit that a name stands for now, and its files by path; nothing is fetched. Gated ones are refused here."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    api = HfApi()
+    info = _asking(name, lambda: api.model_info(name.repo, revision=name.revision))
+    commit = str(info.sha)
+    if COMMIT.fullmatch(commit) is None:
+        raise CorruptInput(f"the Hub calls {commit[:60]!r} a commit of {name}", "try again later")
+    if info.gated:
+        _asking(name, lambda: api.auth_check(name.repo))
+    found: dict[str, File] = {}
+
+    def collect() -> None:
+        for entry in api.list_repo_tree(name.repo, revision=commit, recursive=True):
+            if isinstance(entry, RepoFile):
+                found[str(entry.path)] = File(entry.size, entry.blob_id, entry.lfs.sha256 if entry.lfs else None)
+            if len(found) > MOST_FILES:
+                raise Unsupported(f"{name} has more than {MOST_FILES:,} files", "name the repository of one model")
+
+    _asking(name, collect)
+    for path, file in found.items():
+        sums = (SHA1.fullmatch(str(file.git)), file.sha256 is None or SHA256.fullmatch(str(file.sha256)))
+        if type(file.size) is not int or file.size < 0 or not all(sums):
+            raise CorruptInput(f"the Hub describes {path[:100]!r} of {name} in a way that makes no sense", "try again later")
+    return commit, found
+
+
+def location(name: Name, commit: str, path: str) -> tuple[str, str | None]:
+    """(the address of a file, the token to ask with). huggingface_hub keeps no partial files, so that others fetch it."""
+    from huggingface_hub import get_token, hf_hub_url
+
+    return hf_hub_url(name.repo, path, revision=commit), get_token()
+
+
+def cached(name: Name, commit: str, path: str) -> Path | None:
+    """The file in Hugging Face's own cache, if it is there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name.repo, path, revision=commit)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _snapshot(name: Name, revision: str | None, files: Sequence[str]) -> Path:

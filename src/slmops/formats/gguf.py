@@ -271,11 +271,11 @@ def _title(model: Model) -> str:
 
 
 def locate(path: Path) -> Path:
-    """The GGUF file: `path` itself, or the folder's only one."""
+    """The GGUF file: `path` itself, or the folder's only one; of a model in several files, the first."""
     if not path.is_dir():
-        return path
+        return container.shards(path)[0]
     files = sorted(path.glob("*.gguf"))
-    if len(files) != 1:
+    if not files or files != container.shards(files[0]):
         found = f"{len(files)} .gguf files" if files else "no .gguf file"
         raise SourceNotFound(f"{path} has {found}", "give the file itself")
     return files[0]
@@ -297,10 +297,10 @@ def read(path: Path) -> Model:
     Of what slmops wrote, the config is in slmops.json; of other files it is derived from the header.
     """
     file = locate(path)
-    held = container.parse(file)
+    held = container.parse_all(file)
     facts = receipt.load(file.parent) if (file.parent / receipt.NAME).is_file() else {}
     ours = facts.get("format") == "gguf" and file.name in (facts.get("files") or {})
-    config = dict(facts["config"]) if ours else _gguf_import.config(held, _divisors(file, held))
+    config = dict(facts["config"]) if ours else _gguf_import.config(held, _divisors(held))
     spec = specs.from_config(config)
     family = plugins.load("architectures", spec.family)
     if held.metadata.get("general.architecture") != container.string(family.GGUF):
@@ -314,7 +314,7 @@ def read(path: Path) -> Model:
         if place.shape != shape:
             raise CorruptInput(f"{file.name}: {name(role)} is {list(place.shape)}, where the config makes it {list(shape)}")
         permuted = roles.kind(role).removesuffix(".bias") in family.GGUF_PERMUTED
-        tensor = _gguf_tensors.tensor(name(role), file, place, spec.head_dim if permuted else None)
+        tensor = _gguf_tensors.tensor(name(role), held.file(name(role)), place, spec.head_dim if permuted else None)
         tensors[role] = shifted(tensor, -spec.norm_offset) if roles.is_norm(role) else tensor
     for key in (ROPE_FREQS, *ROPE_FACTORS):
         left.pop(key, None)
@@ -328,14 +328,14 @@ def read(path: Path) -> Model:
         chat_template=_gguf_import.chat_template(held),
         config=config,
         licence=None if ours else _gguf_import.licence(held),
-        source={"path": str(file), "files": {file.name: file.stat().st_size}},
+        source={"path": str(file), "files": {one.name: one.stat().st_size for one in container.shards(file)}},
     )
     if not ours:
         verify(model)
     return model
 
 
-def _divisors(file: Path, held: Container) -> dict[str, Floats]:
+def _divisors(held: Container) -> dict[str, Floats]:
     """The small tensors of rope divisors by name, those that the file has."""
     found: dict[str, Floats] = {}
     for key in (ROPE_FREQS, *ROPE_FACTORS):
@@ -343,8 +343,8 @@ def _divisors(file: Path, held: Container) -> dict[str, Floats]:
         if place is None:
             continue
         if place.kind.name != "F32" or elements(place.shape) > 4096:
-            raise CorruptInput(f"{file.name}: {key} is no small f32 vector", "download it again")
-        found[key] = _gguf_tensors.rows_of(file, place)(0, place.shape[0]).reshape(-1).view(np.float32)
+            raise CorruptInput(f"{held.path.name}: {key} is no small f32 vector", "download it again")
+        found[key] = _gguf_tensors.rows_of(held.file(key), place)(0, place.shape[0]).reshape(-1).view(np.float32)
     return found
 
 

@@ -28,3 +28,27 @@ def held(path: Path, *, shared: bool = False) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def tried(path: Path) -> Iterator[bool]:
+    """Hold it alone if nobody else does, without waiting; whether it is ours. Its holder may remove the file at the end."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        ours = True
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # What its last holder removed is the lock of nothing any more.
+            ours = os.path.samestat(os.fstat(handle), path.stat())
+        except OSError:
+            ours = False
+        yield ours
+    finally:
+        os.close(handle)

@@ -13,15 +13,15 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound, Unsupported, UsageError
 from slmops.core.store import no_space, refuse_existing, staged, sync_folder
 from slmops.core.units import size
-from slmops.registry import blobs, index, manifest, references, trust
+from slmops.registry import blobs, fetching, index, manifest, references, trust
 from slmops.registry.blobs import Blob
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
@@ -56,6 +56,8 @@ class Taken:
     names: tuple[Reference, ...]
     new: int
     """Bytes of blobs that were not here before."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of it."""
 
 
 def receive(
@@ -64,11 +66,13 @@ def receive(
     *,
     rename: Reference | None = None,
     replace: bool = False,
+    sources: Mapping[str, Any] | None = None,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Taken:
     """Take in all that a source offers: manifests first, then blobs that are not here yet, then names, at once.
 
-    rename: the name to give its only artifact, in place of its own names.
+    rename: the name to give its only artifact, in place of its own names. sources: where their files can be had again
+    (registry/remotes), attached to each.
     Raises CorruptInput, Unsupported, OutputExists (a name is another artifact's, unless `replace`), NoSpace, PolicyRefused.
     """
     registry.policy.admit(source.origin)
@@ -88,7 +92,7 @@ def receive(
         _room(registry, found)
         for one in found:
             for blob in one.blobs:
-                if not _here(registry, blob):
+                if not fetching.here(registry, blob):
                     with source.blob(blob) as stream:
                         registry.blobs.receive(stream, blob)
                     new += blob.size
@@ -98,6 +102,9 @@ def receive(
             with source.blob(Blob(one.digest, one.size)) as stream:
                 registry.blobs.receive(stream, Blob(one.digest, one.size))
         registry.trust(digests)
+        if sources is not None:
+            models = [Blob(one.digest, one.size) for one in found if one.subject is None]
+            found += [registry.attachment(one, "origin", sources) for one in models]
         registry.commit(found, names, replace=replace, origin=source.origin)
         for signature in held:
             registry.catalog.signed(*signature)
@@ -132,16 +139,6 @@ def _names(found: Sequence[Manifest], offered: Index, rename: Reference | None) 
     return {rename: models[0]}
 
 
-def _here(registry: Registry, blob: Blob) -> bool:
-    """Whether the blob is here whole; one that changed since it was hashed is fetched again."""
-    if not registry.blobs.has(blob.digest):
-        return False
-    if not registry.catalog.trusts(blob.digest, blobs.Identity.of(registry.blobs.path(blob.digest))):
-        return registry.blobs.hash(blob.digest) == blob.digest
-    registry.blobs.touch(blob.digest)
-    return True
-
-
 class Folder:
     """An OCI image layout in a folder."""
 
@@ -170,6 +167,30 @@ class Folder:
             raise SourceNotFound(f"{path} is missing", "the archive is not whole: export it again")
         with path.open("rb") as handle:
             yield handle
+
+
+class Fetched:
+    """Manifests that came over a network, with the index that offers them; their blobs came before, and are reserved.
+
+    origin: what the policy knows the source by. held: digest -> a manifest's bytes.
+    """
+
+    def __init__(self, registry: Registry, origin: str, offered: Index, held: Mapping[str, bytes]) -> None:
+        self.origin = origin
+        self._blobs, self._offered, self._held = registry.blobs, offered, held
+
+    def index(self) -> Index:
+        return self._offered
+
+    @contextlib.contextmanager
+    def blob(self, wanted: Blob) -> Iterator[BinaryIO]:
+        if wanted.digest in self._held:
+            yield io.BytesIO(self._held[wanted.digest])
+        elif self._blobs.has(wanted.digest):
+            with self._blobs.path(wanted.digest).open("rb") as handle:
+                yield handle
+        else:
+            raise SourceNotFound(f"the blob {wanted.digest} went while it was taken in", "pull again")
 
 
 class _Bounded(io.FileIO):

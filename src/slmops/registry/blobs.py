@@ -91,7 +91,7 @@ class Blobs:
                 digest = f"sha256:{file_digest(source)}"
                 sync_file(source)
                 with contextlib.suppress(OSError):  # another disk
-                    self._settle(source, digest, size)
+                    self.settle(source, digest, size)
                     return Blob(digest, size)
             with self._temporary() as temporary:
                 if clone(handle, temporary):
@@ -100,7 +100,7 @@ class Blobs:
                     sync_file(temporary)
                 else:
                     digest, size = _pour(handle, temporary, None)
-                self._settle(temporary, digest, size)
+                self.settle(temporary, digest, size)
         return Blob(digest, size)
 
     def put(self, content: bytes) -> Blob:
@@ -111,7 +111,7 @@ class Blobs:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            self._settle(temporary, blob.digest, blob.size)
+            self.settle(temporary, blob.digest, blob.size)
         return blob
 
     def receive(self, stream: BinaryIO, wanted: Blob) -> None:
@@ -120,7 +120,7 @@ class Blobs:
             digest, size = _pour(stream, temporary, wanted.size)
             if (digest, size) != (wanted.digest, wanted.size):
                 raise CorruptInput(f"the bytes of {wanted.digest} are not what they claim", "fetch them again")
-            self._settle(temporary, digest, size)
+            self.settle(temporary, digest, size)
 
     def read(self, digest: str, most: int) -> bytes:
         """A small blob, checked. Raises SourceNotFound, or CorruptInput where it is larger than `most` or not itself."""
@@ -163,8 +163,11 @@ class Blobs:
         finally:
             path.unlink(missing_ok=True)
 
-    def _settle(self, temporary: Path, digest: str, size: int) -> None:
-        """Give a finished file its name. One that is there already stays if it can be trusted, and is replaced if not."""
+    def settle(self, temporary: Path, digest: str, size: int) -> None:
+        """Give a finished file, hashed and on the disk, its name.
+
+        One that is there already stays if it can be trusted, and is replaced if not.
+        """
         final = self.path(digest)
         with contextlib.suppress(FileNotFoundError):
             held = Identity.of(final)

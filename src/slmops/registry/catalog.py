@@ -270,6 +270,10 @@ class Catalog:
         """(digest, kind) of what is attached to an artifact, oldest first."""
         return self._all("select digest, kind from attachments where subject = ? order by added, digest", (subject,))
 
+    def attached(self, kind: str) -> list[str]:
+        """Digests of all attachments of a kind."""
+        return [row[0] for row in self._all("select digest from attachments where kind = ? order by added, digest", (kind,))]
+
     def figures(self, artifact: str) -> list[tuple[str, str, float]]:
         """(attachment, figure, value) of what was measured of it."""
         return self._all("select attachment, figure, value from measurements where artifact = ? order by 1, 2", (artifact,))

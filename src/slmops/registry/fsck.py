@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from slmops.core.errors import CorruptInput, PolicyRefused, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, write_whole
+from slmops.core.watch import Watch
 from slmops.registry import approval, gc, index, manifest, placing, policy, references, trust
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
@@ -28,6 +31,8 @@ class Problem:
     name: str
     said: str
     repaired: bool = False
+    lost: str = ""
+    """The digest of a blob that is missing or damaged."""
 
     @property
     def harmless(self) -> bool:
@@ -48,24 +53,28 @@ class Checked:
         return all(one.harmless or one.repaired for one in self.problems)
 
 
-def check(root: Path | None = None, *, repair: bool = False, advance: Callable[[int], None] = lambda _: None) -> Checked:
-    """Check the registry at `root`. Waits for writers, and they for it. advance(bytes) as blobs are read.
+def check(root: Path | None = None, *, repair: bool = False, watch: Watch | None = None) -> Checked:
+    """Check the registry at `root`. Waits for writers, and they for it.
 
     Repair: the layout's file, the index (from manifests, and tags from the catalog), the catalog, placed folders. A damaged
-    blob is set aside in quarantine/, so that adding or importing it again brings it back.
+    blob is set aside in quarantine/; what an artifact's `origin` says where to find is fetched again, proven by its digest.
     """
+    watch = watch or Watch()
     root = (root or home()).absolute()
     problems = list(_layout(root, repair))
     if any(not one.repaired for one in problems):
         return Checked(tuple(problems), 0, 0, 0)
-    with Registry.open(root) as registry, registry.alone():
-        counts = [0, 0, 0]
-        problems += _blobs(registry, repair, counts, advance)
-        problems += _manifests(registry, repair, counts)
-        problems += _catalog(registry, repair)
-        problems += _folders(registry, repair)
-        problems += _refused(registry)
-        problems += _leftovers(registry, repair)
+    with Registry.open(root) as registry:
+        with registry.alone():
+            counts = [0, 0, 0]
+            problems += _blobs(registry, repair, counts, watch)
+            problems += _manifests(registry, repair, counts)
+            problems += _catalog(registry, repair)
+            problems += _folders(registry, repair)
+            problems += _refused(registry)
+            problems += _leftovers(registry, repair)
+        if repair and any(one.lost for one in problems):
+            problems = _refetched(registry, problems, watch)
         return Checked(tuple(problems), *counts)
 
 
@@ -119,8 +128,10 @@ def _rebuild(root: Path) -> str:
     return f"rebuilt: {len(made.entries)} manifests, {len(made.tags)} tags"
 
 
-def _blobs(registry: Registry, repair: bool, counts: list[int], advance: Callable[[int], None]) -> Iterator[Problem]:
-    for path in sorted(registry.blobs.folder.iterdir()):
+def _blobs(registry: Registry, repair: bool, counts: list[int], watch: Watch) -> Iterator[Problem]:
+    paths = sorted(registry.blobs.folder.iterdir())
+    watch.begin(sum(path.lstat().st_size for path in paths))
+    for path in paths:
         digest = f"sha256:{path.name}"
         if references.DIGEST.fullmatch(digest) is None or path.is_symlink() or not path.is_file():
             yield Problem("blob", path.name, "no blob's name, or no plain file; it is left where it is")
@@ -132,7 +143,7 @@ def _blobs(registry: Registry, repair: bool, counts: list[int], advance: Callabl
             said = "its bytes are not what its name says"
         except OSError as error:
             sound, readable, said = False, False, f"it cannot be read: {error.strerror}"
-        advance(identity.size)
+        watch.advance(identity.size)
         if sound:
             registry.catalog.trust([(digest, identity)])
             continue
@@ -141,7 +152,8 @@ def _blobs(registry: Registry, repair: bool, counts: list[int], advance: Callabl
             (registry.root / "quarantine").mkdir(exist_ok=True)
             path.rename(registry.root / "quarantine" / path.name)
             said += "; set aside in quarantine/"
-        yield Problem("blob", digest, said)
+        yield Problem("blob", digest, said, lost=digest if repair and readable else "")
+    watch.end()
 
 
 def _manifests(registry: Registry, repair: bool, counts: list[int]) -> Iterator[Problem]:
@@ -166,9 +178,42 @@ def _lost(registry: Registry, found: Manifest, name: str) -> Iterator[Problem]:
     for blob in found.blobs:
         path = registry.blobs.path(blob.digest)
         if not path.is_file():
-            yield Problem("manifest", name, f"needs {blob.digest}, which is missing: add or import it again")
+            said = f"needs {blob.digest}, which is missing: add, pull or import it again"
+            yield Problem("manifest", name, said, lost=blob.digest)
         elif path.stat().st_size != blob.size:
             yield Problem("manifest", name, f"needs {blob.digest} of {blob.size:,} bytes, which has another size")
+
+
+def _refetched(registry: Registry, problems: list[Problem], watch: Watch) -> list[Problem]:
+    """With the lost blobs fetched again that an `origin` leads to. Not alone in the registry: others may go on meanwhile."""
+    from slmops.registry import remotes
+
+    lost = {one.lost for one in problems if one.lost}
+    said: dict[str, str] = {}
+    for attached, document in registry.attached("origin"):
+        with contextlib.suppress(SlmopsError):
+            about = registry.manifest(attached.subject or "")
+            wanted = [blob for blob in about.blobs if blob.digest in lost and not registry.blobs.has(blob.digest)]
+            source = str(document.get("source", ""))[:200]
+            try:
+                if wanted:
+                    remotes.restore(registry, document, wanted, watch)
+                why = f"{source} has it no more, or it was made here"
+            except SlmopsError as fault:
+                why = f"{source}: {fault}"
+            for blob in wanted:
+                here = registry.blobs.has(blob.digest)
+                said[blob.digest] = f"; fetched again from {source}" if here else f"; cannot be fetched again: {why}"
+    return [
+        dataclasses.replace(
+            one,
+            said=one.said + said.get(one.lost, "; nothing tells where it came from"),
+            repaired=registry.blobs.has(one.lost),
+        )
+        if one.lost
+        else one
+        for one in problems
+    ]
 
 
 def _catalog(registry: Registry, repair: bool) -> Iterator[Problem]:

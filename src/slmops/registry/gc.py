@@ -9,6 +9,7 @@ from pathlib import Path
 
 from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.core.store import alive
+from slmops.registry import fetching
 from slmops.registry.index import Index
 from slmops.registry.manifest import Manifest
 from slmops.registry.registry import DAY, Registry
@@ -27,7 +28,7 @@ class Swept:
     young: tuple[str, ...]
     """Without a name, and kept for their grace."""
     leftovers: int
-    """Of writers that died."""
+    """Of writers that died, and of fetches that nobody goes on with."""
 
 
 def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> Swept:
@@ -57,7 +58,7 @@ def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> S
                 needed |= {digest, *(blob.digest for blob in found[digest].blobs)}
             if held.foreign:
                 needed |= set(registry.blobs.all())  # another tool's manifests: what they lead to is not ours to judge
-            old = [one for one in registry.blobs.all() if one not in needed]
+            old = [one for one in registry.blobs.all() if one not in needed and one not in leased]
             blobs.extend(one for one in old if one in found or registry.blobs.age(one) >= grace)
             if not dry_run:
                 for digest in gone:
@@ -67,6 +68,7 @@ def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> S
         registry.change(edit)
         size = sum(registry.blobs.path(one).stat().st_size for one in blobs)
         left = leftovers(registry.root)
+        partial = fetching.sweep(registry.root, grace, dry_run=dry_run)
         if not dry_run:
             kept = {path.name for path in map(registry.blobs.path, registry.entries())}
             for folder in (registry.root / "artifacts").iterdir():
@@ -77,7 +79,7 @@ def sweep(registry: Registry, grace: float = DAY, *, dry_run: bool = False) -> S
             registry.catalog.distrust(blobs)
             for path in left:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    return Swept(tuple(gone), len(blobs), size, tuple(spared), tuple(young), len(left))
+    return Swept(tuple(gone), len(blobs), size, tuple(spared), tuple(young), len(left) + partial)
 
 
 def _read(registry: Registry, digest: str) -> Manifest:

@@ -7,6 +7,7 @@ that the same artifact filed twice is one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -152,7 +153,7 @@ def config(facts: Mapping[str, Any], layers: Sequence[Layer]) -> bytes:
     hub = str(source.get("hub", "")).partition("@")[0]
     descriptor = {
         "name": str(facts.get("name") or "model"),
-        "family": str(facts["config"].get("model_type", "")),
+        "family": str(facts["config"].get("model_type") or ""),
         "licenses": [licence] if (licence := licences.spdx(facts.get("licence"))) else None,
         "sourceURL": f"https://huggingface.co/{hub}" if hub else None,
         "revision": str(source["revision"]) if source.get("revision") else None,
@@ -161,7 +162,7 @@ def config(facts: Mapping[str, Any], layers: Sequence[Layer]) -> bytes:
     model = {
         "architecture": "transformer",
         "format": str(facts["format"]),
-        "paramSize": count(parameters).replace(" ", "").lower(),
+        "paramSize": count(parameters).replace(" ", "").lower() if parameters else None,
         "precision": PLAIN.get(scheme),
         "quantization": None if scheme in PLAIN else scheme,
         "capabilities": {"inputTypes": ["text"], "outputTypes": ["text"]},
@@ -250,6 +251,22 @@ def inputs(manifest: Manifest) -> list[Input]:
         return [Input(str(role), str(parent), str(label)) for role, parent, label in listed]
     except (ValueError, TypeError, RecursionError):
         return []
+
+
+def made_from(facts: Mapping[str, Any], artifacts: Path) -> list[Input]:
+    """Of the inputs of an artifact's step, those that lie in folders of the registry by their digests."""
+    source = facts.get("source") or {}
+    found = []
+    for role, mark in dict((facts.get("step") or {}).get("inputs") or {}).items():
+        parent, label = f"fingerprint:{mark}", ""
+        if role == "source":
+            label = str(source.get("hub") or Path(str(source.get("path", ""))).name)
+            with contextlib.suppress(ValueError, OSError):
+                inside = Path(str(source.get("path", ""))).absolute().relative_to(artifacts)
+                digest = f"sha256:{inside.parts[0]}" if inside.parts else ""
+                parent = digest if references.DIGEST.fullmatch(digest) else parent
+        found.append(Input(str(role), parent, label))
+    return sorted(found, key=lambda one: one.role)
 
 
 def parse(content: bytes) -> Manifest:

@@ -60,5 +60,5 @@ def named(text: str) -> Reference:
 
 def slug(text: str) -> str:
     """The nearest name to a text."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
-    return ("-".join(words) or "model")[:MOST_NAME].rstrip("-")
+    words = re.findall(r"[a-z0-9]+(?:\.[a-z0-9]+)*", text.lower())
+    return ("-".join(words) or "model")[:MOST_NAME].rstrip("-.")

@@ -29,7 +29,7 @@ from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
 from slmops.registry.index import Index
-from slmops.registry.manifest import Input, Layer, Manifest
+from slmops.registry.manifest import Layer, Manifest
 from slmops.registry.policy import Policy
 from slmops.registry.references import Reference
 
@@ -117,6 +117,12 @@ class Registry:
             raise CorruptInput(f"the blob {blob.digest} is not JSON: {error}") from None
         return value if isinstance(value, dict) else {}
 
+    def attached(self, kind: str) -> Iterator[tuple[Manifest, dict[str, Any]]]:
+        """Every attachment of a kind with its document; those that cannot be read are fsck's to tell."""
+        for digest in self.catalog.attached(kind):
+            with contextlib.suppress(SlmopsError):
+                yield self.manifest(digest), self.content(digest)
+
     def content(self, attachment: str) -> dict[str, Any]:
         """The document of an attachment; empty where it is none: what strangers attach must not hide the artifact."""
         try:
@@ -138,23 +144,56 @@ class Registry:
 
     # Adding
 
-    def add(self, folder: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
-        """File a finished artifact (a folder with a receipt) and tag it; the digest of its manifest.
+    def add(self, path: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
+        """File a finished artifact (a folder with a receipt), or any model that can be read, and tag it; its digest.
 
         One read and one hash of each file; those that are here already are kept once. Twice the same is once.
         take: the folder is ours: files are moved, not copied, and what is left of it is for the caller to remove.
-        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace.
+        Raises OutputExists where a name is another artifact's, unless `replace`; CorruptInput; NoSpace; and for a model
+        without a receipt what plain.described raises.
         """
-        facts = receipt.load(folder)
-        listed = manifest.files(folder, facts)
+        from slmops.registry import plain
+
+        found = plain.described(path)
+        return self.take_in(found.facts, found.files, *names, take=take, replace=replace)
+
+    def take_in(
+        self,
+        facts: Mapping[str, Any],
+        files: Mapping[str, Path],
+        *names: Reference,
+        origin: str = policies.HERE,
+        take: bool = False,
+        replace: bool = False,
+    ) -> str:
+        """The same of what plain.described found. origin: where it came from, for the policy."""
         with self.writing():
-            layers = [Layer(name, self.blobs.add(folder / name, take=take), manifest.kind_of(name)) for name in listed]
-            config = self.blobs.put(manifest.config(facts, layers))
-            content = manifest.model(facts, config, layers, self._inputs(facts))
-            whole = self.blobs.put(content)
-            parsed = manifest.parse(content)
-            self.trust(one.digest for one in (*parsed.blobs, whole))
-            self.commit([parsed], dict.fromkeys(names, whole.digest), replace=replace)
+            layers = [
+                Layer(name, self.blobs.add(file, take=take), manifest.kind_of(name)) for name, file in sorted(files.items())
+            ]
+            return self.file(facts, layers, *names, origin=origin, replace=replace)
+
+    def file(
+        self,
+        facts: Mapping[str, Any],
+        layers: Sequence[Layer],
+        *names: Reference,
+        origin: str = policies.HERE,
+        sources: Mapping[str, Any] | None = None,
+        replace: bool = False,
+    ) -> str:
+        """Acknowledge an artifact whose files are blobs here. facts: its receipt, or plain.facts. Within `writing()`.
+
+        origin: where it came from, for the policy. sources: where its files can be had again (registry/remotes), attached
+        to it. Raises OutputExists, PolicyRefused.
+        """
+        config = self.blobs.put(manifest.config(facts, layers))
+        content = manifest.model(facts, config, layers, manifest.made_from(facts, self.root / "artifacts"))
+        whole = self.blobs.put(content)
+        parsed = manifest.parse(content)
+        self.trust(one.digest for one in (*parsed.blobs, whole))
+        attached = [self.attachment(whole, "origin", sources)] if sources is not None else []
+        self.commit([parsed, *attached], dict.fromkeys(names, whole.digest), replace=replace, origin=origin)
         return whole.digest
 
     def attach(self, subject: str, kind: str, document: Mapping[str, Any] | str, *, only: bool = False) -> str:
@@ -164,16 +203,21 @@ class Registry:
         document: for JSON, or a text as it is. only: in place of what was attached of this kind before.
         Raises SourceNotFound where there is no such artifact.
         """
-        text = document.encode() if isinstance(document, str) else manifest.canonical(dict(document))
         with self.writing():
             about = self.manifest(subject)
-            empty, content = self.blobs.put(b"{}"), self.blobs.put(text)
-            made = manifest.attachment(kind, Blob(about.digest, about.size), empty, content)
-            whole = self.blobs.put(made)
-            self.trust(one.digest for one in (empty, content, whole))
-            earlier = [one for one, held in self.catalog.attachments(subject) if held == kind and one != whole.digest]
-            self.commit([manifest.parse(made)], {}, replace=False, instead=earlier if only else ())
-        return whole.digest
+            made = self.attachment(Blob(about.digest, about.size), kind, document)
+            earlier = [one for one, held in self.catalog.attachments(subject) if held == kind and one != made.digest]
+            self.commit([made], {}, replace=False, instead=earlier if only else ())
+        return made.digest
+
+    def attachment(self, subject: Blob, kind: str, document: Mapping[str, Any] | str) -> Manifest:
+        """What attach() commits, written and not yet acknowledged. Within `writing()`."""
+        text = document.encode() if isinstance(document, str) else manifest.canonical(dict(document))
+        empty, content = self.blobs.put(b"{}"), self.blobs.put(text)
+        made = manifest.attachment(kind, subject, empty, content)
+        whole = self.blobs.put(made)
+        self.trust(one.digest for one in (empty, content, whole))
+        return manifest.parse(made)
 
     def commit(
         self,
@@ -206,26 +250,6 @@ class Registry:
         digest = self.catalog.tagged(name.name, name.tag)
         if digest is not None and (not step or self.manifest(digest).ours("step") != step):
             raise _taken(name, digest)
-
-    def _inputs(self, facts: Mapping[str, Any]) -> list[Input]:
-        """Where an artifact came from: of its step's inputs, those that are artifacts here by their digests."""
-        source = facts.get("source") or {}
-        found = []
-        for role, mark in dict((facts.get("step") or {}).get("inputs") or {}).items():
-            parent, label = f"fingerprint:{mark}", ""
-            if role == "source":
-                label = str(source.get("hub") or Path(str(source.get("path", ""))).name)
-                if (placed := self._artifact_at(str(source.get("path", "")))) is not None:
-                    parent = placed
-            found.append(Input(str(role), parent, label))
-        return sorted(found, key=lambda one: one.role)
-
-    def _artifact_at(self, path: str) -> str | None:
-        """The artifact in whose folder here a path lies."""
-        with contextlib.suppress(ValueError, OSError):
-            digest = f"sha256:{Path(path).absolute().relative_to(self.root / 'artifacts').parts[0]}"
-            return digest if references.DIGEST.fullmatch(digest) else None
-        return None
 
     # Names
 

@@ -1,4 +1,4 @@
-"""slmops models add: file an artifact's folder."""
+"""slmops models add: file an artifact, or a model that others made."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 
 from slmops.cli._sub import Said
 
-HELP = "file an artifact's folder"
+HELP = "file an artifact, or a model that others made"
 EXAMPLE = "slmops models add out/gguf --name home:q4"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", help="a folder that slmops wrote")
+    parser.add_argument("path", help="a folder that slmops wrote, a folder of any model that it reads, or a .gguf")
     parser.add_argument("--name", metavar="NAME[:TAG]", help="default: its model's name, tagged FORMAT-SCHEME")
     parser.add_argument("--force", action="store_true", help="move a name that is taken")
 
@@ -19,18 +19,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Said:
     from pathlib import Path
 
-    from slmops.core import receipt
-    from slmops.registry import Registry, documents, references
-    from slmops.registry.references import Reference
+    from slmops.registry import Registry, documents, plain, references
 
     with Registry.open() as registry:
-        folder = Path(arguments.folder)
-        facts = receipt.load(folder)
-        tag = f"{facts['format']}-{facts.get('scheme', '')}".replace("_", "-").replace(":", "-").rstrip("-")
-        if arguments.name:
-            name = references.named(arguments.name)
-        else:
-            name = references.named(str(Reference(references.slug(str(facts.get("name", ""))), tag)))
-        digest = registry.add(folder, name, replace=arguments.force)
+        found = plain.described(Path(arguments.path).expanduser())
+        name = references.named(arguments.name) if arguments.name else plain.name_of(found.facts)
+        digest = registry.take_in(found.facts, found.files, name, replace=arguments.force)
         documents.write(registry, digest)
-        return Said({"digest": digest, "name": str(name)}, f"{name}: {digest}")
+        notes = plain.notes(found.left)
+        return Said({"digest": digest, "name": str(name), "notes": notes}, "\n".join([f"{name}: {digest}", *notes]))

@@ -11,17 +11,18 @@ EXAMPLE = "slmops models fsck"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repair", action="store_true", help="make again what can be made; set damaged blobs aside")
+    parser.add_argument("--repair", action="store_true", help="make or fetch again what can be; set damaged blobs aside")
 
 
 def run(arguments: argparse.Namespace) -> Said:
     import dataclasses
 
     from slmops.cli import _text
+    from slmops.cli._progress import Progress
     from slmops.core.errors import CorruptInput
     from slmops.registry import fsck
 
-    checked = fsck.check(repair=arguments.repair)
+    checked = fsck.check(repair=arguments.repair, watch=Progress(arguments.json).watch())
     lines = [f"{'repaired ' if one.repaired else ''}{one.what} {one.name}: {one.said}" for one in checked.problems]
     lines.append(f"{checked.manifests} manifests, {checked.blobs} blobs, {_text.size(checked.bytes)} read")
     facts = {**dataclasses.asdict(checked), "sound": checked.sound}
