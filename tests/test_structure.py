@@ -39,6 +39,9 @@ OWNERS = {
     "jsonschema": {"measure/scorers/json.py"},
     "lm_eval": {"measure/harness.py"},
     "pytest": {"pytest_checks.py"},
+    "pydantic": {"serve/wire/openai.py"},
+    "starlette": {"serve/access.py", "serve/app.py", "serve/wire/openai.py"},
+    "uvicorn": {"cli/serve.py"},
 }
 
 
