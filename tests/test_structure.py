@@ -42,6 +42,9 @@ OWNERS = {
     "model_signing": {"registry/signing.py"},
     "cryptography": {"registry/signing.py"},
     "pytest": {"pytest_checks.py"},
+    "pydantic": {"serve/wire/openai.py"},
+    "starlette": {"serve/access.py", "serve/app.py", "serve/wire/openai.py"},
+    "uvicorn": {"cli/serve.py"},
 }
 
 

@@ -24,6 +24,7 @@ WORDS = {
     "quantize": "scheme",
     "cli": "verb",
     "cli._models": "sub-verb of models",
+    "serve.wire": "wire format",
     "compat": "tool",
     "executors": "executor",
     "measure.scorers": "scorer",

@@ -1,0 +1,12 @@
+"""The server: one port for clients of several wire formats, in front of one worker process for each model.
+
+    request.py    the one internal request, and what comes back of it
+    stops.py      stop strings in a stream of pieces
+    models.py     which models there are, and which are loaded: each has a thread and a bounded queue
+    access.py     who may ask: keys, hosts, sizes of bodies
+    wire/         one wire format a file, over the internal request
+    app.py        the ASGI application
+
+Engines compute in processes of their own (engines/_host.py): a crash fails its own request alone, and the next one finds a
+new process.
+"""
