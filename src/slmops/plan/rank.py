@@ -78,11 +78,15 @@ def _judged(
         against.append(nearest.dropped or f"{beyond}, {units.size(machine.usable)} can be had")
     if against:
         return Ranked(one, None, least, more, tuple(against))
-    wanted = limits.speed or READING
-    quick = [each for each in able if each.speed[1] >= wanted]
-    # Of what is fast enough the most bits; else the fastest.
-    choice = max(quick, key=lambda each: (each.scheme == MORE[0], each.kv == "auto", each.speed[1])) if quick else able[0]
-    return Ranked(one, choice, least, more, tuple(_why(one, choice, machine, task, bool(quick))), fast=bool(quick))
+    choice, quick = best(able, limits.speed)
+    return Ranked(one, choice, least, more, tuple(_why(one, choice, machine, task, quick)), fast=quick)
+
+
+def best(able: Sequence[Candidate], speed: float | None) -> tuple[Candidate, bool]:
+    """Of what is fast enough the most bits, and whether there is such a one; else the first, which is the fastest."""
+    quick = [each for each in able if each.speed[1] >= (speed or READING)]
+    most = max(quick, key=lambda each: (each.scheme == MORE[0], each.kv == "auto", each.speed[1]), default=able[0])
+    return most, bool(quick)
 
 
 def _usual(one: Described, machine: Machine, limits: Limits, formats: Sequence[str], here: bool) -> list[Candidate]:
