@@ -119,12 +119,12 @@ def faults(value: Any, places: Places) -> list[Fault]:
     return sorted({one for error in found for one in _told(error, places)})
 
 
-def _told(error: Any, places: Places) -> Iterator[Fault]:
+def _told(error: Any, places: Places, cure: str = "") -> Iterator[Fault]:
     way: Way = tuple(error.absolute_path)
     if error.validator == "anyOf":  # a value, or a reference: what is wrong with the value is what is told
-        own = [one for one in error.context if one.schema_path[0] == 0]
-        for one in own:
-            yield from _told(one, places)
+        told = str(error.schema.get("description", cure))
+        for one in [one for one in error.context if one.schema_path[0] == 0]:
+            yield from _told(one, places, told)
         return
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
@@ -140,7 +140,7 @@ def _told(error: Any, places: Places) -> Iterator[Fault]:
             kinds = [key for key in error.schema["properties"] if key != "name"]
             yield Fault(line, column, "a step is a name and one kind of step", f"one of: {', '.join(kinds)}")
     else:
-        yield Fault(line, column, f"{_called(way)} {_wrong(error)}", str(error.schema.get("description", "")) or MANUAL)
+        yield Fault(line, column, f"{_called(way)} {_wrong(error)}", str(error.schema.get("description", cure)) or MANUAL)
 
 
 def _unknown(place: tuple[int, int], key: str, known: list[str], step: bool) -> Fault:
@@ -179,7 +179,7 @@ def _wrong(error: Any) -> str:
 def _article(kind: Any) -> str:
     words = {"string": "a text", "integer": "a whole number", "number": "a number", "boolean": "true or false",
              "array": "a list", "object": "a mapping"}  # fmt: skip
-    return words.get(kind, str(kind))
+    return words.get(str(kind), str(kind))
 
 
 def _called(way: Way) -> str:
