@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -114,9 +115,8 @@ def test_the_workflow_is_one_by_githubs_schema(tmp_path: Path) -> None:
 def test_every_line_of_the_workflow_that_is_ours_parses() -> None:
     jobs = yaml.safe_load(templates.load("github-actions"))["jobs"]
     lines = [line for job in jobs.values() for step in job["steps"] for line in step.get("run", "").splitlines()]
-    ours = [
-        line.replace("$PIPELINE", "pipeline.yaml").replace('"', "").split() for line in lines if line.startswith("slmops ")
-    ]
+    lines = [line.replace("$PIPELINE", "pipeline.yaml") for line in lines if line.startswith("slmops ")]
+    ours = [shlex.split(line) for line in lines]
     assert len(ours) >= 5
     for words in ours:
         cli.parser(words[1]).parse_args(words[1:])

@@ -6,6 +6,7 @@ from typing import Any
 
 from slmops.core import plugins, units
 from slmops.core.errors import GateFailed
+from slmops.passes.quantize import packed
 from slmops.pipeline.desk import Desk
 from slmops.pipeline.steps import COUNT, STRING, Foreseen, Made, texts, told
 from slmops.plan import decide, hardware, rank, targets
@@ -53,15 +54,9 @@ def run(keys: dict[str, Any], desk: Desk) -> Made:
     machine = target.machine if target else hardware.detect()
     limits = decide.read_limits(keys, model.parameters)
     asked = [name.replace("-", "_") for name in keys.get("formats", ())] or (target.formats if target else None)
-    schemes = tuple(keys.get("schemes") or (rank.LEAST[0], rank.MORE[0]))
-    found: list[decide.Candidate] = []
-    able: list[decide.Candidate] = []
-    # A target's formats are its usual one and what else opens there; of this machine's, the fastest engine's is first.
-    for formats in [[form] for form in asked] if asked is not None else [None]:
-        found += decide.candidates(model, machine, limits, formats, schemes, here=target is None)
-        able = [one for one in found if not one.dropped and one.memory and one.memory.total <= machine.usable]
-        if able:
-            break
+    schemes = None if packed(model) else tuple(keys.get("schemes") or (rank.LEAST[0], rank.MORE[0]))
+    found = rank.usual(model, machine, limits, asked, target is None, schemes)
+    able = rank.fitting(found, machine)
     if not able:
         raise GateFailed(
             f"{model.name}: nothing fits {machine.name} within these limits", "; ".join(decide.relax(found, limits))
