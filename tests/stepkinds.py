@@ -13,7 +13,7 @@ from slmops.pipeline.steps import COUNT, STRING, Foreseen, Made, told
 
 HELP = "file a small artifact"
 SCHEMA = {"properties": {"fill": told(STRING, "a letter"), "of": told(STRING, "another"), "text": told(STRING, "a file"),
-          "killed": told(STRING, "a file: where it is missing, it is made, and the process killed"),
+          "killed": told(STRING, "a file: where it is missing, it is made, and the process killed (by signal `number`)"),
           "number": told(COUNT, "a count")}, "required": ["fill"]}
 INPUTS = {"of": "artifact", "text": "file"}
 CODE, REMEMBERED, JUDGES, ACTS = "1", True, False, False
@@ -29,7 +29,7 @@ def run(keys, desk):
         log.write(keys["fill"] + "\\n")
     if "killed" in keys and not desk.path(keys["killed"]).exists():
         desk.path(keys["killed"]).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), keys.get("number", signal.SIGKILL))
     source = {"path": str(desk.artifact(keys["of"]))} if "of" in keys else {"path": "/somewhere", "hub": "org/toy"}
     with desk.registry.scratch() as scratch:
         made = artifact(scratch / "made", keys["fill"][0].encode(), source=source)

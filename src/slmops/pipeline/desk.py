@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +20,7 @@ from slmops.core import receipt, store
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.model import Model
 from slmops.passes import calibrate
-from slmops.pipeline import records
+from slmops.pipeline.records import Records
 from slmops.registry import Registry, references
 
 INPUTS = {
@@ -58,14 +57,9 @@ class Desk:
     def root(self) -> Path:
         return self.registry.root
 
-    @contextlib.contextmanager
-    def work(self) -> Iterator[Path]:
-        """A folder of the step's own. It stays when the step does not end well: the next try goes on from there."""
-        folder = self.root / records.FOLDER / f"{self.key}.work"
-        with store.no_space(folder.parent):
-            folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+    def work(self) -> Path:
+        """A folder of the step's own, which stays until the step is done: the next try goes on from there."""
+        return Records(self.root).work(self.key)
 
     def path(self, text: str) -> Path:
         """A file or folder, from the pipeline's folder."""

@@ -46,7 +46,12 @@ class Step:
     @property
     def needs(self) -> list[str]:
         """Names of the steps that it refers to."""
-        return list(dict.fromkeys(match[1] for text in _texts(self.keys) for match in OUTPUT.finditer(text)))
+        return _named(self.keys, OUTPUT)
+
+    @property
+    def unset(self) -> list[str]:
+        """Names of the parameters that it refers to and that have no value."""
+        return _named(self.keys, PARAMETER)
 
 
 @dataclass(frozen=True)
@@ -302,6 +307,12 @@ def resolved(value: Any, outputs: Callable[[str, Sequence[str]], Any]) -> Any:
 
     whole = FOUND.fullmatch(value)
     return of(whole) if whole is not None else FOUND.sub(lambda match: str(of(match)), value)
+
+
+def _named(value: Any, kind: re.Pattern[str]) -> list[str]:
+    """What the references of a kind in a value name first, each once."""
+    inside = [match[1] for text in _texts(value) for match in FOUND.finditer(text)]
+    return list(dict.fromkeys(found[1] for text in inside if (found := kind.fullmatch(text)) is not None))
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from slmops.core.store import no_space, write_whole
 from slmops.registry import _lock
 
 FOLDER = "steps"
+WEEK = 7 * 24 * 3600.0
 FORM: Any = {"key": str, "outputs": dict, "said": str, "verdicts": [dict], "seconds": int | float}
 
 
@@ -37,10 +40,24 @@ class Records:
         return None
 
     def keep(self, record: dict[str, Any]) -> None:
-        """Written whole or not at all. Raises NoSpace."""
-        with no_space(self._folder):
-            self._folder.mkdir(exist_ok=True)
+        """Written whole or not at all; what the step worked in goes then. Raises NoSpace."""
         write_whole(self._folder / f"{record['key']}.json", json.dumps(record))
+        shutil.rmtree(self._folder / f"{record['key']}.work", ignore_errors=True)
+
+    def work(self, key: str) -> Path:
+        """A folder for a step to work in, until it is done."""
+        folder = self._folder / f"{key}.work"
+        with no_space(self._folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def sweep(self, seconds: float = WEEK) -> None:
+        """Remove what steps worked in, and left, so long ago."""
+        left = [*self._folder.glob("*.work"), *self._folder.glob(".*.partial")] if self._folder.is_dir() else []
+        for path in left:
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > seconds:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def turn(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Held while a step runs: who wants the same one meanwhile waits, and then recalls it."""

@@ -164,6 +164,7 @@ class Run:
     def go(self) -> SlmopsError | None:
         """Run what is left; the fault that ended it, with its step, or None. Raises what is not slmops' own."""
         pending, at = list(self._steps), self._steps[0]
+        Records(self._desk.root).sweep()
         try:
             while pending:
                 for at, outcome in self._some(self._ready(pending)):
@@ -298,8 +299,8 @@ def foresee(pipeline: Pipeline, desk: Desk, *, until: str | None = None, force: 
 
     for step in _until(pipeline, until):
         entry = {"name": step.name, "kind": step.kind, "line": step.line}
-        if pipeline.unset and (lacking := [name for name in pipeline.unset if f"${{parameters.{name}}}" in str(step.keys)]):
-            found.append({**entry, "state": "waits", "said": f"for --set {', '.join(lacking)}"})
+        if step.unset:
+            found.append({**entry, "state": "waits", "said": f"for --set {', '.join(step.unset)}"})
         elif waits := [name for name in step.needs if name not in known]:
             found.append({**entry, "state": "waits", "said": f"for {', '.join(waits)}"})
         else:

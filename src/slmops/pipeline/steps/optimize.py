@@ -84,12 +84,12 @@ def run(keys: dict[str, Any], desk: Desk) -> Made:
     )
     cases = tuple(tasks.spread(tasks.read_cases(desk.file(keys["tasks"])))) if "tasks" in keys else ()
     given = trials.Given(wanted, content, cases, seen, keys.get("tune", 0))
-    with desk.work() as out:  # trials stay until there is a choice: a run that was killed goes on from them
-        found = optimize.optimize(model, out, given, hardware.detect(out), desk.watch, desk.executor)
-        best = found.choice
-        if best is None or best.measured is None:
-            return Made(said="nothing passed", fault=GateFailed("nothing passed its gates", "; ".join(found.relax)))
-        digest = desk.registry.add(Path(best.measured.folder))
+    out = desk.work()  # trials stay until there is a choice: a run that was killed goes on from them
+    found = optimize.optimize(model, out, given, hardware.detect(out), desk.watch, desk.executor)
+    best = found.choice
+    if best is None or best.measured is None:
+        return Made(said="nothing passed", fault=GateFailed("nothing passed its gates", "; ".join(found.relax)))
+    digest = desk.registry.add(Path(best.measured.folder))
     facts = {"measured": artifact.facts(best.measured), "verdicts": best.verdicts, "machine": receipt.machine()}
     desk.registry.attach(digest, "measurement", report.plain(facts))
     one = best.candidate
