@@ -113,6 +113,9 @@ def test_steps_of_a_pipeline_on_two_nodes(cluster: dict[str, str], tmp_path: Pat
     four, eight = found[0]["four"], found[0]["eight"]
     assert (four["state"], eight["state"]) == ("made", "made")
     assert four["began"] < eight["began"] + eight["seconds"] and eight["began"] < four["began"] + four["seconds"]
+    (tmp_path / "two.yaml").write_text(PIPELINE.replace("to: [gguf], quantize: q8", "to: [mlx], quantize: q4_k_m"))
+    done = subprocess.run([*words, "--executor", "ray"], capture_output=True, text=True, env=environment, timeout=SECONDS)
+    assert done.returncode == 6 and "line 9, step 'eight': " in done.stderr and "Traceback" not in done.stderr
     for again in found[1:]:
         assert again["four"]["state"] == again["eight"]["state"] == "recalled"
         assert again["named"]["outputs"] == found[0]["named"]["outputs"]

@@ -99,6 +99,7 @@ SOURCE = "  - {name: source, acquire: {model: a/b}}"
         (steps_of("  - {name: b, plan: {model: '${parameters.x}'}}"), 3, 22, "no parameter 'x'", "parameters: none"),
         (steps_of("  - {name: b, plan: {model: '${model}'}}"), 3, 22, "'${model}' is no reference", "no expressions"),
         (steps_of("  - {name: b, plan: {model: '${parameters.x'}}"), 3, 22, "is no reference", ""),
+        (steps_of('  - {name: b, plan: {model: "a\\0b"}}'), 3, 22, "a NUL", ""),
         (steps_of("  - {name: b, plan: {model: 'a/${steps.x.y.z.w}'}}"), 3, 22, "is no reference", ""),
         (steps_of("  - {name: b, gate: {measured: a, steady: true}}"), 3, 22, "must be a reference to a measurement", ""),
         (steps_of("  - {name: b, convert: {model: m, to: [ggfu]}}"), 3, 15, "'ggfu' is not a format", "gguf"),

@@ -140,7 +140,7 @@ def _given(declared: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
         elif kind in ("integer", "number", "boolean"):
             read = yaml12.scalar(value)
         elif kind == "path" or (kind == "model" and _there(value)):
-            read = str(Path(value).expanduser().absolute())
+            read = str(_typed(value).absolute())
         _fits(name, declared[name], read)
         found[name] = read
     return found
@@ -148,9 +148,16 @@ def _given(declared: Mapping[str, Any], given: Sequence[str]) -> dict[str, Any]:
 
 def _there(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):
+        return _typed(text).exists()
+    except (OSError, ValueError):  # a name too long for the system, or with a NUL
         return False
+
+
+def _typed(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user that there is not
+        return Path(text)
 
 
 def _fits(name: str, declared: Mapping[str, Any], value: Any) -> None:
@@ -183,6 +190,8 @@ class _Reader:
             return {key: self.filled(one, (*way, key)) for key, one in value.items()}
         if isinstance(value, list):
             return [self.filled(one, (*way, number)) for number, one in enumerate(value)]
+        if isinstance(value, str) and "\0" in value:
+            self.faults.append(Fault(*self._places.of(way), "a text with a NUL is none", schema.MANUAL))
         return self._text(value, way) if isinstance(value, str) and "${" in value else value
 
     def _text(self, text: str, way: Way) -> Any:

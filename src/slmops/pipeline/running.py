@@ -124,7 +124,10 @@ class Bench:
 
     def outcome(self, one: Job) -> Outcome:
         with Desk(self.root, self.base, self.watch) as desk:  # a node calls from threads of its own
-            return do(one, desk)
+            try:
+                return do(one, desk)
+            except SlmopsError as error:  # whose it is, only this place knows
+                return Outcome(FAILED, {}, error)
 
 
 @contextlib.contextmanager
@@ -206,12 +209,8 @@ class Run:
                 jobs.append((step, job))
         if recalled or not jobs:
             return
-        away = [
-            pair
-            for pair in jobs
-            if self._runner.ELSEWHERE and pair[1].memo and not getattr(pair[0].module, "SPREADS", False)
-        ]
-        if away:
+        away = [(step, job) for step, job in jobs if job.memo and not getattr(step.module, "SPREADS", False)]
+        if away and self._runner.ELSEWHERE:
             yield from self._away(away)
             return
         step, job = jobs[0]
@@ -227,7 +226,7 @@ class Run:
         """As many as there are nodes, at once."""
         start: Any = functools.partial(_elsewhere, self._desk.root, self._desk.base)
         steps = {job.name: step for step, job in jobs}
-        with self._runner.open(start, self._desk.watch.say) as nodes:
+        with _blamed(jobs[0][0]), self._runner.open(start, self._desk.watch.say) as nodes:
             batch = [job for _, job in jobs[: nodes.slots]]
             self._desk.watch.say(f"at once: {', '.join(job.name for job in batch)}")
             for job, outcome in nodes.run(batch):
@@ -304,7 +303,7 @@ def foresee(pipeline: Pipeline, desk: Desk, *, until: str | None = None, force: 
         elif waits := [name for name in step.needs if name not in known]:
             found.append({**entry, "state": "waits", "said": f"for {', '.join(waits)}"})
         else:
-            with _blamed(step), _located(pipeline, step):
+            with _located(pipeline, step):
                 keys = document.resolved(step.keys, output)
                 before = None
                 models = [keys[name] for name, leads in step.module.INPUTS.items() if leads == "model" and name in keys]
