@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,27 @@ from slmops.core import plugins
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
-    for line in block.splitlines()
-    if line.startswith("slmops ")
-]
+
+
+def commands(path: Path) -> list[str]:
+    """What a page's sh blocks have one type."""
+    return [
+        line.split("  #")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+        for line in block.splitlines()
+        if line.startswith("slmops ")
+    ]
+
+
+COMMANDS = commands(README)
+PIPELINES = commands(ROOT / "docs" / "pipelines.md")
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 5
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *PIPELINES])
 def test_every_command_parses(command: str) -> None:
     words = shlex.split(command)[1:]
     parser(words[0]).parse_args(words)
@@ -36,13 +45,38 @@ def test_every_command_parses(command: str) -> None:
 @pytest.mark.slow
 def test_the_walk_on_the_sample_runs(tmp_path: Path) -> None:
     """In order, in an empty folder that holds the sample, as a reader would type them."""
-    (tmp_path / "samples").symlink_to(ROOT / "samples", target_is_directory=True)
     walk = [command for command in COMMANDS if "samples/home" in command or " out/" in command]
     assert len(walk) >= 4
+    typed(walk, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_pipelines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands as above; then the page's own pipeline, and what it says of a broken one."""
+    monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
+    typed(PIPELINES, tmp_path)
+    page = (ROOT / "docs" / "pipelines.md").read_text(encoding="utf-8")
+    blocks = [textwrap.dedent(block) for block in re.findall(r"(?:^    .*\n|^\n)+", page, re.M)]
+    (own,) = [block for block in blocks if block.lstrip().startswith("pipeline: tools")]
+    (tmp_path / "tools.yaml").write_text(own)
+    typed(["slmops pipeline run tools.yaml", "slmops verify tools:staging"], tmp_path)
+    broken = "pipeline: broken\nsteps:\n  - name: source\n    acquire: {model: a/b}\n  - name: a\n"
+    broken += '    convert: {quantise: q4, model: "${steps.source.model}", to: [gguf]}\n  - name: b\n    finetune: {}\n'
+    (tmp_path / "broken.yaml").write_text(broken)
+    words = [sys.executable, "-m", "slmops", "pipeline", "check", "broken.yaml"]
+    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8").stdout
+    (shown,) = [block for block in blocks if "$ slmops pipeline check broken.yaml" in block]
+    assert said.strip() in shown
+
+
+def typed(walk: list[str], folder: Path) -> None:
+    """Run commands in a folder that holds the sample."""
+    if not (folder / "samples").exists():
+        (folder / "samples").symlink_to(ROOT / "samples", target_is_directory=True)
     for command in walk:
         words = [sys.executable, "-m", "slmops", *shlex.split(command)[1:]]
         for _ in range(3):  # on a busy machine speeds vary, which the gate is for: they are then taken again
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, encoding="utf-8")
             if "latency spread" not in done.stderr:
                 break
         assert done.returncode == 0, f"{command}\n{done.stderr}"

@@ -136,3 +136,11 @@ def hub_name(source: str | Path, revision: str | None = None) -> _hub.Name:
             "check the path, or name a model such as Qwen/Qwen3-0.6B",
         )
     return name
+
+
+def fetched(source: str | Path) -> bool:
+    """Whether nothing of it is left to be fetched. Of a Hub name the small files are."""
+    if local(source) is not None:
+        return True
+    folder = _hub.small_files(hub_name(source))
+    return all((folder / shard).exists() for shard in huggingface.wanted_weights(folder))

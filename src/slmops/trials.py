@@ -197,7 +197,8 @@ class Lab:
         key = receipt.load(Path(measured.folder))["step"]["key"]
         facts = {**self._facts(one, key), "endured": True}
         known = self._recalled(facts)
-        if known is None:
+        # What was left undecided is taken again.
+        if known is None or any(one.passed is None for one in gates.endured(known)):
             known = artifact.endure(measured, self._text)
             self._ledger.keep(facts, known)
         return dataclasses.replace(trial, measured=known, verdicts=tuple(self._judge(one, known)))

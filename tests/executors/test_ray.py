@@ -84,6 +84,46 @@ def test_trials_on_two_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
         assert json.loads(again.stdout)["choice"]["scheme"] == found["choice"]["scheme"]
 
 
+PIPELINE = """
+pipeline: two
+parameters: {model: {type: model}}
+steps:
+  - name: source
+    acquire: {model: "${parameters.model}"}
+  - name: four
+    convert: {model: "${steps.source.model}", to: [gguf], quantize: q4}
+  - name: eight
+    convert: {model: "${steps.source.model}", to: [gguf], quantize: q8}
+  - name: named
+    tag: {artifact: "${steps.eight.artifact}", name: "two:eight"}
+"""
+
+
+@no_ray
+@pytest.mark.slow
+def test_steps_of_a_pipeline_on_two_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Both conversions at once, each on a node; what they filed is recalled here."""
+    (tmp_path / "two.yaml").write_text(PIPELINE)
+    environment = {**cluster, "SLMOPS_HOME": str(tmp_path / "home")}
+    words = [sys.executable, "-m", "slmops", "pipeline", "run", str(tmp_path / "two.yaml"), "--set", f"model={SAMPLE}"]
+    found = []
+    for executor in ("ray", "ray", "local"):
+        done = subprocess.run(
+            [*words, "--executor", executor, "--json"], capture_output=True, text=True, env=environment, timeout=SECONDS
+        )
+        assert done.returncode == 0, done.stderr
+        found.append({one["name"]: one for one in json.loads(done.stdout)["steps"]})
+    four, eight = found[0]["four"], found[0]["eight"]
+    assert (four["state"], eight["state"]) == ("made", "made")
+    assert four["began"] < eight["began"] + eight["seconds"] and eight["began"] < four["began"] + four["seconds"]
+    (tmp_path / "two.yaml").write_text(PIPELINE.replace("to: [gguf], quantize: q8", "to: [mlx], quantize: q4_k_m"))
+    done = subprocess.run([*words, "--executor", "ray"], capture_output=True, text=True, env=environment, timeout=SECONDS)
+    assert done.returncode == 6 and "line 9, step 'eight': " in done.stderr and "Traceback" not in done.stderr
+    for again in found[1:]:
+        assert again["four"]["state"] == again["eight"]["state"] == "recalled"
+        assert again["named"]["outputs"] == found[0]["named"]["outputs"]
+
+
 @no_ray
 @pytest.mark.slow
 def test_another_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:

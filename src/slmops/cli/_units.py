@@ -68,17 +68,9 @@ def required(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def limits(arguments: argparse.Namespace, parameters: int) -> Limits:
     """What was typed, for a model of so many parameters. Raises UsageError."""
-    from slmops.plan.decide import Limits
+    from slmops.plan import decide
 
-    if arguments.context < 1:
-        raise UsageError(f"a context of {arguments.context} tokens makes no sense", "give 1 or more")
-    return Limits(
-        size=size(arguments.max_size, 2 * parameters) if arguments.max_size else None,
-        memory=size(arguments.max_memory) if arguments.max_memory else None,
-        speed=rate(arguments.min_speed) if arguments.min_speed else None,
-        context=arguments.context,
-        kv=arguments.kv,
-    )
+    return decide.read_limits(vars(arguments), parameters)
 
 
 def formats(arguments: argparse.Namespace) -> tuple[str, ...] | None:

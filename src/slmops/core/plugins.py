@@ -1,8 +1,8 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
-Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`, `cli`,
-`cli._models`, `measure.scorers`, `measure.checks`, `registry.remotes`). A file whose name starts with an underscore is
-furniture of the room, not a plugin.
+Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`,
+`catalogues`, `cli`, `cli._models`, `cli._pipeline`, `measure.scorers`, `measure.checks`, `pipeline.steps`,
+`registry.remotes`, `serve.wire`). A file whose name starts with an underscore is furniture of the room, not a plugin.
 Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a
 module.
 """
@@ -30,6 +30,9 @@ WORDS = {
     "measure.scorers": "scorer",
     "measure.checks": "kind of check",
     "registry.remotes": "kind of remote",
+    "pipeline.steps": "kind of step",
+    "cli._pipeline": "sub-verb of pipeline",
+    "catalogues": "catalogue",
 }
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,4 +1,4 @@
-"""Trials on this machine, one after the other."""
+"""Jobs on this machine, one after the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmops.executors import Lab, Say, Start
-from slmops.plan.decide import Candidate
 from slmops.plan.hardware import Machine
 
 ELSEWHERE = False
@@ -31,6 +30,6 @@ class Here:
     def machine(self) -> Machine:
         return self.lab.machine
 
-    def run(self, batch: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
+    def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         for one in batch:
             yield one, self.lab.outcome(one)

@@ -1,4 +1,4 @@
-"""Trials on the nodes of a Ray cluster, one at a time on each: an actor a node holds all of its processors.
+"""Jobs on the nodes of a Ray cluster, one at a time on each: an actor a node holds all of its processors.
 
 The cluster is the one that RAY_ADDRESS names, or the one that runs here. Each node needs the same installation of slmops,
 and the source and -o on storage that all share, under one path: artifacts and measurements are written there.
@@ -16,7 +16,6 @@ from typing import Any
 
 from slmops.core.errors import EngineMissing, SlmopsError, UsageError
 from slmops.executors import Say, Start
-from slmops.plan.decide import Candidate
 from slmops.plan.hardware import Machine
 
 ELSEWHERE = True
@@ -43,7 +42,7 @@ class Node:
     def facts(self) -> tuple[Machine, str]:
         return self._lab.machine, os.uname().nodename
 
-    def outcome(self, one: Candidate) -> Any:
+    def outcome(self, one: Any) -> Any:
         with self._busy:
             return self._lab.outcome(one)
 
@@ -120,7 +119,7 @@ class Nodes:
     def slots(self) -> int:
         return len(self._actors)
 
-    def run(self, batch: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
+    def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         waiting = {
             actor.outcome.remote(one): one for actor, one in zip(self._actors, batch[: len(self._actors)], strict=False)
         }

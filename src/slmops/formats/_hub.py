@@ -7,12 +7,15 @@ HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE).
 
 from __future__ import annotations
 
+import inspect
 import os
+import queue
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported
 from slmops.core.tensor import Array, Lazy, Tensor
@@ -234,3 +237,69 @@ def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseExcept
     while error is not None and not isinstance(error, kind):
         error = error.__cause__ or error.__context__
     return error
+
+
+SECONDS = 60.0
+"""For a question about many models, or about one's figures: the client itself waits for ever."""
+
+
+def listed(
+    *, search: str | None, task: str | None, filters: Sequence[str], parameters: str | None, sort: str, limit: int
+) -> list[Any]:
+    """What the Hub lists (huggingface_hub's ModelInfo), at most `limit`. Raises SourceNotFound."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    # Older clients know no sizes: who asks for them looks at what comes.
+    known = {"num_parameters": parameters} if "num_parameters" in inspect.signature(api.list_models).parameters else {}
+    return _within(
+        lambda: list(
+            api.list_models(
+                search=search,
+                pipeline_tag=task,
+                filter=list(filters) or None,
+                sort=sort,  # type: ignore[arg-type]
+                limit=limit,
+                expand=["downloads", "gated", "likes", "pipeline_tag", "safetensors", "tags"],
+                **known,  # type: ignore[arg-type]
+            )
+        )
+    )
+
+
+def figures(name: Name) -> Any:
+    """Downloads, likes and gating of a model (huggingface_hub's ModelInfo). Raises SourceNotFound."""
+    from huggingface_hub import HfApi
+
+    expand: Any = ["downloads", "gated", "likes"]
+    return _within(lambda: HfApi().model_info(name.repo, revision=name.revision, expand=expand))
+
+
+def _within(ask: Callable[[], Result]) -> Result:
+    """An answer of the Hub in SECONDS, or an error of ours."""
+    from huggingface_hub import errors as hub
+
+    answers: queue.Queue[tuple[Result | None, Exception | None]] = queue.Queue()
+
+    def wait() -> None:
+        try:
+            answers.put((ask(), None))
+        except Exception as error:  # raised where the answer is waited for
+            answers.put((None, error))
+
+    threading.Thread(target=wait, name="hub", daemon=True).start()
+    try:
+        answer, error = answers.get(timeout=SECONDS)
+    except queue.Empty:
+        raise SourceNotFound(f"the Hub did not answer in {SECONDS:.0f} s", "try again later") from None
+    if error is None:
+        return cast(Result, answer)
+    if isinstance(error, hub.OfflineModeIsEnabled):
+        raise SourceNotFound("the Hub is not asked, for HF_HUB_OFFLINE is set", "unset it") from None
+    if isinstance(error, hub.HfHubHTTPError):
+        raise SourceNotFound(f"the Hub answered {_status(error)}", "try again later") from None
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS:
+        raise SourceNotFound(f"the Hub cannot be reached ({str(error)[:200]})", "connect and run again") from None
+    if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
+        raise CorruptInput(f"the Hub's answer makes no sense ({type(error).__name__})", "try again later") from None
+    raise error

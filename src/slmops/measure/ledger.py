@@ -30,8 +30,8 @@ class Ledger:
         if not path.is_file():
             return None
         try:
-            return cast(Measured, _restored(Measured, json.loads(path.read_text(encoding="utf-8"))))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            return restored(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, CorruptInput) as error:
             raise CorruptInput(f"{path} is no measurement: {error}", "remove it: it is taken again") from None
 
     def keep(self, facts: Mapping[str, Any], measured: Measured) -> None:
@@ -45,6 +45,21 @@ class Ledger:
 
     def _path(self, facts: Mapping[str, Any]) -> Path:
         return self._folder / f"{digest({**facts, 'code': CODE})}.json"
+
+
+def data(one: Measured) -> dict[str, Any]:
+    """A measurement as JSON holds it, without the losses of every token; `restored` reads it."""
+    kept = dataclasses.replace(one, quality=dataclasses.replace(one.quality, losses=())) if one.quality else one
+    found: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(kept)))
+    return found
+
+
+def restored(facts: Any) -> Measured:
+    """The measurement of such data. Raises CorruptInput for what is none."""
+    try:
+        return cast(Measured, _restored(Measured, facts))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CorruptInput(f"this is no measurement: {error}", "measure again") from None
 
 
 def _restored(kind: Any, facts: Any) -> Any:

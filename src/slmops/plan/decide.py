@@ -9,8 +9,9 @@ measured decides, this only says what is worth measuring.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from slmops.core import plugins, units
 from slmops.core.errors import Unsupported, UsageError
@@ -46,6 +47,20 @@ class Limits:
     kv: str | None = None
     """Precision of the KV cache (KV in the engines' files); None: the engine's own, and a smaller one too where memory asks
     for it."""
+
+
+def read_limits(said: Mapping[str, Any], parameters: int) -> Limits:
+    """What was typed (max_size, max_memory, min_speed, context, kv), for so many parameters. Raises UsageError."""
+    context = said.get("context", 4096)
+    if context < 1:
+        raise UsageError(f"a context of {context} tokens makes no sense", "give 1 or more")
+    return Limits(
+        size=units.parse_size(said["max_size"], 2 * parameters) if said.get("max_size") else None,
+        memory=units.parse_size(said["max_memory"]) if said.get("max_memory") else None,
+        speed=units.parse_rate(said["min_speed"]) if said.get("min_speed") else None,
+        context=context,
+        kv=said.get("kv"),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slmops.core import units
+from slmops.core.model import Model
 from slmops.plan import decide, memory, models
 from slmops.plan.decide import Candidate, Limits
 from slmops.plan.hardware import Machine
@@ -47,8 +48,6 @@ def rank(
 
     formats: those that the device opens, the usual one first; by default all, the one with the fastest engine first.
     """
-    if formats is None:
-        formats = sorted(memory.writers(), key=lambda form: -memory.footprint(form)[1].efficiency)
     found = [_judged(models.load(name), machine, limits, task, formats, here) for name in models.names()]
     return sorted(found, key=_order)
 
@@ -60,17 +59,16 @@ def _order(one: Ranked) -> tuple[bool, bool, float]:
 
 
 def _judged(
-    one: Described, machine: Machine, limits: Limits, task: str | None, formats: Sequence[str], here: bool
+    one: Described, machine: Machine, limits: Limits, task: str | None, formats: Sequence[str] | None, here: bool
 ) -> Ranked:
-    found = _usual(one, machine, limits, formats, here)
+    found = usual(one.model, machine, limits, formats, here)
     least, more = (_memory(one, found, *wanted) for wanted in (LEAST, MORE))
     against = []
     if task is not None and task not in one.strengths:
         against.append(f"not made for {task} (but {', '.join(one.strengths)})")
     if limits.context > one.context:
         against.append(f"{limits.context:,} tokens of context are asked, {one.context:,} it has")
-    # A limit drops what surely breaks it; here what likely would is no choice either.
-    able = [each for each in found if not each.dropped and each.memory and each.memory.total <= machine.usable]
+    able = fitting(found, machine)
     if not able and found:
         # The reason of what came nearest: the leanest of those that can be written at all.
         nearest = min(found, key=lambda each: (each.memory is None, each.memory.low if each.memory else 0))
@@ -78,20 +76,40 @@ def _judged(
         against.append(nearest.dropped or f"{beyond}, {units.size(machine.usable)} can be had")
     if against:
         return Ranked(one, None, least, more, tuple(against))
-    wanted = limits.speed or READING
-    quick = [each for each in able if each.speed[1] >= wanted]
-    # Of what is fast enough the most bits; else the fastest.
-    choice = max(quick, key=lambda each: (each.scheme == MORE[0], each.kv == "auto", each.speed[1])) if quick else able[0]
-    return Ranked(one, choice, least, more, tuple(_why(one, choice, machine, task, bool(quick))), fast=bool(quick))
+    choice, quick = best(able, limits.speed)
+    return Ranked(one, choice, least, more, tuple(_why(one, choice, machine, task, quick)), fast=quick)
 
 
-def _usual(one: Described, machine: Machine, limits: Limits, formats: Sequence[str], here: bool) -> list[Candidate]:
-    """The candidates of the first format that can hold the model (and be opened); of the last where none can."""
+def fitting(found: Sequence[Candidate], machine: Machine) -> list[Candidate]:
+    """A limit drops what surely breaks it; here what likely would is no choice either."""
+    return [each for each in found if not each.dropped and each.memory and each.memory.total <= machine.usable]
+
+
+def best(able: Sequence[Candidate], speed: float | None) -> tuple[Candidate, bool]:
+    """Of what is fast enough the most bits, and whether there is such a one; else the first, which is the fastest."""
+    quick = [each for each in able if each.speed[1] >= (speed or READING)]
+    most = max(quick, key=lambda each: (each.scheme == MORE[0], each.kv == "auto", each.speed[1]), default=able[0])
+    return most, bool(quick)
+
+
+def usual(
+    model: Model,
+    machine: Machine,
+    limits: Limits,
+    formats: Sequence[str] | None,
+    here: bool,
+    schemes: Sequence[str] | None = (LEAST[0], MORE[0]),
+) -> list[Candidate]:
+    """The candidates of the first format that can hold the model (and be opened); of the last where none can.
+
+    formats: those of a target, the usual one first; by default all, the one with the fastest engine first.
+    """
+    formats = formats or sorted(memory.writers(), key=lambda form: -memory.footprint(form)[1].efficiency)
     found: list[Candidate] = []
     for form in formats:
         if here and found and decide.lacking(memory.footprint(form)[0]):
             continue
-        found = decide.candidates(one.model, machine, limits, (form,), (LEAST[0], MORE[0]), here=here)
+        found = decide.candidates(model, machine, limits, (form,), schemes, here=here)
         if any(each.memory is not None for each in found) and not (here and decide.lacking(found[0].engine)):
             break
     return found
