@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from filed import artifact
+from needs import needs
 from ociregistry import Running, needs_registry, serve
 
 pytestmark = [needs_registry, pytest.mark.slow]
@@ -55,6 +56,18 @@ def test_push_and_pull(tmp_path: Path, server: Running) -> None:
     slmops(one, "push", "home", "oci:127.0.0.1:9/x", code=16)
     slmops(one, "push", "home", place, "--jobs", "0", code=2)
     slmops(two, "pull", f"{place}:none", code=3)
+
+
+@needs("model_signing")
+def test_what_is_pushed_is_signed_on_the_way(tmp_path: Path, server: Running) -> None:
+    one, two, key = tmp_path / "one", tmp_path / "two", tmp_path / "release.pem"
+    slmops(one, "add", artifact(tmp_path / "made"), "--name", "home:q4")
+    slmops(one, "key", key)
+    place = f"oci:{server.host}/signed/home"
+    slmops(one, "push", "home", place, "--key", key, "--sigstore", code=2)
+    assert said(one, "push", "home", place, "--key", key)["attachments"] == 3
+    slmops(two, "pull", place)
+    slmops(two, "verify", "home", "--key", key.with_suffix(".pub"))
 
 
 def test_sync(tmp_path: Path, server: Running) -> None:

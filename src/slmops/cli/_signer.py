@@ -12,7 +12,7 @@ PASSWORD = "SLMOPS_KEY_PASSWORD"
 """The environment's variable with the password of a key: an option would be seen by every process of the machine."""
 
 
-def add(parser: argparse.ArgumentParser) -> None:
+def add(parser: argparse._ActionsContainer) -> None:
     """The options."""
     parser.add_argument("--key", metavar="PEM", help=f"private key on P-256, P-384 or P-521; {PASSWORD} opens it")
     parser.add_argument("--certificate", metavar="PEM", help="the key's certificate, then those that lead to the authority")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from slmops.cli import _units
+from slmops.cli import _signer, _units
 from slmops.cli._reference import REFERENCE
 from slmops.cli._sub import Said
 
@@ -23,6 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="move a tag that is another artifact's there")
     parser.add_argument("--plain-http", action="store_true", help="speak to the host without encryption")
     parser.add_argument("--jobs", type=_units.jobs, default=4, metavar="N", help="files at a time (4)")
+    _signer.add(parser.add_argument_group("sign it first, as slmops models sign does"))
 
 
 def run(arguments: argparse.Namespace) -> Said:
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> Said:
     from slmops.cli import _text
     from slmops.cli._progress import Progress
     from slmops.core.errors import UsageError
-    from slmops.registry import Registry, push, references
+    from slmops.registry import Registry, documents, push, references, signing
     from slmops.registry._distribution import Repository, parse
 
     place = parse(arguments.place)
@@ -42,6 +43,9 @@ def run(arguments: argparse.Namespace) -> Said:
         digest = registry.resolve(arguments.reference)
         tag = place.tag or _tag(registry, references.named(arguments.reference))
         over = None if arguments.force else ()
+        if arguments.key or arguments.certificate or arguments.sigstore:
+            signing.sign(registry, digest, _signer.signer(arguments))
+            documents.write(registry, digest)  # the card tells who signed
         progress = Progress(quiet=arguments.json)
         done = push.push(registry, digest, there, tag, over=over, jobs=arguments.jobs, watch=progress.watch())
     text = f"{done.place}\n{done.digest}\n{_text.size(done.sent)} sent, {done.attachments} attachments"
