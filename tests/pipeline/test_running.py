@@ -15,11 +15,13 @@ from typing import Any
 import pytest
 
 import stepkinds
+from needs import needs
+from ociregistry import needs_registry, serve
 from slmops import cli
 from slmops.core import plugins
-from slmops.core.errors import CorruptInput, GateFailed, NoSpace, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, GateFailed, NoSpace, PolicyRefused, SourceNotFound, Unreachable, UsageError
 from slmops.pipeline.records import Records
-from slmops.registry import Registry, fsck, lineage
+from slmops.registry import Registry, fsck, lineage, remotes, signing
 
 TESTS = Path(__file__).resolve().parents[1]
 CHAIN = """
@@ -270,3 +272,45 @@ def test_two_runs_at_once_make_a_step_once(home: Path) -> None:
         one.stdout.close()
         one.stderr.close()
     assert sorted(ran(home)) == sorted("aba-oz")
+
+
+TRUSTED = """
+pipeline: trusted
+parameters:
+  key: {type: path, default: release.pem}
+  place: {type: string, default: "oci:127.0.0.1:9/none:x"}
+steps:
+  - name: made
+    make: {fill: a, text: words.txt}
+  - name: signed
+    sign: {artifact: "${steps.made.artifact}", key: "${parameters.key}"}
+  - name: approved
+    approve: {artifact: "${steps.signed.artifact}", by: robin, note: "as agreed"}
+  - name: live
+    tag: {artifact: "${steps.approved.artifact}", name: "chain:production"}
+  - name: sent
+    push: {artifact: "${steps.live.artifact}", to: "${parameters.place}"}
+"""
+
+
+@pytest.mark.slow
+@needs("model_signing")
+@needs_registry
+def test_sign_approve_promote_and_push(home: Path, run: Said, tmp_path: Path) -> None:
+    (tmp_path / "trusted.yaml").write_text(TRUSTED)
+    unapproved = TRUSTED.replace("  - name: approved\n", "").replace(
+        '    approve: {artifact: "${steps.signed.artifact}", by: robin, note: "as agreed"}\n', ""
+    )
+    (tmp_path / "unapproved.yaml").write_text(unapproved.replace("steps.approved.", "steps.signed."))
+    signing.make_key(tmp_path / "release.pem", None)
+    run("unapproved.yaml", code=PolicyRefused.exit_code)
+    run("trusted.yaml", code=Unreachable.exit_code)
+    with serve(tmp_path / "there") as server:
+        done = run("trusted.yaml", "--set", f"place=oci:{server.host}/live:v1")
+        assert done["steps"][-1]["outputs"]["place"] == f"oci:{server.host}/live:v1"
+        with Registry.open(tmp_path / "other") as other:
+            remotes.pull(other, f"oci:{server.host}/live:v1", remotes.Wanted())
+            digest = other.resolve("live:v1")
+            assert {kind for _, kind in other.catalog.attachments(digest)} >= {"signature", "approval"}
+    with Registry.open(home) as registry:
+        assert registry.resolve("chain:production") == digest

@@ -306,6 +306,7 @@ def _tarred(registry: Registry, small: dict[str, bytes], wanted: Sequence[Blob],
     if not replace:
         refuse_existing(out)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
     try:
         with no_space(out), temporary.open("wb") as handle:
             with tarfile.open(fileobj=handle, mode="w", format=tarfile.PAX_FORMAT) as archive:

@@ -1,7 +1,7 @@
 """Fetch a model, once, and pin it: a Hub name becomes the commit that it stands for now; a path or a name of the registry is
 taken as it is. Refuses licences that are not allowed before weights are fetched.
 
-`slmops models pull`, where a version has it, is another source behind the same outputs: it belongs here.
+What another registry has is pulled first: `slmops models pull oci:...`, then its name.
 """
 
 from __future__ import annotations

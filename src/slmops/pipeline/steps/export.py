@@ -37,7 +37,6 @@ def plan(keys: dict[str, Any], desk: Desk) -> Foreseen:
 def run(keys: dict[str, Any], desk: Desk) -> Made:
     digests = list(dict.fromkeys(desk.filed(one) for one in keys["artifacts"]))
     out = desk.path(keys["out"])
-    out.parent.mkdir(parents=True, exist_ok=True)
     # A folder that is no archive is somebody's: it is not replaced.
     ours = out.suffix == ".tar" or (out / index.LAYOUT).is_file()
     size = archive.send(desk.registry, digests, out, replace=ours)

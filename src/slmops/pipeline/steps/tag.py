@@ -1,6 +1,6 @@
 """Give an artifact a name of the registry: what stages and promotes it. A name of another artifact moves only when told.
 
-A policy on names (an approval before `production` moves) belongs into the registry's own `tag`, which this calls.
+A name that the registry's policy guards (production, by default) moves only onto what was approved: an `approve` step.
 """
 
 from __future__ import annotations
