@@ -115,7 +115,7 @@ class Model:
             self._thread.join(5)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None and not self._closing:
+        while not self._closing and (job := self._jobs.get()) is not None:
             if job.cancelled:
                 continue
             try:
@@ -125,6 +125,9 @@ class Model:
                 if isinstance(error, EngineCrashed):
                     self._drop()
                 job.tell(error)
+        with contextlib.suppress(queue.Empty):
+            while (left := self._jobs.get_nowait()) is not None:
+                left.tell(Busy("the server is about to end", "ask again when it is back"))
         if self._worker is not None:
             self._worker.close()
             self._worker = None

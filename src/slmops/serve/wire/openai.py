@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from slmops.core.errors import (
     CorruptInput,
@@ -222,7 +223,7 @@ async def _answered(
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             stream = _streamed(answer, first.prompt_tokens, {**head, "object": writer.chunk}, writer, usage)
-            return StreamingResponse(stream, media_type="text/event-stream", headers={"cache-control": "no-store"})
+            return Stream(answer, stream)
         pieces: list[str] = []
         while isinstance(event := await _next(http, answer), Piece):
             pieces.append(event.text)
@@ -240,6 +241,20 @@ async def _answered(
     return JSONResponse({**head, "object": writer.whole, "choices": [choice], "usage": usage_of})
 
 
+class Stream(StreamingResponse):
+    """Server-sent events; however it ends, begun or not, nobody waits for the answer any more."""
+
+    def __init__(self, answer: Answer, events: AsyncGenerator[str, None]) -> None:
+        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._answer.cancel()
+
+
 class ClientLeft(Exception):
     """The connection was closed while the answer was being computed."""
 
@@ -255,7 +270,7 @@ async def _next(http: HttpRequest, answer: Answer) -> Event:
 async def _streamed(
     answer: Answer, prompt: int, head: dict[str, Any], writer: type[_Chat] | type[_Text], usage: bool
 ) -> AsyncGenerator[str, None]:
-    """Server-sent events. Closing it (the client has left) cancels the request."""
+    """Server-sent events."""
 
     def chunk(choice: dict[str, Any], reason: str | None = None) -> str:
         one = {"index": 0, **choice, "logprobs": None, "finish_reason": reason}
@@ -275,8 +290,6 @@ async def _streamed(
         yield "data: [DONE]\n\n"
     except SlmopsError as fault:
         yield _event(_said(fault)[1])
-    finally:
-        answer.cancel()
 
 
 def _event(value: dict[str, Any]) -> str:
