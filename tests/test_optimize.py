@@ -20,7 +20,7 @@ import pytest
 from conftest import SAMPLE
 from needs import needs
 from searched import remembered, unchanged
-from slmops.core.errors import NoSpace
+from slmops.core.errors import GateFailed, NoSpace
 
 pytestmark = [pytest.mark.slow, needs("xllamacpp"), pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")]
 SECONDS = 240
@@ -81,7 +81,10 @@ def left_over(out: Path, scratch: Path) -> list[Path]:
 
 
 def run(out: Path) -> tuple[int, dict[str, object]]:
-    done = subprocess.run(words(out), capture_output=True, text=True, check=False, timeout=SECONDS)
+    for _ in range(3):  # on a busy machine speeds vary, and gates stop what varies too much: those are then taken again
+        done = subprocess.run(words(out), capture_output=True, text=True, check=False, timeout=SECONDS)
+        if done.returncode != GateFailed.exit_code:
+            break
     return done.returncode, json.loads(done.stdout)
 
 

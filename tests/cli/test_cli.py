@@ -53,7 +53,7 @@ def test_examples_are_valid_command_lines(verb: str) -> None:
     [
         (["convert", "no/such/folder/here", "--to", "gguf", "-o", "x"], 3, "no/such/folder/here"),
         (["verify", "."], 3, "not an artifact"),
-        (["run", ".", "hello"], 3, "not an artifact"),
+        (["run", ".", "hello"], 3, "config.json"),
         (["inspect", "."], 3, "config.json"),
         (["convert"], 2, "required"),
         (["frobnicate"], 2, "invalid choice"),

@@ -15,6 +15,7 @@ from filed import artifact
 from slmops.core.errors import CorruptInput, OutputExists, SourceNotFound, Unsupported, UsageError
 from slmops.registry import Registry, fsck, gc, lineage
 from slmops.registry import blobs as blob_store
+from slmops.registry.index import Index
 from slmops.registry.policy import Policy
 from slmops.registry.references import named
 
@@ -358,3 +359,22 @@ def test_a_file_system_without_links_gets_copies_that_are_checked(
     flip(folder / "model.gguf")
     assert (registry.place(digest) / "model.gguf").read_bytes() == b"x" * 70_000
     assert fsck.check(registry.root).sound
+
+
+def test_removing_a_name_that_another_took_away_meanwhile_leaves_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Registry.open(tmp_path / "home") as registry, Registry.open(tmp_path / "home") as other:
+        digest = registry.add(artifact(tmp_path / "a"), named("a"), named("b:x"))
+        change = registry.change
+
+        def late(edit: Callable[[Index], None]) -> None:
+            other.remove("a")
+            change(edit)
+
+        monkeypatch.setattr(registry, "change", late)
+        with pytest.raises(SourceNotFound, match="a:latest"):
+            registry.remove("a")
+        monkeypatch.undo()
+        assert registry.resolve("b:x") == digest
+        assert [str(one) for one in registry.remove("b")[1]] == ["b:x"]  # its only tag

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from slmops.cli import _units
-from slmops.engines import Options
 
 HELP = "ask an artifact (or a checkpoint folder) in its engine; only the answer goes to standard output"
 EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
@@ -34,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     from slmops import run as runner
     from slmops.cli import _reference
     from slmops.core.errors import UsageError
-    from slmops.engines import Sampling
+    from slmops.engines import Options, Sampling
 
     if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.top_k < 0:
         raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --top-k at least 0")

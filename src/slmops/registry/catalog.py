@@ -389,6 +389,7 @@ def _faults(path: Path) -> Iterator[None]:
 
 
 def _fault(path: Path, error: sqlite3.DatabaseError) -> SlmopsError:
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+    # A limit on the size of files, or a quota, is to SQLite a write that failed.
+    if error.sqlite_errorname in ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_SHMMAP"):
         return NoSpace(f"no space left on the disk of {path}", "free some")
     return CorruptInput(f"the catalog {path}: {error}", "slmops models reindex makes it anew from the manifests")

@@ -275,9 +275,8 @@ class Registry:
         gone: list[Reference] = []
 
         def edit(held: Index) -> None:
-            named = references.parse(text) if not text.startswith("sha256:") else None
             if named is not None and held.tags.get(named) != digest:
-                named = next(iter(held.tags_of(digest)), None)  # a name without a tag, whose only tag it is
+                raise SourceNotFound(f"the registry has no artifact {named}", "it was removed, or moved, meanwhile")
             gone.extend([named] if named is not None else held.tags_of(digest))
             for name in gone:
                 held.tags.pop(name, None)
@@ -285,7 +284,11 @@ class Registry:
                 with contextlib.suppress(OSError):
                     self.blobs.touch(digest)  # its grace begins now
 
-        digest = self.resolve(text)
+        digest, named = self.resolve(text), None
+        if references.SHORT.fullmatch(text) is None:
+            named = references.named(text)
+            if self.catalog.tagged(named.name, named.tag) is None:  # a name without a tag, whose only one is meant
+                named = Reference(named.name, self.catalog.tags(named.name)[0])
         self.change(edit)
         return digest, gone
 
