@@ -4,7 +4,7 @@
     python bench/crash.py [--only add gc ...] [--every N] [--json FILE]
 
 About 4,000 cases at 0.8 s each. tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must
-hold after each. Needs strace. A kill leaves the page cache, so what a power cut does to unsynced bytes is not shown.
+hold after each. Needs strace. A kill leaves the page cache: powercut.py is for what a power cut does to unsynced bytes.
 """
 
 from __future__ import annotations
