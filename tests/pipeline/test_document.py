@@ -71,7 +71,7 @@ SOURCE = "  - {name: source, acquire: {model: a/b}}"
         ("pipelin: p\nsteps: [{name: a, acquire: {model: b}}]", 1, 1, "unknown key 'pipelin'", "did you mean 'pipeline'?"),
         (steps_of("  - {name: a, aquire: {model: b}}"), 3, 15, "no step of the kind 'aquire'", "did you mean 'acquire'?"),
         (steps_of("  - {name: a, serve: {}}"), 3, 15, "this version has no step of the kind 'serve'", "it has: acquire"),
-        (steps_of("  - {name: a}"), 3, 5, "a step is a name and one kind", "acquire, choose"),
+        (steps_of("  - {name: a}"), 3, 5, "a step is a name and one kind", "acquire, approve, choose"),
         (steps_of("  - {name: a, acquire: {model: b}, plan: {model: b}}"), 3, 5, "a step is a name and one kind", ""),
         (steps_of("  - {acquire: {model: b}}"), 3, 5, "lacks 'name'", ""),
         (steps_of("  - {name: a, acquire: {modle: b}}"), 3, 25, "unknown key 'modle'", "did you mean 'model'?"),
