@@ -42,8 +42,8 @@ OWNERS = {
     "model_signing": {"registry/signing.py"},
     "cryptography": {"registry/signing.py"},
     "pytest": {"pytest_checks.py"},
-    "pydantic": {"serve/wire/openai.py"},
-    "starlette": {"serve/access.py", "serve/app.py", "serve/wire/openai.py"},
+    "pydantic": {"serve/wire/"},
+    "starlette": {"serve/"},
     "uvicorn": {"cli/serve.py"},
 }
 
@@ -100,14 +100,15 @@ def test_heavy_libraries_stay_with_their_owner(path: Path) -> None:
         if owners is None:
             assert library.split("_")[0].removeprefix("x")[:6] in place.replace("_", ""), f"{place} imports {library}"
         else:
-            assert place in owners, f"{place} imports {library}"
+            # A folder owns what all of its files are written in.
+            assert place.startswith(tuple(owners)), f"{place} imports {library}"
         assert not (top and place.startswith("engines/")), f"{place} imports {library} before it is asked to open"
 
 
 def test_every_error_has_its_own_exit_code() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.SlmopsError)]
     codes = [kind.exit_code for kind in kinds]
-    assert len(set(codes)) == len(codes) == 16
+    assert len(set(codes)) == len(codes) == 17
     for kind in kinds:
         assert kind.__name__ in (errors.__doc__ or "")
 

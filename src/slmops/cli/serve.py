@@ -40,6 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         from slmops.serve import app
         from slmops.serve.access import Access
+        from slmops.serve.desk import Desk
         from slmops.serve.models import Models
     except ImportError as error:
         raise EngineMissing(
@@ -77,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {', '.join(folders)}; Ctrl-C ends it", flush=True)
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(models, Access.of(keys, hosts)),
+                app.build(Desk(models), Access.of(keys, hosts)),
                 log_level="warning",
                 server_header=False,
                 access_log=False,

@@ -15,7 +15,8 @@ SlmopsError                 1   anything below
 ├── GateFailed             13   a measured gate was not met
 ├── CheckFailed            14   a check of the user's own (slmops test) did not hold
 ├── PolicyRefused          15   the registry's policy forbids it: source, size, signature, licence or approval
-└── Unreachable            16   a server does not answer, or the network is down: run it again later
+├── Unreachable            16   a server does not answer, or the network is down: run it again later
+└── Busy                   17   as much is asked as may be: a full queue, a rate or a budget used up; try again later
 (Interrupted by Ctrl-C:   130, by SIGTERM: 143)
 """
 
@@ -90,3 +91,13 @@ class PolicyRefused(SlmopsError):
 
 class Unreachable(SlmopsError):
     exit_code = 16
+
+
+class Busy(SlmopsError):
+    """`seconds`: after how many it is worth trying again."""
+
+    exit_code = 17
+
+    def __init__(self, fault: str, cure: str = "", seconds: float = 1.0) -> None:
+        super().__init__(fault, cure)
+        self.seconds = seconds

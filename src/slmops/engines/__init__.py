@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from slmops.core.tensor import Floats
 
@@ -46,8 +46,20 @@ AS_IT_COMES = Options()
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What an answer must be, so that no token may be picked that leads elsewhere."""
+
+    kind: Literal["json", "json_schema", "regex", "grammar"]
+    """json: any JSON object; grammar: EBNF as llama.cpp writes it (GBNF)."""
+    text: str = ""
+
+
+@dataclass(frozen=True)
 class Sampling:
-    """How the next token is picked; temperature 0 is greedy."""
+    """How the next token is picked; temperature 0 is greedy.
+
+    Engines take max_tokens to stop_ids; of the rest, what their SAMPLES and CONSTRAINTS name.
+    """
 
     max_tokens: int = 128
     temperature: float = 0.0
@@ -56,6 +68,13 @@ class Sampling:
     seed: int = 0
     stop_ids: tuple[int, ...] = ()
     """Ids that end the generation and are not yielded."""
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    logprobs: int | None = None
+    """None: none; else with each token its log-probability and those of so many that were likeliest."""
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True)

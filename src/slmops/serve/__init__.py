@@ -2,8 +2,10 @@
 
     request.py    the one internal request, and what comes back of it
     stops.py      stop strings in a stream of pieces
-    models.py     which models there are, and which are loaded: each has a thread and a bounded queue
+    model.py      one model: its worker process, its thread, its bounded queue, and the answers that come of it
+    models.py     which models there are, and which are loaded
     access.py     who may ask: keys, hosts, sizes of bodies
+    desk.py       what wire formats are given: admits a request, and tells every watcher (limits, metrics) what came of it
     wire/         one wire format a file, over the internal request
     app.py        the ASGI application
 

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slmops.serve.request import Caller
+
+CALLER = "slmops.caller"
+"""Where the guard leaves in the scope who asks."""
 MOST_BODY = 1 << 20
 OPEN = frozenset({"/health/live", "/health/ready"})
 """Paths that need no key: they say nothing but that the server is there."""
@@ -53,6 +57,7 @@ class Guard:
         elif int(length if (length := headers.get(b"content-length", "0")).isdecimal() else 0) > MOST_BODY:
             await _refuse(send, 413, f"a request has at most {MOST_BODY:,} bytes", "request_too_large")
         else:
+            scope[CALLER] = Caller()
             await self._app(scope, _bounded(receive), send)
 
     def _let_in(self, headers: dict[bytes, str]) -> bool:

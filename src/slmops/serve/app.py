@@ -14,13 +14,13 @@ from starlette.routing import Route
 
 from slmops.core import plugins
 from slmops.serve.access import Access, Guard
-from slmops.serve.models import Models
+from slmops.serve.desk import Desk
 
 ROOM = "serve.wire"
 
 
-def build(models: Models, access: Access) -> Starlette:
-    """The application over these models. Closing it finishes what is being computed and ends the workers."""
+def build(desk: Desk, access: Access) -> Starlette:
+    """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
 
     async def live(_: Request) -> Response:
         return JSONResponse({"status": "live"})
@@ -29,12 +29,12 @@ def build(models: Models, access: Access) -> Starlette:
         return JSONResponse({"status": "ready"})
 
     async def loaded(_: Request) -> Response:
-        return JSONResponse([{**vars(one)} for one in models.states()])
+        return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
-        await anyio.to_thread.run_sync(models.close)
+        await anyio.to_thread.run_sync(desk.models.close)
 
     found = [
         Route("/health/live", live, methods=["GET"]),
@@ -42,5 +42,5 @@ def build(models: Models, access: Access) -> Starlette:
         Route("/slmops/models", loaded, methods=["GET"]),
     ]
     for name in plugins.names(ROOM):
-        found += plugins.load(ROOM, name).routes(models)
+        found += plugins.load(ROOM, name).routes(desk)
     return Starlette(routes=found, middleware=[Middleware(Guard, access=access)], lifespan=lifespan)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, as access.py found out."""
+
+    name: str = "anyone"
+    """Of the key, never the key."""
+    role: Literal["admin", "operator", "user", "metrics"] = "user"
 
 
 @dataclass(frozen=True)
@@ -22,6 +32,10 @@ class Request:
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Functions that the model may call, as chat templates take them: {"type": "function", "function": {...}}."""
+    adapter: str | None = None
+    """A LoRA adapter of the model, by its name."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,17 @@ class Began:
     """The prompt is read, and the model is at work."""
 
     prompt_tokens: int
+    cached_tokens: int = 0
+    """Of these, what the engine had from an earlier request."""
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """One token with its log-probability, and those that were likeliest in its place."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +61,7 @@ class Piece:
     """Text that is certain: none of it will be taken back by a stop string."""
 
     text: str
+    logprobs: tuple[Logprob, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,3 +74,23 @@ class Ended:
 
 
 Event = Began | Piece | Ended
+
+
+@dataclass
+class Outcome:
+    """What came of a request: written as its events pass, told to every watcher once it has ended."""
+
+    request: Request
+    caller: Caller
+    asked: float = field(default_factory=time.monotonic)
+    began: float | None = None
+    """When the engine had the prompt in work; times are of time.monotonic, None for what never came."""
+    first: float | None = None
+    """When the first text came."""
+    ended: float | None = None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    tokens: int = 0
+    """Generated so far, by the engine's own count once it has ended, by pieces before."""
+    reason: str = ""
+    """stop, length, cancelled, or the kind of the error: "EngineCrashed"."""

@@ -6,53 +6,27 @@ be done yet is refused by name (tools, JSON schemas, log probabilities, several 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
 from collections.abc import AsyncGenerator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
-from slmops.core.errors import (
-    CorruptInput,
-    EngineCrashed,
-    EngineFailed,
-    EngineMissing,
-    SlmopsError,
-    SourceNotFound,
-    UsageError,
-)
+from slmops.core.errors import SlmopsError, SourceNotFound, UsageError
 from slmops.engines import Sampling
 from slmops.serve.access import TooLarge
-from slmops.serve.models import Answer, Busy, Models
-from slmops.serve.request import Began, Ended, Event, Piece, Request
+from slmops.serve.desk import Desk
+from slmops.serve.model import Answer
+from slmops.serve.models import Models
+from slmops.serve.request import Began, Ended, Piece, Request
+from slmops.serve.wire._http import QUIET, Body, ClientLeft, Stream, caller, first_fault, following, headers, status
 
-LOOK = 0.2
-"""Seconds after which it is looked whether the client is still there."""
-QUIET = 15.0
-"""Seconds without a token after which a comment keeps the connection alive; clients skip it."""
 MOST_TOKENS = 1 << 17
-STATUS: dict[type[SlmopsError], tuple[int, str]] = {
-    SourceNotFound: (404, "model_not_found"),
-    UsageError: (400, "invalid_value"),
-    CorruptInput: (400, "invalid_value"),
-    Busy: (429, "rate_limit_exceeded"),
-    EngineCrashed: (503, "engine_crashed"),
-    EngineFailed: (500, "engine_failed"),
-    EngineMissing: (500, "engine_missing"),
-}
-
-
-class Body(BaseModel):
-    """Every field has a bound; one that is not known is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Part(Body):
@@ -134,8 +108,9 @@ class Completion(Common):
         return Request(self.model, (), text, self.sampling(self.max_tokens or 16), self.stops())
 
 
-def routes(models: Models) -> list[Route]:
+def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
+    models = desk.models
 
     async def listed(_: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [_card(models, name) for name in models.names]})
@@ -147,10 +122,10 @@ def routes(models: Models) -> list[Route]:
         return JSONResponse(_card(models, name))
 
     async def chat(http: HttpRequest) -> Response:
-        return await _answered(http, models, Chat, _Chat)
+        return await _answered(http, desk, Chat, _Chat)
 
     async def completion(http: HttpRequest) -> Response:
-        return await _answered(http, models, Completion, _Text)
+        return await _answered(http, desk, Completion, _Text)
 
     return [
         Route("/v1/models", listed, methods=["GET"]),
@@ -201,14 +176,12 @@ class _Text:
 
 
 async def _answered(
-    http: HttpRequest, models: Models, form: type[Chat] | type[Completion], writer: type[_Chat] | type[_Text]
+    http: HttpRequest, desk: Desk, form: type[Chat] | type[Completion], writer: type[_Chat] | type[_Text]
 ) -> Response:
     try:
         body = form.model_validate_json(await http.body())
         request = body.request()
-        # Opening reads files: not on the loop that all connections share.
-        model = await asyncio.to_thread(models.get, request.model)
-        answer = model.answer(request)
+        answer = await desk.ask(request, caller(http))
     except TooLarge:
         return error(413, "the request is too large", "request_too_large")
     except ValidationError as fault:
@@ -218,14 +191,14 @@ async def _answered(
     head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": request.model}
     try:
         # Before anything is sent: what is wrong with the prompt is a status of its own, not an event of a stream.
-        first = await _next(http, answer)
+        first = await following(http, answer)
         assert isinstance(first, Began)
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             stream = _streamed(answer, first.prompt_tokens, {**head, "object": writer.chunk}, writer, usage)
-            return Stream(answer, stream)
+            return Stream(answer, stream, "text/event-stream")
         pieces: list[str] = []
-        while isinstance(event := await _next(http, answer), Piece):
+        while isinstance(event := await following(http, answer), Piece):
             pieces.append(event.text)
     except ClientLeft:
         answer.cancel()
@@ -239,32 +212,6 @@ async def _answered(
     choice = {"index": 0, **writer.answer("".join(pieces)), "logprobs": None, "finish_reason": event.reason}
     usage_of = _usage(first.prompt_tokens, event.tokens)
     return JSONResponse({**head, "object": writer.whole, "choices": [choice], "usage": usage_of})
-
-
-class Stream(StreamingResponse):
-    """Server-sent events; however it ends, begun or not, nobody waits for the answer any more."""
-
-    def __init__(self, answer: Answer, events: AsyncGenerator[str, None]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._answer.cancel()
-
-
-class ClientLeft(Exception):
-    """The connection was closed while the answer was being computed."""
-
-
-async def _next(http: HttpRequest, answer: Answer) -> Event:
-    """The next event. Raises ClientLeft."""
-    while (event := await answer.next(LOOK)) is None:
-        if await http.is_disconnected():
-            raise ClientLeft
-    return event
 
 
 async def _streamed(
@@ -301,18 +248,15 @@ def _usage(prompt: int, answer: int) -> dict[str, int]:
 
 
 def _said(fault: SlmopsError) -> tuple[int, dict[str, Any]]:
-    status, code = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
-    # What an engine says of itself in its last words is for the server's log, not for strangers.
-    said = str(fault).splitlines()[0][:500] if status != 500 else "the engine failed"
-    text = f"{said} ({fault.cure})" if fault.cure and status in (400, 404, 429) else said
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return status, {"error": {"message": text, "type": kind, "param": None, "code": code}}
+    code, word, said = status(fault)
+    kind = "invalid_request_error" if code < 500 else "server_error"
+    return code, {"error": {"message": said, "type": kind, "param": None, "code": word}}
 
 
 def failure(fault: SlmopsError) -> Response:
-    """An error in this format, with when to come again where that helps."""
-    status, body = _said(fault)
-    return JSONResponse(body, status, {"retry-after": "1"} if status in (429, 503) else {"x-should-retry": "false"})
+    """An error in this format."""
+    code, body = _said(fault)
+    return JSONResponse(body, code, headers(fault))
 
 
 def error(status: int, said: str, code: str, param: str | None = None) -> Response:
@@ -322,12 +266,5 @@ def error(status: int, said: str, code: str, param: str | None = None) -> Respon
 
 def invalid(fault: ValidationError) -> Response:
     """The first field that is wrong, by name."""
-    first = fault.errors(include_url=False, include_input=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:100]
-    said = f"{name}: {first['msg']}" if name else str(first["msg"])
-    if first["type"] == "extra_forbidden":
-        said = f"{name} is not known, or cannot be done here"
-    body = {
-        "error": {"message": said[:500], "type": "invalid_request_error", "param": name or None, "code": "invalid_value"}
-    }
-    return JSONResponse(body, 400)
+    name, said = first_fault(fault)
+    return error(400, said, "invalid_value", name or None)

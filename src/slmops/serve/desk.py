@@ -1,0 +1,53 @@
+"""The desk that every wire format asks at: who may have what is asked here, and every outcome is told from here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from slmops.serve.model import Answer
+from slmops.serve.models import Models
+from slmops.serve.request import Caller, Outcome, Request
+
+
+class Watcher(Protocol):
+    """Limits, metrics, the audit log. Both are called on the server's loop and must not wait."""
+
+    def admit(self, request: Request, caller: Caller) -> None:
+        """Raises PolicyRefused (not for this caller) or Busy (not now)."""
+        ...
+
+    def ended(self, outcome: Outcome) -> None:
+        """Once for each request that was admitted."""
+        ...
+
+
+class Desk:
+    """What wire formats are given: `routes(desk)`."""
+
+    def __init__(self, models: Models, watchers: Sequence[Watcher] = ()) -> None:
+        self.models, self._watchers = models, tuple(watchers)
+
+    async def ask(self, request: Request, caller: Caller) -> Answer:
+        """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
+        outcome = Outcome(request, caller)
+        admitted: list[Watcher] = []
+        try:
+            for watcher in self._watchers:
+                watcher.admit(request, caller)
+                admitted.append(watcher)
+            # Opening reads files: not on the loop that all connections share.
+            model = await asyncio.to_thread(self.models.get, request.model)
+            answer = Answer(outcome, self._ended)
+            model.take(answer)
+        except BaseException as error:
+            outcome.reason = type(error).__name__
+            for watcher in admitted:
+                watcher.ended(outcome)
+            raise
+        return answer
+
+    def _ended(self, outcome: Outcome) -> None:
+        for watcher in self._watchers:
+            watcher.ended(outcome)

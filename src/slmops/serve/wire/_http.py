@@ -1,0 +1,107 @@
+"""What all wire formats have in common: who asks, the next event of an answer, streams, and the status of a fault."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from slmops.core.errors import (
+    Busy,
+    CorruptInput,
+    EngineCrashed,
+    EngineFailed,
+    EngineMissing,
+    PolicyRefused,
+    SlmopsError,
+    SourceNotFound,
+    Unreachable,
+    Unsupported,
+    UsageError,
+)
+from slmops.serve.access import CALLER
+from slmops.serve.model import Answer
+from slmops.serve.request import Caller, Event
+
+LOOK = 0.2
+"""Seconds after which it is looked whether the client is still there."""
+QUIET = 15.0
+"""Seconds without a token after which something keeps the connection alive that clients skip."""
+STATUS: dict[type[SlmopsError], tuple[int, str]] = {
+    SourceNotFound: (404, "model_not_found"),
+    UsageError: (400, "invalid_value"),
+    Unsupported: (400, "unsupported"),
+    CorruptInput: (400, "invalid_value"),
+    PolicyRefused: (403, "forbidden"),
+    Busy: (429, "rate_limit_exceeded"),
+    EngineCrashed: (503, "engine_crashed"),
+    Unreachable: (503, "unreachable"),
+    EngineFailed: (500, "engine_failed"),
+    EngineMissing: (500, "engine_missing"),
+}
+
+
+class Body(BaseModel):
+    """Every field has a bound; one that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClientLeft(Exception):
+    """The connection was closed while the answer was being computed."""
+
+
+def caller(http: HttpRequest) -> Caller:
+    """Who asks."""
+    found: Caller = http.scope[CALLER]
+    return found
+
+
+async def following(http: HttpRequest, answer: Answer) -> Event:
+    """The next event. Raises ClientLeft, and what the engine raised."""
+    while (event := await answer.next(LOOK)) is None:
+        if await http.is_disconnected():
+            raise ClientLeft
+    return event
+
+
+class Stream(StreamingResponse):
+    """A streamed answer; however it ends, begun or not, nobody waits for it any more."""
+
+    def __init__(self, answers: Answer | list[Answer], events: AsyncGenerator[str, None], media_type: str) -> None:
+        super().__init__(events, media_type=media_type, headers={"cache-control": "no-store"})
+        self._answers = answers if isinstance(answers, list) else [answers]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for answer in self._answers:
+                answer.cancel()
+
+
+def status(fault: SlmopsError) -> tuple[int, str, str]:
+    """The HTTP status of a fault, a word for it, and what may be said of it to a stranger."""
+    code, word = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
+    # What an engine says of itself in its last words is for the server's log, not for strangers.
+    said = str(fault).splitlines()[0][:500] if code != 500 else "the engine failed"
+    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 429) else said
+
+
+def headers(fault: SlmopsError) -> dict[str, str]:
+    """When to come again, where that helps; else that it does not."""
+    if isinstance(fault, Busy):
+        return {"retry-after": str(max(1, round(fault.seconds)))}
+    return {"retry-after": "1"} if status(fault)[0] == 503 else {"x-should-retry": "false"}
+
+
+def first_fault(fault: ValidationError) -> tuple[str, str]:
+    """The first field that is wrong, by its name, and what is wrong with it."""
+    first = fault.errors(include_url=False, include_input=False, include_context=False)[0]
+    name = ".".join(str(part) for part in first["loc"])[:100]
+    if first["type"] == "extra_forbidden":
+        return name, f"{name} is not known, or cannot be done here"
+    return name, (f"{name}: {first['msg']}" if name else str(first["msg"]))[:500]
