@@ -21,7 +21,7 @@ LEVELS = {
     "measure": 6, "registry": 6,
     "demo": 7, "trials": 7, "pruning": 7, "train": 7, "pytest_checks": 7, "optimize": 8,
     "serve": 8, "operate": 8, "deploy": 8, "compat": 8,
-    "pipeline": 9, "cli": 10, "__main__": 11, "__init__": 11,
+    "pipeline": 9, "library": 9, "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 SIBLINGS_APART = ("architectures", "formats", "engines", "passes", "deploy")
 # A heavy library is imported in the files that own it, and nowhere else.
@@ -122,7 +122,10 @@ def test_every_verb_explains_itself(name: str) -> None:
 @pytest.mark.parametrize("name", plugins.names("engines"))
 def test_every_engine_says_what_it_can(name: str) -> None:
     engine = plugins.load("engines", name)
-    assert set(engine.CAN) <= {"logits", "generate", "encode", "render", "parallel", "turns", "embed"} and "generate" in engine.CAN
+    assert (
+        set(engine.CAN) <= {"logits", "generate", "encode", "render", "parallel", "turns", "embed"}
+        and "generate" in engine.CAN
+    )
     assert set(engine.FORMATS) <= set(plugins.names("formats"))
     assert engine.MODULES is not None and engine.PACKAGE is not None and callable(engine.open)
 
