@@ -8,7 +8,7 @@ from slmops.core.errors import UsageError
 
 
 def guided(schema: Any) -> dict[str, Any]:
-    """The schema, with the blanks between the parts of the JSON as Python writes them: small models lose themselves in blanks
+    """The schema, with the blanks between the parts of the JSON as Python writes them: small models lose themselves in them
     where any number is allowed. llama.cpp's own grammars, which do not know the word, bound them too."""
     if isinstance(schema, bool):
         schema = {} if schema else {"not": {}}
