@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,40 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import SAMPLE
 from needs import needs
+from serve.serving import ANSWER, ASKED, KEY, serving, status_of
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp")]
-
-ASKED = [{"role": "user", "content": "please set the kitchen light to 30 percent"}]
-ANSWER = {"tool": "set_light", "arguments": {"room": "kitchen", "level": 30}}
-KEY = "a-key-of-more-than-16-letters"
-
-
-@contextlib.contextmanager
-def serving(*words: object) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "slmops", "serve", *map(str, words), "--port", "0", "--json"]
-    # A shell that runs the tests in the background has them ignore SIGINT, and what they start too.
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            assert line, process.stderr.read() if process.stderr else ""
-            yield json.loads(line)["url"], process
-        finally:
-            process.kill()
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from slmops import compile as compiler
-    from slmops.source import load
-
-    out = tmp_path_factory.mktemp("serve")
-    compiler.convert(load(SAMPLE), ["gguf", "onnx", "openvino"], "q8", out, verify=False)
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -203,13 +172,6 @@ def httpx_error() -> type[Exception]:
     import openai
 
     return openai.APIConnectionError
-
-
-def status_of(url: str, headers: dict[str, str] | None = None) -> int:
-    try:
-        return int(urllib.request.urlopen(urllib.request.Request(url, headers=headers or {})).status)
-    except urllib.error.HTTPError as error:
-        return error.code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
