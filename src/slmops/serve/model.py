@@ -22,7 +22,7 @@ from slmops import run
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError
 from slmops.engines import Options, _host
 from slmops.serve.answer import Answer as Answer
-from slmops.serve.request import Began, Ended, Logprob, Piece
+from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece
 from slmops.serve.stops import Stops
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
@@ -62,7 +62,7 @@ class Model:
         self._most, self._depth = options.parallel, depth
         self._waiting: deque[Answer] = deque()
         self._flights: dict[int, _Flight] = {}
-        self._count = 0
+        self._count = self._embedding = 0
         self._worker: _host.Worker | None = None
         self._opening = threading.Lock()
         self._starting = False
@@ -225,6 +225,19 @@ class Model:
         with contextlib.suppress(SlmopsError, OSError):
             worker.close()
         self._go_on()
+
+    async def embed(self, texts: Sequence[str]) -> Embedded:
+        """A vector for each text, one text at a time between the steps of the requests in flight."""
+        _host.check_can(self.engine, self.artifact.format, "embed")
+        if self._embedding >= self._depth:
+            raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment")
+        self._embedding += 1
+        try:
+            worker = await asyncio.to_thread(self.load)
+            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+        finally:
+            self._embedding -= 1
+        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
 
     # ---- from other threads
 
