@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from slmops.serve import tools
 from slmops.serve.model import Answer
 from slmops.serve.models import Models
-from slmops.serve.request import Caller, Outcome, Request
+from slmops.serve.request import Caller, Embedded, Outcome, Request
 
 
 class Watcher(Protocol):
@@ -33,22 +35,41 @@ class Desk:
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
+        with self._admitted(outcome):
+            # Opening reads files: not on the loop that all connections share.
+            model = await asyncio.to_thread(self.models.get, request.model)
+            calls = None
+            if request.tools or tools.concerned(request):
+                # The first time, a model's template is tried out.
+                outcome.request, calls = await asyncio.to_thread(tools.fit, request, model.artifact)
+            answer = Answer(outcome, self._ended, calls)
+            model.take(answer)
+        return answer
+
+    async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
+        """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
+        that does not fit into the context."""
+        outcome = Outcome(Request(model, texts=tuple(texts)), caller)
+        with self._admitted(outcome):
+            found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
+        outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    @contextmanager
+    def _admitted(self, outcome: Outcome) -> Iterator[None]:
+        """Past every watcher; they are told where it goes wrong."""
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
-                watcher.admit(request, caller)
+                watcher.admit(outcome.request, outcome.caller)
                 admitted.append(watcher)
-            # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, request.model)
-            outcome.request, reader = await asyncio.to_thread(tools.fit, request, model.artifact)
-            answer = Answer(outcome, self._ended, reader)
-            model.take(answer)
+            yield
         except BaseException as error:
-            outcome.reason = type(error).__name__
+            outcome.ended, outcome.reason = time.monotonic(), type(error).__name__
             for watcher in admitted:
                 watcher.ended(outcome)
             raise
-        return answer
 
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:

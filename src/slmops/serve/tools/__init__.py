@@ -63,7 +63,7 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     Raises Unsupported where the model's template has no place for functions, and UsageError.
     """
     offered = request.tools if request.tool_choice != "none" else ()
-    if not offered and not any("tool_calls" in one or one.get("role") == "tool" for one in request.messages):
+    if not concerned(request):
         return dataclasses.replace(request, tools=()), None
     if artifact.chat_template is None:
         raise UsageError("this model has no chat template, so it is told of no functions", "ask without tools")
@@ -84,9 +84,14 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     elif not notation.told or not notation.known:
         fault = "takes no functions" if not notation.told else "writes calls in a notation that is not known here"
         raise Unsupported(f"the chat template of this model {fault}", "tool_choice: required, or a function by name")
-    elif not request.parallel_calls and module.CLOSES and not module.LIST:
-        fitted = dataclasses.replace(fitted, stop=(*request.stop, module.CLOSES))
     return fitted, Reader(module, names, request.parallel_calls, forced=request.tool_choice == "required")
+
+
+def concerned(request: Request) -> bool:
+    """Whether a request has to do with calls at all."""
+    if request.tools and request.tool_choice != "none":
+        return True
+    return any("tool_calls" in one or one.get("role") == "tool" for one in request.messages)
 
 
 @functools.lru_cache(maxsize=64)

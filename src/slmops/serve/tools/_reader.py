@@ -36,11 +36,13 @@ class Reader:
         """What is given back as text if it turns out to be no call: the marker, and what has come since."""
         self._object: _Object | None = None
         self._calls = 0
+        self.enough = False
+        """Whether the call that was asked for is whole, and nothing more is wanted."""
 
     def take(self, event: Event) -> list[Event]:
         """What is certain now."""
         match event:
-            case Piece():
+            case Piece() if not self.enough:
                 found = self._region(event.text) if self._inside else self._text(event)
             case Ended():
                 # The rest of a call that was told, or what stands behind the last one, is not text.
@@ -48,12 +50,11 @@ class Reader:
                 rest = self._held if told else self._marker + self._raw + self._held
                 found = [Piece(rest)] if rest.strip() or (rest and not self._calls) else []
                 found.append(Ended("tool_calls" if self._calls and event.reason == "stop" else event.reason, event.tokens))
+            case Piece():
+                found = []
             case _:
                 found = [event]
-        if self._several:
-            return found
-        # The first call is the answer: what a model that was told of one call adds to it is not given.
-        return [one for one in found if not (isinstance(one, Call | Arguments) and one.index)]
+        return found
 
     def _text(self, piece: Piece) -> list[Event]:
         text, self._held = self._held + piece.text, ""
@@ -105,6 +106,9 @@ class Reader:
                 if not one.told:
                     return [*found, *self._out(self._marker + self._raw, text[at + 1 :])]
                 self._object, self._raw = None, ""
+                if not self._several:
+                    self.enough = True
+                    return found
         return found
 
     def _out(self, back: str, rest: str) -> list[Event]:

@@ -62,7 +62,7 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
         requests, each = body.requests(), body.n or 1
         writer: Writer = ChatWriter()
         if isinstance(body, Completion):
-            writer = TextWriter([text if body.echo else "" for text in body.prompts for _ in range(each)])
+            writer = TextWriter([str(text) if body.echo else "" for text in body.prompts for _ in range(each)])
         answers, began = await begin(http, desk, requests)
         head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
         if body.stream:
