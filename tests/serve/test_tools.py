@@ -214,7 +214,7 @@ def test_a_call_that_must_come_is_held_to_its_schema() -> None:
         assert read(reader, letters(written))[1] == [("dim", '{"room": "cellar"}')]
     with pytest.raises(UsageError, match=r"refers to 'https://x\.y/z'"):
         bad = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://x.y/z"}}}
-        _schema.calls([bad], "arguments", False, True)
+        _schema.calls([bad], tools.notation_of(CHATML, ()).module, True)
 
 
 def test_what_cannot_be_done_is_said() -> None:

@@ -4,7 +4,8 @@ OPENS, CLOSES            what stands around a call or a list of calls, "" for no
 BARE                     whether an answer that begins with JSON is a call without OPENS (engines leave OPENS out of their
                          text where it is a special token)
 LIST                     whether the calls of an answer are one JSON list
-ARGUMENTS                the key of a call's arguments, beside "name"
+NAMES                    keys that the name of a call's function may stand under
+ARGUMENTS                the key of its arguments
 writes(text) -> bool     whether a template that wrote this conversation writes this notation
 told(messages, tools)    optional: (messages, tools) as this notation's templates need them, where that is not as
                          transformers gives them
@@ -78,7 +79,7 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     if request.sampling.constraint is not None:
         raise Unsupported("an answer is held to a form, or may call functions: not both", "tool_choice: none, or no form")
     if request.tool_choice == "required":
-        text = json.dumps(_schema.calls(offered, module.ARGUMENTS, module.LIST, request.parallel_calls))
+        text = json.dumps(_schema.calls(offered, module, request.parallel_calls))
         sampling = dataclasses.replace(request.sampling, constraint=Constraint("json_schema", text))
         fitted = dataclasses.replace(fitted, sampling=sampling, opening=module.OPENS if notation.told else "")
     elif not notation.told or not notation.known:

@@ -28,7 +28,7 @@ class Reader:
     def __init__(self, notation: ModuleType, names: Collection[str], several: bool, forced: bool) -> None:
         """names: of the functions that may be called; JSON that calls none of them is text. forced: the answer is a call."""
         self._opens, self._closes = notation.OPENS.strip() or _TAG, notation.CLOSES.strip()
-        self._names, self._several = frozenset(names), several
+        self._names, self._keys, self._several = frozenset(names), notation.NAMES, several
         self._may_begin, self._inside = notation.BARE, forced
         self._held = ""
         """Text that may become a marker, or is white space that nothing has followed yet."""
@@ -83,7 +83,7 @@ class Reader:
             if self._object is None:
                 between = self._raw.lstrip(_BETWEEN)
                 if between == "{":
-                    self._object = _Object()
+                    self._object = _Object(self._keys)
                     self._object.push(letter)
                 elif between and between == self._closes:
                     return [*found, *self._out("", text[at + 1 :])]
@@ -119,9 +119,10 @@ class Reader:
 
 
 class _Object:
-    """One JSON object, letter by letter: its "name", and the text of its arguments as it grows."""
+    """One JSON object, letter by letter: the name in it, and the text of its arguments as it grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = keys
         self.name: str | None = None
         self.told, self.closed, self.index = False, False, 0
         self._raw, self._depth = "", 0
@@ -175,7 +176,7 @@ class _Object:
             self._string = False
             if self._depth == 1 and not self._in_value:
                 self._key = _text_of(self._raw[self._from :])
-            elif self._depth == 1 and self._key == "name" and self.name is None:
+            elif self._depth == 1 and self._key in self._keys and self.name is None:
                 self.name = _text_of(self._raw[self._from :])
 
 
