@@ -99,6 +99,8 @@ class Ended:
     reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
+    stop: str | None = None
+    """The text of `Request.stop` that ended it."""
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,9 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     if request.tool_choice == "required":
         text = json.dumps(_schema.calls(offered, module, request.parallel_calls))
         sampling = dataclasses.replace(request.sampling, constraint=Constraint("json_schema", text))
-        fitted = dataclasses.replace(fitted, sampling=sampling, opening=module.OPENS if notation.told else "")
+        fitted = dataclasses.replace(
+            fitted, sampling=sampling, opening=request.opening + (module.OPENS if notation.told else "")
+        )
     elif not notation.told or not notation.known:
         fault = "takes no functions" if not notation.told else "writes calls in a notation that is not known here"
         raise Unsupported(f"the chat template of this model {fault}", "tool_choice: required, or a function by name")
