@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Awaitable
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from slmops.core.errors import SlmopsError, SourceNotFound
-from slmops.serve.access import TooLarge
+from slmops.core.errors import SourceNotFound
 from slmops.serve.desk import Desk
 from slmops.serve.models import Models
 from slmops.serve.wire._answers import begin, whole
-from slmops.serve.wire._http import ClientLeft, Stream, caller
+from slmops.serve.wire._http import Stream, caller
 from slmops.serve.wire._openai_body import Chat, Completion
 from slmops.serve.wire._openai_embed import Embedding, written
-from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion, error, failure, invalid
+from slmops.serve.wire._openai_faults import failure, faultless
+from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -79,17 +77,3 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
 async def _embedded(http: HttpRequest, desk: Desk) -> Response:
     body = Embedding.model_validate_json(await http.body())
     return JSONResponse(written(body, await desk.embed(body.model, body.texts(), caller(http))))
-
-
-async def faultless(answer: Awaitable[Response]) -> Response:
-    """The answer, or what is wrong in this format."""
-    try:
-        return await answer
-    except TooLarge:
-        return error(413, "the request is too large", "request_too_large")
-    except ValidationError as fault:
-        return invalid(fault)
-    except SlmopsError as fault:
-        return failure(fault)
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
