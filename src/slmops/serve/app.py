@@ -15,6 +15,7 @@ from starlette.routing import Route
 from slmops.core import plugins
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
+from slmops.serve.named import Named
 
 ROOM = "serve.wire"
 
@@ -43,4 +44,4 @@ def build(desk: Desk, access: Access) -> Starlette:
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    return Starlette(routes=found, middleware=[Middleware(Guard, access=access)], lifespan=lifespan)
+    return Starlette(routes=found, middleware=[Middleware(Named), Middleware(Guard, access=access)], lifespan=lifespan)

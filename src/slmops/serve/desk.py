@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from slmops.serve.model import Answer
+from slmops.serve import tools
+from slmops.serve.model import Answer, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
+from slmops.serve.tools._reader import Reader
 
 
 class Watcher(Protocol):
@@ -37,7 +39,8 @@ class Desk:
         with self._admitted(outcome):
             # Opening reads files: not on the loop that all connections share.
             model = await asyncio.to_thread(self.models.get, request.model)
-            answer = Answer(outcome, self._ended)
+            outcome.request, calls = await _fitted(request, model)
+            answer = Answer(outcome, self._ended, calls)
             model.take(answer)
         return answer
 
@@ -48,6 +51,17 @@ class Desk:
         with self._admitted(outcome):
             found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    async def count(self, request: Request, caller: Caller) -> int:
+        """Tokens that the model would read for a request. Raises what `ask` raises."""
+        outcome = Outcome(request, caller)
+        with self._admitted(outcome):
+            model = await asyncio.to_thread(self.models.get, request.model)
+            outcome.request, _ = await _fitted(request, model)
+            found = await model.count(outcome.request)
+        outcome.ended, outcome.reason = time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
@@ -69,3 +83,10 @@ class Desk:
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:
             watcher.ended(outcome)
+
+
+async def _fitted(request: Request, model: Model) -> tuple[Request, Reader | None]:
+    """What the model is to be asked, and what finds calls in its answer."""
+    if not request.tools and not tools.concerned(request):
+        return request, None
+    return await asyncio.to_thread(tools.fit, request, model.artifact)  # the first time, its template is tried out
