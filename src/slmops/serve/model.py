@@ -116,6 +116,11 @@ class Model:
             dict(worker.effective) if worker is not None else {},
         )
 
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return min(self._options.context, self.artifact.context)
+
     def take(self, answer: Answer) -> None:
         """Put a request into the queue. Raises Busy."""
         try:

@@ -35,6 +35,22 @@ class Models:
                 self._loaded[name] = Model(name, self._folders[name], self._engine, self._options, self._depth)
             return self._loaded[name]
 
+    def folder(self, name: str) -> Path:
+        """Where the model of a name lies. Raises KeyError for a name that is not in `names`."""
+        return self._folders[name]
+
+    def load(self, name: str) -> None:
+        """Have the model of a name at hand. Raises SourceNotFound, and what opening raises."""
+        self.get(name)
+
+    def unload(self, name: str) -> bool:
+        """Let the model of a name go once it has answered what it is asked; whether it was there."""
+        with self._lock:
+            model = self._loaded.pop(name, None)
+        if model is not None:
+            model.close()
+        return model is not None
+
     def states(self) -> list[State]:
         with self._lock:
             return [one.state for one in self._loaded.values()]
