@@ -28,15 +28,16 @@ class Models:
     def get(self, name: str) -> Model:
         """The model of a name, its thread started. Raises SourceNotFound naming those that there are."""
         with self._lock:
-            if name not in self._folders:
-                known = ", ".join(list(self._folders)[:20])
-                raise SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {known}")
+            folder = self.folder(name)
             if name not in self._loaded:
-                self._loaded[name] = Model(name, self._folders[name], self._engine, self._options, self._depth)
+                self._loaded[name] = Model(name, folder, self._engine, self._options, self._depth)
             return self._loaded[name]
 
     def folder(self, name: str) -> Path:
-        """Where the model of a name lies. Raises KeyError for a name that is not in `names`."""
+        """Where the model of a name lies. Raises SourceNotFound naming those that there are."""
+        if name not in self._folders:
+            known = ", ".join(list(self._folders)[:20])
+            raise SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {known}")
         return self._folders[name]
 
     def load(self, name: str) -> None:

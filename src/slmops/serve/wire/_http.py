@@ -60,6 +60,22 @@ def caller(http: HttpRequest) -> Caller:
     return found
 
 
+def operator(http: HttpRequest) -> Caller:
+    """Who asks, where they may change which models there are, and which are loaded. Raises PolicyRefused.
+
+    Browsers say on whose behalf they ask; a page of another site is refused even where no key is.
+    """
+    found = caller(http)
+    if found.role not in ("admin", "operator"):
+        raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
+    origin = http.headers.get("origin")
+    if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
+        origin is not None and origin.partition("://")[2] != http.headers.get("host")
+    ):
+        raise PolicyRefused("a page of another site may not do this")
+    return found
+
+
 async def following(http: HttpRequest, answer: Answer) -> Event:
     """The next event. Raises ClientLeft, and what the engine raised."""
     while (event := await answer.next(LOOK)) is None:
