@@ -92,10 +92,13 @@ def test_errors_are_the_clients_own_and_name_the_field(client: object) -> None:
         ask(model="none", messages=ASKED)
     for wrong, field in (
         ({"temperature": 9}, "temperature"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"extra_body": {"colour": "red"}}, "colour"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
     ):

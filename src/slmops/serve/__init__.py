@@ -5,6 +5,7 @@
     model.py      one model: its worker process, its thread, its bounded queue, and the answers that come of it
     models.py     which models there are, and which are loaded
     access.py     who may ask: keys, hosts, sizes of bodies
+    tools/        tool calls in a model's answer, one notation a file
     desk.py       what wire formats are given: admits a request, and tells every watcher (limits, metrics) what came of it
     wire/         one wire format a file, over the internal request
     app.py        the ASGI application

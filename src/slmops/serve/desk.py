@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from slmops.serve import tools
 from slmops.serve.model import Answer
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Outcome, Request
@@ -39,7 +40,8 @@ class Desk:
                 admitted.append(watcher)
             # Opening reads files: not on the loop that all connections share.
             model = await asyncio.to_thread(self.models.get, request.model)
-            answer = Answer(outcome, self._ended)
+            outcome.request, reader = await asyncio.to_thread(tools.fit, request, model.artifact)
+            answer = Answer(outcome, self._ended, reader)
             model.take(answer)
         except BaseException as error:
             outcome.reason = type(error).__name__

@@ -16,6 +16,7 @@ from slmops.core.errors import Busy, EngineCrashed, SlmopsError
 from slmops.engines import Options, _host
 from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request
 from slmops.serve.stops import Stops
+from slmops.serve.tools._reader import Reader
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
 """Seconds between the starts of a worker that died each time; the last goes on."""
@@ -24,9 +25,9 @@ BACK_OFF = (0.0, 1.0, 5.0, 30.0)
 class Answer:
     """What comes back of a request: written by its model's thread, read on the loop of the server."""
 
-    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None]) -> None:
-        """On the loop that reads it. `ended` is called there once, however the request ends."""
-        self.outcome, self._ended = outcome, ended
+    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None], reader: Reader | None = None) -> None:
+        """On the loop that reads it. `ended` is called there once, however the request ends; `reader` finds calls."""
+        self.outcome, self._ended, self._reader = outcome, ended, reader
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException]()
         self._cancelled = threading.Event()
 
@@ -73,7 +74,9 @@ class Answer:
                 self._end(event.reason)
             case _:
                 self._end(type(event).__name__)
-        self._events.put_nowait(event)
+        told = [event] if self._reader is None or isinstance(event, BaseException) else self._reader.take(event)
+        for one in told:
+            self._events.put_nowait(one)
 
     def _end(self, reason: str) -> None:
         if self.outcome.ended is None:
@@ -174,8 +177,8 @@ class Model:
 
     def _events(self, job: Answer) -> Iterator[Event]:
         worker, request = self._opened(), job.request
-        text = request.prompt if request.prompt is not None else self.artifact.prompt(request.messages)
-        ids = run.tokens_of(worker, self.artifact, text)
+        text = request.prompt if request.prompt is not None else self.artifact.prompt(request.messages, request.tools)
+        ids = run.tokens_of(worker, self.artifact, text + request.opening)
         sampling = run.fit(request.sampling, self.artifact, len(ids), self._options.context)
         yield Began(len(ids))
         stops, count = Stops(request.stop), 0

@@ -34,6 +34,12 @@ class Request:
     """Texts that end the answer and are not part of it."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as chat templates take them: {"type": "function", "function": {...}}."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    """Whether it must call one. Where it must call a certain one, that is the only one in `tools`."""
+    parallel_calls: bool = True
+    """Whether one answer may hold several calls."""
+    opening: str = ""
+    """Put behind the prompt: how the answer begins. Not given back."""
     adapter: str | None = None
     """A LoRA adapter of the model, by its name."""
 
@@ -65,15 +71,33 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Call:
+    """The model calls a function; its arguments follow."""
+
+    index: int
+    """Among the calls of this answer, from 0."""
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """More of the JSON text of the arguments of the latest call."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The answer is whole."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
 
 
-Event = Began | Piece | Ended
+Event = Began | Piece | Call | Arguments | Ended
 
 
 @dataclass

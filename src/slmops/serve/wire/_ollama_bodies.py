@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 
 from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import Constraint, Sampling
+from slmops.serve import tools
 from slmops.serve.request import Request
 from slmops.serve.wire._http import Body
 
@@ -110,22 +111,19 @@ class Options(Body):
             )
 
 
-class Call(Body):
-    """A tool call of an earlier answer: its arguments are an object here, where OpenAI's are a string."""
+class CalledFunction(Body):
+    index: Annotated[int | None, Field(ge=0, le=1024)] = None
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    arguments: dict[str, Any]
+    """An object, where OpenAI's are a string."""
 
-    class Function(Body):
-        index: Annotated[int | None, Field(ge=0, le=1024)] = None
-        name: Annotated[str, Field(max_length=128)]
-        arguments: dict[str, Any]
+
+class Call(Body):
+    """A tool call of an earlier answer."""
 
     id: Annotated[str | None, Field(max_length=128)] = None
     type: Literal["function"] | None = None
-    function: Function
-
-    def plain(self) -> dict[str, Any]:
-        """As chat templates take it."""
-        function = {"name": self.function.name, "arguments": self.function.arguments}
-        return {"type": "function", **({"id": self.id} if self.id else {}), "function": function}
+    function: CalledFunction
 
 
 class Message(Body):
@@ -137,13 +135,35 @@ class Message(Body):
     tool_call_id: Annotated[str | None, Field(max_length=128)] = None
     tool_calls: Annotated[list[Call] | None, Field(max_length=128)] = None
 
-    def plain(self) -> dict[str, Any]:
-        """As chat templates take it."""
+    def plain(self, at: int) -> dict[str, Any]:
+        """As chat templates take it. at: its place, by which calls without an id are told apart."""
+        if self.tool_calls and self.role != "assistant":
+            raise UsageError(f"a message of the role {self.role} has no tool_calls")
+        if (self.tool_name or self.tool_call_id) and self.role != "tool":
+            raise UsageError("messages of the role tool, and no others, have a tool_name")
         found: dict[str, Any] = {"role": self.role, "content": self.content or ""}
         if self.tool_calls:
-            found["tool_calls"] = [one.plain() for one in self.tool_calls]
+            found["tool_calls"] = [
+                tools.call(one.id or f"call{at:03}{number:02}", one.function.name, one.function.arguments)
+                for number, one in enumerate(self.tool_calls)
+            ]
         found |= {"name": self.tool_name} if self.tool_name else {}
         return found | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
+
+
+class Function(Body):
+    name: Annotated[str, Field(min_length=1, max_length=128)]
+    description: Annotated[str | None, Field(max_length=1 << 16)] = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(Body):
+    type: Literal["function"] | None = None
+    items: None = None
+    function: Function
+
+    def plain(self) -> dict[str, Any]:
+        return {"type": "function", "function": self.function.model_dump(exclude_none=True)}
 
 
 class Common(Body):
@@ -187,7 +207,7 @@ class Common(Body):
 
 class Chat(Common):
     messages: Annotated[list[Message] | None, Field(max_length=1024)] = None
-    tools: Annotated[list[dict[str, Any]] | None, Field(max_length=128)] = None
+    tools: Annotated[list[Tool] | None, Field(max_length=128)] = None
 
     @property
     def empty(self) -> bool:
@@ -195,8 +215,9 @@ class Chat(Common):
 
     def request(self, defaults: Options) -> Request:
         options = (self.options or Options()).over(defaults)
-        messages = tuple(one.plain() for one in self.messages or [])
-        return Request(self.model, messages, None, self.sampled(options), options.stops(), tuple(self.tools or ()))
+        messages = tuple(one.plain(at) for at, one in enumerate(self.messages or []))
+        offered = tuple(one.plain() for one in self.tools or ())
+        return Request(self.model, messages, None, self.sampled(options), options.stops(), offered)
 
 
 class Generate(Common):

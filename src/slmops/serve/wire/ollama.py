@@ -7,7 +7,9 @@ was looked up in it (ollama-python 0.6.3). An error is {"error": "text"}, in a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
@@ -23,9 +25,10 @@ from slmops.core.errors import SlmopsError
 from slmops.serve.access import TooLarge
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Began, Ended, Logprob, Outcome, Piece
+from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_models as cards
-from slmops.serve.wire._http import QUIET, ClientLeft, Stream, caller, first_fault, following, headers, status
+from slmops.serve.wire._answers import Called, begin, merged, whole
+from slmops.serve.wire._http import ClientLeft, Stream, first_fault, headers, status
 from slmops.serve.wire._ollama_bodies import Chat, Common, Generate, Options, Show, told
 
 NDJSON = "application/x-ndjson"
@@ -71,15 +74,18 @@ class _Chat:
     """How a conversation's answer is written."""
 
     @staticmethod
-    def piece(text: str) -> dict[str, Any]:
-        return {"message": {"role": "assistant", "content": text}}
+    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text}
+        if calls:
+            message["tool_calls"] = [_call(one) for one in calls]
+        return {"message": message}
 
 
 class _Text:
-    """How a continued prompt is written."""
+    """How a continued prompt is written; it calls no functions."""
 
     @staticmethod
-    def piece(text: str) -> dict[str, Any]:
+    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
         return {"response": text}
 
 
@@ -95,41 +101,49 @@ async def _answered(
         defaults = Options.model_validate(model.artifact.defaults.parameters)
         request = body.request(defaults)
         (body.options or defaults).fits(model.context)
-        answer = await desk.ask(dataclasses.replace(request, model=name), caller(http))
+        answers, began = await begin(http, desk, [dataclasses.replace(request, model=name)])
+        if body.streamed:
+            return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
+        (found,) = await whole(http, answers, began)
+    except ClientLeft:
+        return Response(status_code=499)  # nobody reads it
     except (TooLarge, ValidationError, SlmopsError) as fault:
         return failure(fault)
-    try:
-        # Before anything is sent: what is wrong with the prompt is a status of its own, not a line of a stream.
-        await following(http, answer)
-        if body.streamed:
-            return Stream(answer, _streamed(answer, body.model, writer), NDJSON)
-        pieces: list[Piece] = []
-        while isinstance(event := await following(http, answer), Piece):
-            pieces.append(event)
-    except ClientLeft:
-        answer.cancel()
-        return Response(status_code=499)  # nobody reads it
-    except SlmopsError as fault:
-        return failure(fault)
-    except BaseException:
-        answer.cancel()
-        raise
-    assert isinstance(event, Ended)
-    whole = writer.piece("".join(piece.text for piece in pieces))
-    shown = _logprobs([one for piece in pieces for one in piece.logprobs])
-    return JSONResponse({**_head(body.model), **whole, **_ending(event, answer.outcome), **shown})
+    written, ending = writer.piece(found.text, found.calls), _ending(found.ended, answers[0].outcome)
+    return JSONResponse({**_head(body.model), **written, **ending, **_logprobs(found.logprobs)})
 
 
 async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]) -> AsyncGenerator[str, None]:
+    """Lines of JSON. A call is told once it is whole, as Ollama has it."""
+    called: Called | None = None
     try:
-        while not isinstance(event := await answer.next(QUIET), Ended):
-            # Clients read every line as JSON: an empty piece keeps the connection alive.
-            text, shown = (event.text, event.logprobs) if isinstance(event, Piece) else ("", ())
-            if event is None or not isinstance(event, Began):
-                yield told({**_head(name), **writer.piece(text), "done": False, **_logprobs(shown)})
-        yield told({**_head(name), **writer.piece(""), **_ending(event, answer.outcome)})
+        async for _, event in merged([answer]):
+            if called is not None and not isinstance(event, Arguments | None):
+                yield told({**_head(name), **writer.piece("", [called]), "done": False})
+                called = None
+            match event:
+                case Call():
+                    called = Called(event)
+                case Arguments():
+                    assert called is not None
+                    called.arguments += event.text
+                case Piece():
+                    yield told({**_head(name), **writer.piece(event.text), "done": False, **_logprobs(event.logprobs)})
+                case None:  # clients read every line as JSON: an empty piece keeps the connection alive
+                    yield told({**_head(name), **writer.piece(""), "done": False})
+                case Ended():
+                    yield told({**_head(name), **writer.piece(""), **_ending(event, answer.outcome)})
     except SlmopsError as fault:
         yield told({"error": status(fault)[2]})
+
+
+def _call(one: Called) -> dict[str, Any]:
+    """Arguments that break off are what they were until then: a text under a key of its own would be no argument."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(found := json.loads(one.arguments), dict):
+            function = {"index": one.call.index, "name": one.call.name, "arguments": found}
+            return {"id": one.call.id, "function": function}
+    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": {}}}
 
 
 async def _held(desk: Desk, name: str, keep: float | None, body: Common, writer: type[_Chat] | type[_Text]) -> Response:
@@ -155,7 +169,7 @@ def _ending(event: Ended, outcome: Outcome) -> dict[str, Any]:
 
     return {
         "done": True,
-        "done_reason": event.reason,
+        "done_reason": "stop" if event.reason == "tool_calls" else event.reason,
         "total_duration": span(outcome.asked, ended),
         "load_duration": span(outcome.asked, began),
         "prompt_eval_count": outcome.prompt_tokens,
