@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
+from slmops.serve import health
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
 
@@ -22,25 +23,16 @@ ROOM = "serve.wire"
 def build(desk: Desk, access: Access) -> Starlette:
     """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
 
-    async def live(_: Request) -> Response:
-        return JSONResponse({"status": "live"})
-
-    async def ready(_: Request) -> Response:
-        return JSONResponse({"status": "ready"})
-
     async def loaded(_: Request) -> Response:
         return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(desk.models.start)
         yield
         await anyio.to_thread.run_sync(desk.models.close)
 
-    found = [
-        Route("/health/live", live, methods=["GET"]),
-        Route("/health/ready", ready, methods=["GET"]),
-        Route("/slmops/models", loaded, methods=["GET"]),
-    ]
+    found = [*health.routes(desk.models), Route("/slmops/models", loaded, methods=["GET"])]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
     return Starlette(routes=found, middleware=[Middleware(Guard, access=access)], lifespan=lifespan)

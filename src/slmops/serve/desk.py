@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from slmops.serve import tools
-from slmops.serve.model import Answer
+from slmops.serve.model import Answer, Gone
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Outcome, Request
 
@@ -33,18 +34,27 @@ class Desk:
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
+        caller.trail.outcomes.append(outcome)
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
                 watcher.admit(request, caller)
                 admitted.append(watcher)
-            # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, request.model)
-            outcome.request, reader = await asyncio.to_thread(tools.fit, request, model.artifact)
-            answer = Answer(outcome, self._ended, reader)
-            model.take(answer)
+            while True:
+                # Opening reads files: not on the loop that all connections share.
+                model = self.models.at_hand(request.model)
+                if model is None:
+                    model = await asyncio.to_thread(self.models.get, request.model)
+                outcome.served = model.served.get(request.model)
+                outcome.request, reader = await asyncio.to_thread(tools.fit, request, model.artifact)
+                answer = Answer(outcome, self._ended, reader)
+                try:
+                    model.take(answer)
+                    break
+                except Gone:  # unloaded in between
+                    continue
         except BaseException as error:
-            outcome.reason = type(error).__name__
+            outcome.reason, outcome.fault, outcome.ended = type(error).__name__, error, time.monotonic()
             for watcher in admitted:
                 watcher.ended(outcome)
             raise

@@ -30,6 +30,8 @@ LOOK = 0.2
 """Seconds after which it is looked whether the client is still there."""
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
+OPERATORS = frozenset({"admin", "operator"})
+"""Roles that may change which models are loaded."""
 STATUS: dict[type[SlmopsError], tuple[int, str]] = {
     SourceNotFound: (404, "model_not_found"),
     UsageError: (400, "invalid_value"),
@@ -66,7 +68,7 @@ def operator(http: HttpRequest) -> Caller:
     Browsers say on whose behalf they ask; a page of another site is refused even where no key is.
     """
     found = caller(http)
-    if found.role not in ("admin", "operator"):
+    if found.role not in OPERATORS:
         raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
     origin = http.headers.get("origin")
     if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from slmops.core import units
 from slmops.core.defaults import Defaults
-from slmops.core.errors import SourceNotFound
+from slmops.core.errors import SlmopsError, SourceNotFound
 from slmops.serve.models import Models
+from slmops.serve.names import Target
 
-LATEST = ":latest"
+NEVER = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
+"""When a model goes that is kept: clients want a time."""
 SIZES = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -28,50 +31,54 @@ QUANTIZATIONS = {"q4": "Q4_0", "q4a": "Q4_1", "q8": "Q8_0"}
 """Our portable schemes by the name of the GGUF blocks that they are, bit for bit."""
 
 
-def named(models: Models, text: str) -> str:
-    """The server's own name of what a client calls `home` or `home:latest`. Raises SourceNotFound."""
-    known = models.names
-    for name in (text, text.removesuffix(LATEST), text + LATEST):
-        if name in known:
-            return name
-    raise SourceNotFound(f"model {text[:100]!r} not found", f"one of: {', '.join(known[:20])}")
+def find(models: Models, text: str) -> Target:
+    """What a client means by `home` or `home:latest`. Raises SourceNotFound, in the words that clients look for."""
+    try:
+        return models.find(text)
+    except SourceNotFound as fault:
+        raise SourceNotFound(f"model {text[:100]!r} not found", fault.cure) from None
 
 
 def tags(models: Models) -> list[dict[str, Any]]:
-    return [_entry(models, name) for name in models.names]
+    found = []
+    for name in models.names:
+        with contextlib.suppress(SlmopsError):  # removed meanwhile, or damaged: fsck says which
+            found.append(_entry(name, models.find(name)))
+    return found
 
 
 def loaded(models: Models) -> list[dict[str, Any]]:
+    """`size` is what the worker's process takes; all of it is in main memory."""
     found = []
     for state in models.states():
         if state.loaded:
-            entry = _entry(models, state.name)
-            expires = _moment(time.time() + 300)
-            found.append({**entry, "size_vram": 0, "expires_at": expires, "context_length": models.get(state.name).context})
+            entry = _entry(state.name, models.find(state.name))
+            expires = _moment(state.expires if state.expires is not None else NEVER)
+            context = models.get(state.name).context
+            found.append({**entry, "size": state.memory, "size_vram": 0, "expires_at": expires, "context_length": context})
             found[-1].pop("modified_at")
     return found
 
 
 def show(models: Models, text: str) -> dict[str, Any]:
-    name = named(models, text)
-    artifact = models.get(name).artifact
-    facts, template = _facts(artifact.folder, _stamp(artifact.folder)), artifact.chat_template or ""
+    target = find(models, text)
+    artifact = models.get(text).artifact
+    facts, template = _facts(artifact.folder, target.digest), artifact.chat_template or ""
     family, config = facts["family"], facts["config"]
     info = {"general.architecture": family, "general.parameter_count": facts["parameters"]}
     for key, said in SIZES.items():
         if isinstance(config.get(said), int):
             info[f"{family}.{key}"] = config[said]
-    able = ["completion", *(["tools"] if "tools" in template else [])]
     return {
         "license": facts["licence"] or "",
-        "modelfile": modelfile(name, artifact.defaults),
+        "modelfile": modelfile(target.name, artifact.defaults),
         "parameters": "\n".join(f"{key:<30} {_shown(value)}" for key, value in _listed(artifact.defaults)),
         "template": template,
         "system": artifact.defaults.system or "",
         "messages": [dict(one) for one in artifact.defaults.messages],
         "details": _details(facts),
         "model_info": info,
-        "capabilities": able,
+        "capabilities": ["completion", *(["tools"] if "tools" in template else [])],
         "modified_at": _moment(facts["modified"]),
     }
 
@@ -93,44 +100,61 @@ def _shown(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _entry(models: Models, name: str) -> dict[str, Any]:
-    folder = models.folder(name)
-    facts = _facts(folder, _stamp(folder))
+def _entry(name: str, target: Target) -> dict[str, Any]:
+    facts = _filed(target.digest) if target.digest else _facts(Path(target.place), "")
     return {
         "name": name,
         "model": name,
         "modified_at": _moment(facts["modified"]),
         "size": facts["bytes"],
-        "digest": facts["digest"],
+        "digest": target.digest.removeprefix("sha256:"),  # of a folder nothing was hashed, and nothing is claimed
         "details": _details(facts),
     }
 
 
-def _details(facts: dict[str, Any]) -> dict[str, Any]:
+def _details(facts: Mapping[str, Any]) -> dict[str, Any]:
+    said = facts["parameters"]
     return {
         "parent_model": "",
         "format": facts["format"],
         "family": facts["family"],
         "families": [facts["family"]],
-        "parameter_size": units.count(facts["parameters"]).replace(" ", "") if facts["parameters"] else "",
+        "parameter_size": said if isinstance(said, str) else units.count(said).replace(" ", "") if said else "",
         "quantization_level": QUANTIZATIONS.get(facts["scheme"], facts["scheme"].upper()),
     }
 
 
-def _stamp(folder: Path) -> float:
-    return folder.stat().st_mtime
+@functools.lru_cache(maxsize=4096)
+def _filed(digest: str) -> dict[str, Any]:
+    """Of an artifact in the registry, from its manifest: nothing is placed for it."""
+    from slmops.registry import Registry
+
+    with Registry.open() as registry:
+        found = registry.manifest(digest)
+        row = next((one for one in registry.rows() if one.digest == digest), None)
+        model = registry.document(found.config).get("config")
+    size = model.get("paramSize") if isinstance(model, dict) else None
+    return {
+        "format": found.ours("format"),
+        "family": row.family if row is not None else "",
+        "scheme": found.ours("scheme"),
+        "parameters": size.upper() if isinstance(size, str) else "",
+        "bytes": found.nbytes,
+        "modified": row.added if row is not None else 0.0,
+    }
 
 
-@functools.lru_cache(maxsize=1024)
-def _facts(folder: Path, modified: float) -> dict[str, Any]:
-    """From the model's receipt or its headers; no weight is read. modified: seconds since 1970."""
+def _facts(folder: Path, digest: str) -> dict[str, Any]:
+    """Of a model's receipt or headers; no weight is read."""
+    return _described(folder, digest or folder.stat().st_mtime)
+
+
+@functools.lru_cache(maxsize=256)
+def _described(folder: Path, stamp: str | float) -> dict[str, Any]:
     from slmops.registry import plain
 
     found = plain.described(folder)
-    said, files = found.facts, found.files
-    # In the registry a folder is called by its digest. Elsewhere nothing was hashed, and nothing is claimed.
-    name = folder.name
-    digest = name if len(name) == 64 and folder.parent.name == "artifacts" else ""
+    said = found.facts
     return {
         "format": said["format"],
         "family": str(said["config"].get("model_type") or ""),
@@ -138,9 +162,8 @@ def _facts(folder: Path, modified: float) -> dict[str, Any]:
         "scheme": str(said.get("scheme") or ""),
         "parameters": sum(math.prod(tensor["shape"]) for tensor in said["tensors"].values()),
         "licence": said.get("licence"),
-        "bytes": sum(path.stat().st_size for path in files.values()),
-        "digest": digest,
-        "modified": modified,
+        "bytes": sum(path.stat().st_size for path in found.files.values()),
+        "modified": folder.stat().st_mtime,
     }
 
 

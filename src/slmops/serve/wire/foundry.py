@@ -39,17 +39,15 @@ def routes(desk: Desk) -> list[Route]:
         name = http.path_params["name"]
         try:
             operator(http)
-            there = any(one.name == name and one.loaded for one in models.states())
-            await asyncio.to_thread(models.load, name)
+            fresh = await asyncio.to_thread(models.load, name)
         except SlmopsError as fault:
             return _failure(fault)
-        return JSONResponse({"status": "already_loaded" if there else "loaded"})
+        return JSONResponse({"status": "loaded" if fresh else "already_loaded"})
 
     async def unload(http: HttpRequest) -> Response:
         name = http.path_params["name"]
         try:
             operator(http)
-            await asyncio.to_thread(models.folder, name)  # what is not served is another fault than what is not loaded
             there = await asyncio.to_thread(models.unload, name)
         except SlmopsError as fault:
             return _failure(fault)

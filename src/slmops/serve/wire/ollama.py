@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import json
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -28,8 +27,8 @@ from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import ClientLeft, Stream, first_fault, headers, status
-from slmops.serve.wire._ollama_bodies import Chat, Common, Generate, Options, Show, told
+from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, first_fault, headers, operator, status
+from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Generate, Options, Show, told
 
 NDJSON = "application/x-ndjson"
 Form = TypeVar("Form", bound=BaseModel)
@@ -94,14 +93,17 @@ async def _answered(
 ) -> Response:
     try:
         body = await read(http, form)
-        name, keep = cards.named(desk.models, body.model), body.kept()
-        model = await asyncio.to_thread(desk.models.get, name)
+        keep = body.kept()
+        await asyncio.to_thread(cards.find, desk.models, body.model)
         if body.empty:
-            return await _held(desk, name, keep, body, writer)
+            return await _held(http, desk, keep, body, writer)
+        model = await asyncio.to_thread(desk.models.get, body.model)
         defaults = Options.model_validate(model.artifact.defaults.parameters)
         request = body.request(defaults)
         (body.options or defaults).fits(model.context)
-        answers, began = await begin(http, desk, [dataclasses.replace(request, model=name)])
+        answers, began = await begin(http, desk, [request])
+        if keep is not None and caller(http).role in OPERATORS:
+            await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
         if body.streamed:
             return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
         (found,) = await whole(http, answers, began)
@@ -146,10 +148,15 @@ def _call(one: Called) -> dict[str, Any]:
     return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": {}}}
 
 
-async def _held(desk: Desk, name: str, keep: float | None, body: Common, writer: type[_Chat] | type[_Text]) -> Response:
+async def _held(
+    http: HttpRequest, desk: Desk, keep: float | None, body: Common, writer: type[_Chat] | type[_Text]
+) -> Response:
     """Without a prompt, the model is loaded, or with keep_alive 0 unloaded."""
+    operator(http)
     unload = keep == 0
-    await asyncio.to_thread(desk.models.unload if unload else desk.models.load, name)
+    await asyncio.to_thread(desk.models.unload if unload else desk.models.load, body.model)
+    if keep:
+        await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
     ending = {"done": True, "done_reason": "unload" if unload else "load"}
     return JSONResponse({**_head(body.model), **writer.piece(""), **ending})
 
