@@ -15,9 +15,12 @@ from slmops.core.errors import (
     EngineCrashed,
     EngineFailed,
     EngineMissing,
+    NoSpace,
+    OutputExists,
     PolicyRefused,
     SlmopsError,
     SourceNotFound,
+    UnknownFamily,
     Unreachable,
     Unsupported,
     UsageError,
@@ -37,7 +40,10 @@ STATUS: dict[type[SlmopsError], tuple[int, str]] = {
     UsageError: (400, "invalid_value"),
     Unsupported: (400, "unsupported"),
     CorruptInput: (400, "invalid_value"),
+    UnknownFamily: (400, "unsupported"),
     PolicyRefused: (403, "forbidden"),
+    OutputExists: (409, "exists"),
+    NoSpace: (507, "no_space"),
     Busy: (429, "rate_limit_exceeded"),
     EngineCrashed: (503, "engine_crashed"),
     Unreachable: (503, "unreachable"),
@@ -106,7 +112,7 @@ def status(fault: SlmopsError) -> tuple[int, str, str]:
     code, word = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
     # What an engine says of itself in its last words is for the server's log, not for strangers.
     said = str(fault).splitlines()[0][:500] if code != 500 else "the engine failed"
-    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 429) else said
+    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 409, 429) else said
 
 
 def headers(fault: SlmopsError) -> dict[str, str]:

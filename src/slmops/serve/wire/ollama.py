@@ -1,4 +1,4 @@
-"""Ollama's API: /api/chat, /api/generate, /api/tags, /api/show, /api/ps, /api/version, whole and as lines of JSON.
+"""Ollama's API: /api/chat and /api/generate, whole and as lines of JSON, and what it tells of models.
 
 https://github.com/ollama/ollama (docs/api.md, server/routes.go and api/types.go of 2026-08); what the official client reads
 was looked up in it (ollama-python 0.6.3). An error is {"error": "text"}, in a stream a line of its own.
@@ -12,26 +12,23 @@ import json
 import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import slmops
 from slmops.core.errors import SlmopsError
-from slmops.serve.access import TooLarge
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
+from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, first_fault, headers, operator, status
+from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, operator, status
 from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Generate, Options, Show, told
-
-NDJSON = "application/x-ndjson"
-Form = TypeVar("Form", bound=BaseModel)
+from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -50,7 +47,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             body = await read(http, Show)
             return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
-        except (TooLarge, ValidationError, SlmopsError) as fault:
+        except BAD as fault:
             return failure(fault)
 
     async def chat(http: HttpRequest) -> Response:
@@ -66,6 +63,7 @@ def routes(desk: Desk) -> list[Route]:
         Route("/api/show", show, methods=["POST"]),
         Route("/api/chat", chat, methods=["POST"]),
         Route("/api/generate", generate, methods=["POST"]),
+        *manage.routes(desk),
     ]
 
 
@@ -109,7 +107,7 @@ async def _answered(
         (found,) = await whole(http, answers, began)
     except ClientLeft:
         return Response(status_code=499)  # nobody reads it
-    except (TooLarge, ValidationError, SlmopsError) as fault:
+    except BAD as fault:
         return failure(fault)
     written, ending = writer.piece(found.text, found.calls), _ending(found.ended, answers[0].outcome)
     return JSONResponse({**_head(body.model), **written, **ending, **_logprobs(found.logprobs)})
@@ -192,18 +190,3 @@ def _logprobs(found: Sequence[Logprob]) -> dict[str, Any]:
 
     lines = [{**one(each.text, each.logprob), "top_logprobs": [one(*other) for other in each.top]} for each in found]
     return {"logprobs": lines} if lines else {}
-
-
-async def read(http: HttpRequest, form: type[Form]) -> Form:
-    """The body of a request. Raises TooLarge, ValidationError."""
-    return form.model_validate_json(await http.body())
-
-
-def failure(fault: SlmopsError | ValidationError | TooLarge) -> Response:
-    """An error in this format."""
-    if isinstance(fault, TooLarge):
-        return JSONResponse({"error": "the request is too large"}, 413)
-    if isinstance(fault, ValidationError):
-        return JSONResponse({"error": first_fault(fault)[1]}, 400)
-    code, _, said = status(fault)
-    return JSONResponse({"error": said}, code, headers(fault))
