@@ -19,6 +19,7 @@ from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.step import Step
 from slmops.core.watch import Watch
 from slmops.formats import _go_template, _hub
+from slmops.formats._modelfile import Modelfile
 from slmops.passes.merge import merge
 from slmops.registry import Registry, documents, manifest, plain
 from slmops.registry.blobs import Blob
@@ -164,3 +165,31 @@ def _model(folder: Path) -> Path:
     from slmops.core import receipt
 
     return folder if (folder / receipt.NAME).is_file() else next(folder.glob("*.gguf"), folder)
+
+
+def of(registry: Registry, said: Modelfile, place: Path, quantize: str | None = None) -> Wanted:
+    """What a Modelfile asks for. place: where it lies, from which FROM and ADAPTER are told. Raises what filing raises.
+
+    A folder or .gguf is filed without a name; what nothing is made of goes with gc.
+    """
+    path, adapters = place / said.source, {}
+    there = path.exists() and not said.source.startswith("-")
+    source = registry.add(path) if there else said.source
+    if said.adapter:
+        folder = place / said.adapter
+        if not folder.is_dir():
+            raise SourceNotFound(f"ADAPTER {said.adapter}: there is no folder {folder}", "a LoRA in PEFT's form is one")
+        with registry.writing():
+            for file in sorted(folder.iterdir()):
+                if file.is_file() and file.suffix in (".json", ".safetensors"):
+                    adapters[file.name] = registry.blobs.add(file).digest
+    return Wanted(
+        source=source,
+        adapters=adapters,
+        system=said.system,
+        messages=tuple(said.messages) or None,
+        parameters=said.parameters or None,
+        template=said.template,
+        licence="\n\n".join(said.licences) or None,
+        quantize=quantize,
+    )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from slmops.engines import Sampling
 
 HELP = "talk with a model: a folder, a name, or the address of a server (slmops serve, or any with OpenAI's API)"
-EXAMPLE = "echo 'turn the kitchen light to 30 percent' | slmops chat out/home/gguf --temperature 0"
+EXAMPLE = "slmops chat out/home/gguf --temperature 0"
 COMMANDS = """\
 /clear           forget what was said
 /system TEXT     tell the model how to behave, and begin anew
