@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +61,41 @@ def models(arguments: argparse.Namespace) -> Models:
         made.close()
         raise
     return made
+
+
+@contextlib.contextmanager
+def reloading(arguments: argparse.Namespace, models: Models) -> Iterator[None]:
+    """SIGHUP has the file read again; one with faults changes nothing, and is told in the log."""
+    import logging
+    import signal
+    import threading
+    from types import FrameType
+
+    from slmops.core.errors import SlmopsError
+
+    log = logging.getLogger("slmops.setup")
+
+    def again() -> None:
+        try:
+            found = read(arguments)
+            models.reload(found.entries, found.aliases)
+            log.info("read again", extra={"config": arguments.config, "models": len(found.entries)})
+        except SlmopsError as fault:
+            log.error("not taken", extra={"config": arguments.config, "fault": str(fault), "cure": fault.cure})
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=again, name="reload").start()  # reading files is not for the loop that is interrupted
+        if callable(before):
+            before(number, frame)
+
+    if not hasattr(signal, "SIGHUP") or not arguments.config:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def read(arguments: argparse.Namespace) -> Setup:

@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         try:
-            with logs.writing(arguments.log_format, arguments.log_level):
+            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, models):
                 server.run([listening])
         except (KeyboardInterrupt, SystemExit):
             pass  # asked to end, and it has: what was being computed was finished

@@ -32,6 +32,7 @@ FORMATS, LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 MOST_WAITING = 10_000
 """Lines that wait to be written; more are dropped and counted: a log that nobody reads must not hold up requests."""
 MOST_TEXT = 4000
+PROBES = ("/health/", "/metrics")
 PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
 """What every record has; the rest is what was said."""
 
@@ -66,8 +67,10 @@ class Trails:
             raise
         finally:
             self._told(scope["method"], status)
-            if log.isEnabledFor(logging.INFO):
-                log.info("request", extra=_line(scope, trail, status, time.monotonic() - began))
+            # Probes and scrapers come every few seconds, for ever.
+            level = logging.DEBUG if status < 400 and scope["path"].startswith(PROBES) else logging.INFO
+            if log.isEnabledFor(level):
+                log.log(level, "request", extra=_line(scope, trail, status, time.monotonic() - began))
 
 
 def _trail(scope: Scope) -> Trail:

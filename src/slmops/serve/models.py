@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slmops import run
@@ -21,7 +21,7 @@ from slmops.core import units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
 from slmops.serve import room
 from slmops.serve.model import Gone, Model
-from slmops.serve.names import Key, Names, Target
+from slmops.serve.names import Entry, Key, Names, Target
 from slmops.serve.request import Served
 
 WAIT = 30.0
@@ -383,9 +383,9 @@ class Models:
                 over -= one.counted
                 self._end(one, "idle" if late else "memory", one.model.loaded)
 
-    def reload(self, change: Callable[[Names], None]) -> None:
-        """Serve what a changed configuration says; what is loaded and no longer asked for goes with its keep-alive."""
-        change(self._names)
+    def reload(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
+        """Serve these from now on; what is loaded and no longer asked for goes with its keep-alive. Raises UsageError."""
+        self._names.change(entries, aliases)
         with self._lock:
             self._pin()
 
@@ -393,6 +393,9 @@ class Models:
         """Of all that are loaded, or were lately asked for."""
         with self._lock:
             held = [*self._held.values(), *self._leaving]
+        for one in held:
+            if one.pid is None and one.model.loaded:
+                one.measure()
         return [_state(one) for one in held]
 
     def close(self) -> None:
