@@ -62,13 +62,25 @@ def entry(name: str, source: Path | str = "", **more: Any) -> Any:
     return replace(Entry(name, source or name, None, SMALL, 8), **more)
 
 
-def ask(found: Any, name: str, most: int = 64, temperature: float = 0.0) -> tuple[str, Any]:
+@pytest.fixture(scope="module")
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A server's loop, on a thread of its own: models belong to one."""
+    made = asyncio.new_event_loop()
+    thread = threading.Thread(target=made.run_forever)
+    thread.start()
+    yield made
+    made.call_soon_threadsafe(made.stop)
+    thread.join()
+
+
+@pytest.fixture
+def ask(loop: asyncio.AbstractEventLoop) -> Callable[..., tuple[str, Any]]:
     """Text of the answer, and the outcome. Raises what the request raised."""
     from slmops.serve.desk import Desk
     from slmops.serve.request import Caller, Ended, Piece, Request
 
-    async def asked() -> tuple[str, Any]:
-        request = Request(name, tuple(ASKED), None, Sampling(max_tokens=most, temperature=temperature, seed=1))
+    async def asked(found: Any, name: str, most: int) -> tuple[str, Any]:
+        request = Request(name, tuple(ASKED), None, Sampling(max_tokens=most))
         answer = await Desk(found).ask(request, Caller())
         text = ""
         while not isinstance(event := await answer.next(60), Ended):
@@ -76,7 +88,13 @@ def ask(found: Any, name: str, most: int = 64, temperature: float = 0.0) -> tupl
             text += event.text if isinstance(event, Piece) else ""
         return text, answer.outcome
 
-    return asyncio.run(asked())
+    def waited(found: Any, name: str, most: int = 64) -> tuple[str, Any]:
+        return asyncio.run_coroutine_threadsafe(asked(found, name, most), loop).result(120)
+
+    return waited
+
+
+Ask = Callable[..., tuple[str, Any]]
 
 
 def workers() -> list[psutil.Process]:
@@ -146,8 +164,8 @@ def test_names_lead_where_the_registry_says_now(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_memory_is_made_by_the_least_recently_used_and_never_by_one_at_work(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+def test_memory_is_made_by_the_least_recently_used_never_by_one_at_work(
+    home: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     from slmops.serve import models as room_of
     from slmops.serve.names import Names
@@ -176,16 +194,9 @@ def test_memory_is_made_by_the_least_recently_used_and_never_by_one_at_work(
         assert len(workers()) == 2
         found.budget = sum(one.expected for one in found.states()) + (1 << 20)
         # Both at work: who comes waits, then is told to come again; nobody's answer is cut.
-        hold, ended = threading.Event(), list[object]()
-        real = type(found.get("home:onnx"))._events
-
-        def slow(model: object, job: object) -> Iterator[Any]:
-            for number, event in enumerate(real(model, job)):
-                if number == 1:
-                    hold.wait(20)
-                yield event
-
-        monkeypatch.setattr(type(found.get("home:onnx")), "_events", slow)
+        ended: list[str] = []
+        for one in workers():
+            one.suspend()
         asking = [
             threading.Thread(target=lambda name=name: ended.append(ask(found, name)[0]))
             for name in ("home:onnx", "home:openvino")
@@ -196,7 +207,8 @@ def test_memory_is_made_by_the_least_recently_used_and_never_by_one_at_work(
         with pytest.raises(Busy, match="at work or pinned") as caught:
             ask(found, "home:gguf")
         assert caught.value.cause == "memory"
-        hold.set()
+        for one in workers():
+            one.resume()
         for one in asking:
             one.join()
         assert [json.loads(str(one)) for one in ended] == [ANSWER, ANSWER]
@@ -210,7 +222,7 @@ def test_memory_is_made_by_the_least_recently_used_and_never_by_one_at_work(
 
 
 @pytest.mark.slow
-def test_a_tag_moves_without_a_dropped_request(home: Path) -> None:
+def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
     """Requests all the while; each is answered, by the old version until the new one is loaded, then by the new one."""
     from slmops.serve.names import Names
 
@@ -249,7 +261,7 @@ def test_a_tag_moves_without_a_dropped_request(home: Path) -> None:
 
 
 @pytest.mark.slow
-def test_keep_alive_unload_and_what_is_loaded_is_not_collected(home: Path) -> None:
+def test_keep_alive_unload_and_what_is_loaded_is_not_collected(home: Path, ask: Ask) -> None:
     from slmops.registry import Registry, gc
     from slmops.registry.references import Reference
     from slmops.serve.names import Names
@@ -282,7 +294,7 @@ def test_keep_alive_unload_and_what_is_loaded_is_not_collected(home: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_fault_is_its_own_requests_and_is_not_tried_at_each(made: Path, tmp_path: Path) -> None:
+def test_a_fault_is_its_own_requests_and_is_not_tried_at_each(made: Path, tmp_path: Path, ask: Ask) -> None:
     from slmops.serve.names import Names
 
     broken = tmp_path / "broken"

@@ -38,6 +38,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="in place of the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
     parser.add_argument("--log-format", default="text", choices=("text", "json"), help="of the log on standard error (text)")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(info)")
@@ -132,8 +133,8 @@ def _usual(arguments: argparse.Namespace) -> Entry:
     from slmops.serve import setup
     from slmops.serve.names import Entry
 
-    if arguments.queue < 1 or arguments.context < 1:
-        raise UsageError("a queue and a context are at least 1")
-    options = Options(device=arguments.device, context=arguments.context)
+    if min(arguments.queue, arguments.context, arguments.parallel) < 1:
+        raise UsageError("--queue, --context and --parallel are at least 1")
+    options = Options(device=arguments.device, context=arguments.context, parallel=arguments.parallel)
     keep = setup.keep_alive(arguments.keep_alive)
     return Entry("", "", arguments.engine, options, arguments.queue, keep_alive=keep)
