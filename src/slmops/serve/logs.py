@@ -51,13 +51,14 @@ class Trails:
             await self._app(scope, receive, send)
             return
         trail = scope[TRAIL] = _trail(scope)
-        known, status, began = (b"x-request-id", trail.id.encode()), 0, time.monotonic()
+        mark, status, began = trail.id.encode(), 0, time.monotonic()
+        known = (b"x-request-id", mark), (b"request-id", mark)  # as OpenAI's clients report it, and Anthropic's
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), known]
+                message["headers"] = [*message.get("headers", ()), *known]
             await send(message)
 
         try:

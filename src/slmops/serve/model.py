@@ -18,10 +18,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
 from slmops.engines import Options, Sampling, _host
 from slmops.serve.answer import Answer as Answer
-from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Served
+from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
@@ -196,7 +196,7 @@ class Model:
                 return
             answer = self._waiting.popleft()
             try:
-                self._send(worker, answer, self._text(answer))
+                self._send(worker, answer, self._text(answer.request))
             except Exception as error:  # whatever it is, the request must end, and the next one be served
                 answer.take(error)
         if not self._waiting and not self._flights and not self._starting:
@@ -208,7 +208,7 @@ class Model:
         answer = self._waiting[0]
         try:
             worker = await asyncio.to_thread(self.load)
-            text = await asyncio.to_thread(self._text, answer)
+            text = await asyncio.to_thread(self._text, answer.request)
             if answer in self._waiting:
                 self._waiting.remove(answer)
                 self._send(worker, answer, text)
@@ -222,14 +222,21 @@ class Model:
             self._starting = False
             self._go_on()
 
-    def _text(self, answer: Answer) -> str:
-        request = answer.request
-        return request.prompt if request.prompt is not None else self.artifact.prompt(request.messages)
+    def _text(self, request: Request) -> str | tuple[int, ...]:
+        if request.prompt is None:
+            return self.artifact.prompt(request.messages, request.tools) + request.opening
+        if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
+            raise UsageError(f"the tokens of this model are 0 to {self.artifact.vocab - 1}", "check the tokenizer")
+        return request.prompt
 
-    def _send(self, worker: _host.Worker, answer: Answer, text: str) -> None:
+    def _send(self, worker: _host.Worker, answer: Answer, text: str | tuple[int, ...]) -> None:
         self._count += 1
         self._flights[self._count] = _Flight(answer)
-        worker.add(self._count, run.stopping(answer.request.sampling, self.artifact), text=text, bos=self.artifact.begin)
+        sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
+        if isinstance(text, str):
+            worker.add(self._count, sampling, text=text, bos=begin)
+        else:
+            worker.add(self._count, sampling, ids=text)
 
     def _left(self, answer: Answer) -> None:
         """Nobody waits for an answer any more."""
@@ -269,7 +276,7 @@ class Model:
         if text or likely:
             told = tuple(Logprob(word, value, tuple(map(tuple, top))) for word, value, top in likely) if likely else ()
             answer.take(Piece(text, told, count))
-        if stops.met or "end" in one:
+        if stops.met is not None or "end" in one:
             if "end" in one:
                 del self._flights[one["which"]]
             else:
@@ -277,7 +284,8 @@ class Model:
             if rest := stops.rest():
                 answer.take(Piece(rest, (), 0))
             self._crashes = 0
-            answer.take(Ended("length" if one.get("end") == "length" and not stops.met else "stop", flight.tokens))
+            cut = one.get("end") == "length" and stops.met is None
+            answer.take(Ended("length" if cut else "stop", flight.tokens, stops.met))
 
     def _died(self, worker: _host.Worker) -> None:
         """Its own requests fail, and what waits finds a new one."""
@@ -295,6 +303,12 @@ class Model:
         with contextlib.suppress(SlmopsError, OSError):
             worker.close()
         self._go_on()
+
+    async def count(self, request: Request) -> int:
+        """Tokens of what a request would have the engine read. Raises what opening raises, and UsageError."""
+        worker = await asyncio.to_thread(self.load)
+        text = await asyncio.to_thread(self._text, request)
+        return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
 
     def embed(self, texts: Sequence[str]) -> Awaitable[Embedded]:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
