@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,12 +21,6 @@ from needs import needs
 from serve.serving import ANSWER, ASKED, KEY, serving, status_of
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp")]
-
-
-@pytest.fixture(scope="module")
-def server(made: Path) -> Iterator[str]:
-    with serving(f"home={made / 'gguf'}", made / "onnx", made / "openvino", "--context", "256") as (url, _):
-        yield url
 
 
 @pytest.fixture

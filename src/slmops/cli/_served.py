@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -36,7 +38,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="in place of the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
+    parser.add_argument("--log-format", default="text", choices=("text", "json"), help="of the log on standard error (text)")
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(info)")
 
 
 def models(arguments: argparse.Namespace) -> Models:
@@ -57,6 +62,41 @@ def models(arguments: argparse.Namespace) -> Models:
         made.close()
         raise
     return made
+
+
+@contextlib.contextmanager
+def reloading(arguments: argparse.Namespace, models: Models) -> Iterator[None]:
+    """SIGHUP has the file read again; one with faults changes nothing, and is told in the log."""
+    import logging
+    import signal
+    import threading
+    from types import FrameType
+
+    from slmops.core.errors import SlmopsError
+
+    log = logging.getLogger("slmops.setup")
+
+    def again() -> None:
+        try:
+            found = read(arguments)
+            models.reload(found.entries, found.aliases)
+            log.info("read again", extra={"config": arguments.config, "models": len(found.entries)})
+        except SlmopsError as fault:
+            log.error("not taken", extra={"config": arguments.config, "fault": str(fault), "cure": fault.cure})
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        threading.Thread(target=again, name="reload").start()  # reading files is not for the loop that is interrupted
+        if callable(before):
+            before(number, frame)
+
+    if not hasattr(signal, "SIGHUP") or not arguments.config:
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def read(arguments: argparse.Namespace) -> Setup:
@@ -93,8 +133,8 @@ def _usual(arguments: argparse.Namespace) -> Entry:
     from slmops.serve import setup
     from slmops.serve.names import Entry
 
-    if arguments.queue < 1 or arguments.context < 1:
-        raise UsageError("a queue and a context are at least 1")
-    options = Options(device=arguments.device, context=arguments.context)
+    if min(arguments.queue, arguments.context, arguments.parallel) < 1:
+        raise UsageError("--queue, --context and --parallel are at least 1")
+    options = Options(device=arguments.device, context=arguments.context, parallel=arguments.parallel)
     keep = setup.keep_alive(arguments.keep_alive)
     return Entry("", "", arguments.engine, options, arguments.queue, keep_alive=keep)

@@ -32,9 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from slmops.serve import app
+        from slmops.serve import app, logs
         from slmops.serve.access import Access
         from slmops.serve.desk import Desk
+        from slmops.serve.metrics import Metrics
     except ImportError as error:
         raise EngineMissing(
             f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
@@ -64,10 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
         said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
         facts = {"url": url, "models": names}
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
+        metrics = Metrics(models)
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models), Access.of(keys, hosts)),
-                log_level="warning",
+                app.build(Desk(models, [metrics]), Access.of(keys, hosts), metrics),
+                log_config=None,
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,
@@ -77,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         try:
-            server.run([listening])
+            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, models):
+                server.run([listening])
         except (KeyboardInterrupt, SystemExit):
             pass  # asked to end, and it has: what was being computed was finished
         finally:

@@ -16,11 +16,13 @@ from slmops.core import plugins
 from slmops.serve import health
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
+from slmops.serve.logs import Trails
+from slmops.serve.metrics import Metrics
 
 ROOM = "serve.wire"
 
 
-def build(desk: Desk, access: Access) -> Starlette:
+def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
 
     async def loaded(_: Request) -> Response:
@@ -32,7 +34,16 @@ def build(desk: Desk, access: Access) -> Starlette:
         yield
         await anyio.to_thread.run_sync(desk.models.close)
 
-    found = [*health.routes(desk.models), Route("/slmops/models", loaded, methods=["GET"])]
+    async def measured(http: Request) -> Response:
+        page, kind = await anyio.to_thread.run_sync(metrics.page, http.headers.get("accept", ""))
+        return Response(page, media_type=kind)
+
+    found = [
+        *health.routes(desk.models),
+        Route("/slmops/models", loaded, methods=["GET"]),
+        Route("/metrics", measured, methods=["GET"]),
+    ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    return Starlette(routes=found, middleware=[Middleware(Guard, access=access)], lifespan=lifespan)
+    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access)]
+    return Starlette(routes=found, middleware=around, lifespan=lifespan)

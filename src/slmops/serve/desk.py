@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from slmops.serve import tools
-from slmops.serve.model import Answer, Gone
+from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
-from slmops.serve.request import Caller, Outcome, Request
+from slmops.serve.request import Caller, Embedded, Outcome, Request
+from slmops.serve.tools._reader import Reader
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -34,32 +38,75 @@ class Desk:
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
-        caller.trail.outcomes.append(outcome)
+        with self._admitted(outcome):
+
+            async def take(model: Model) -> Answer:
+                outcome.request, calls = await _fitted(request, model)
+                answer = Answer(outcome, self._ended, calls)
+                model.take(answer)
+                return answer
+
+            return await self._given(outcome, take)
+
+    async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
+        """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
+        that does not fit into the context."""
+        outcome = Outcome(Request(model, texts=tuple(texts)), caller)
+        with self._admitted(outcome):
+            found = await self._given(outcome, lambda one: one.embed(texts))
+        outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    async def count(self, request: Request, caller: Caller) -> int:
+        """Tokens that the model would read for a request. Raises what `ask` raises."""
+        outcome = Outcome(request, caller)
+
+        async def count(model: Model) -> int:
+            outcome.request, _ = await _fitted(request, model)
+            return await model.count(outcome.request)
+
+        with self._admitted(outcome):
+            found = await self._given(outcome, count)
+        outcome.ended, outcome.reason = time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    async def _given(self, outcome: Outcome, give: Callable[[Model], Awaitable[T]]) -> T:
+        """Give a request to what its name leads to."""
+        name = outcome.request.model
+        while True:
+            # Opening reads files: not on the loop that all connections share.
+            model = self.models.at_hand(name)
+            if model is None:
+                model = await asyncio.to_thread(self.models.get, name)
+            outcome.served = model.served.get(name)
+            with contextlib.suppress(Gone):  # unloaded in between
+                return await give(model)
+
+    @contextlib.contextmanager
+    def _admitted(self, outcome: Outcome) -> Iterator[None]:
+        """Past every watcher; they are told where it goes wrong."""
+        outcome.caller.trail.outcomes.append(outcome)
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
-                watcher.admit(request, caller)
+                watcher.admit(outcome.request, outcome.caller)
                 admitted.append(watcher)
-            while True:
-                # Opening reads files: not on the loop that all connections share.
-                model = self.models.at_hand(request.model)
-                if model is None:
-                    model = await asyncio.to_thread(self.models.get, request.model)
-                outcome.served = model.served.get(request.model)
-                outcome.request, reader = await asyncio.to_thread(tools.fit, request, model.artifact)
-                answer = Answer(outcome, self._ended, reader)
-                try:
-                    model.take(answer)
-                    break
-                except Gone:  # unloaded in between
-                    continue
+            yield
         except BaseException as error:
-            outcome.reason, outcome.fault, outcome.ended = type(error).__name__, error, time.monotonic()
+            outcome.ended, outcome.reason, outcome.fault = time.monotonic(), type(error).__name__, error
             for watcher in admitted:
                 watcher.ended(outcome)
             raise
-        return answer
 
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:
             watcher.ended(outcome)
+
+
+async def _fitted(request: Request, model: Model) -> tuple[Request, Reader | None]:
+    """What the model is to be asked, and what finds calls in its answer."""
+    if not request.tools and not tools.concerned(request):
+        return request, None
+    return await asyncio.to_thread(tools.fit, request, model.artifact)  # the first time, its template is tried out

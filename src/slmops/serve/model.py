@@ -1,140 +1,107 @@
-"""One model that is served: a worker process, a thread and a bounded queue, and the answers that come of it."""
+"""One model that is served: a worker process, a bounded queue, the requests in flight, and the answers that come of them.
+
+All of it happens on the server's loop but what takes long: a worker is opened, and a long conversation is rendered, in a
+thread. Requests in flight are computed together where the engine can (engines.Flow).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import json
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
 from slmops.engines import Options, Sampling, _host
-from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request, Served
+from slmops.serve.answer import Answer as Answer
+from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
-from slmops.serve.tools._reader import Reader
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
-"""Seconds between the starts of a worker that died each time; the last goes on."""
+"""Seconds between the starts of a worker that died each time, or could not be started; the last goes on."""
+AGAIN = 0.5
+"""Seconds in which all are told that there was no memory: who waits beside has waited as long."""
+SHORT = 16_000
+"""Letters of a conversation that are rendered on the loop: faster than handing them to a thread."""
 
 log = logging.getLogger("slmops.model")
-
-
-class Answer:
-    """What comes back of a request: written by its model's thread, read on the loop of the server."""
-
-    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None], reader: Reader | None = None) -> None:
-        """On the loop that reads it. `ended` is called there once, however the request ends; `reader` finds calls."""
-        self.outcome, self._ended, self._reader = outcome, ended, reader
-        self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue[Event | BaseException]()
-        self._cancelled = threading.Event()
-
-    @property
-    def request(self) -> Request:
-        return self.outcome.request
-
-    async def next(self, seconds: float | None = None) -> Event | None:
-        """The next event; None when so many seconds have passed without one. Raises what the engine raised."""
-        try:
-            async with asyncio.timeout(seconds):
-                event = await self._events.get()
-        except TimeoutError:
-            return None
-        if isinstance(event, BaseException):
-            raise event
-        return event
-
-    def cancel(self) -> None:
-        """Nobody waits for it any more: the model stops at its next token. On the loop; nothing where it has ended."""
-        self._cancelled.set()
-        self._end("cancelled")
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def tell(self, event: Event | BaseException) -> None:
-        """From any thread."""
-        with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._take, event)
-
-    def _take(self, event: Event | BaseException) -> None:
-        outcome, now = self.outcome, time.monotonic()
-        match event:
-            case Began():
-                outcome.began = now
-                outcome.prompt_tokens, outcome.cached_tokens = event.prompt_tokens, event.cached_tokens
-            case Piece():
-                if outcome.ended is None:
-                    outcome.tokens += 1
-                    outcome.piece(now)
-            case Ended():
-                outcome.tokens = event.tokens
-                self._end(event.reason)
-            case BaseException():
-                outcome.fault = outcome.fault or event
-                self._end(type(event).__name__)
-        told = [event] if self._reader is None or isinstance(event, BaseException) else self._reader.take(event)
-        for one in told:
-            self._events.put_nowait(one)
-
-    def _end(self, reason: str) -> None:
-        if self.outcome.ended is None:
-            self.outcome.ended, self.outcome.reason = time.monotonic(), reason
-            self._ended(self.outcome)
 
 
 class Gone(Exception):
     """The model was unloaded between being found and being asked: look it up again."""
 
 
+class _Flight:
+    """A request that the engine has."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer, self.stops, self.tokens = answer, Stops(answer.request.stop), 0
+
+
 class Model:
-    """One model, loaded once under whatever names. Its thread alone talks to its worker; requests are computed in order."""
+    """One model, loaded once under whatever names. Up to options.parallel requests are in flight, up to `depth` wait."""
 
     def __init__(
-        self,
-        name: str,
-        artifact: run.Artifact,
-        engine: str | None,
-        options: Options,
-        depth: int,
-        *,
-        warm: bool = False,
+        self, name: str, artifact: run.Artifact, engine: str | None, options: Options, depth: int, *, warm: bool = False
     ) -> None:
-        """warm: a token is generated at each start, so that the first request finds caches filled."""
+        """warm: a token is generated at each start, so that the first request finds caches filled.
+
+        Raises EngineMissing and UsageError; nothing is loaded yet."""
         self.name, self.artifact = name, artifact
-        self._engine, self._options, self._warm = engine, options, warm
+        self.engine = run.choose_engine(self.artifact.format, engine, together=True)
+        self.options = dataclasses.replace(options, reuse=True, parallel=_host.at_once(self.engine, options.parallel))
+        self._most, self._depth, self._warm = options.parallel, depth, warm
         self.room: Callable[[], None] = lambda: None
         """Called before each start of a worker; returns when there is memory for it. Raises Busy, Unsupported."""
         self.served: dict[str, Served] = {}
         """The names that lead to it, and what it is under each."""
-        self._jobs: queue.Queue[Answer | Future[None] | None] = queue.Queue(depth + 1)  # and one load
-        self.depth = depth
-        self._worker: _host.Worker | None = None
-        self._crashes, self._last_start = 0, 0.0
-        self._closing, self._lock = False, threading.Lock()
-        self.busy, self.last_used = 0, time.monotonic()
-        """Requests that were taken and have not ended; when one last came or ended."""
-        self.running = 0
+        self.last_used = time.monotonic()
+        """When a request last came or ended."""
         self.loads = self.failures = self.restarts = 0
-        """Starts of its worker, those that failed, and those after it died."""
+        """Starts of its worker, those that failed, and deaths of it."""
         self.since: float | None = None
         """When its worker was ready (time.time), None while there is none."""
         self.load_seconds = 0.0
         self.fault: SlmopsError | None = None
-        """Why the last start failed; told to every request until `fault_until`."""
-        self.fault_until, self._faults = 0.0, 0
-        self._loading: Future[None] | None = None
-        self._thread = threading.Thread(target=self._work, name=f"model {name}", daemon=True)
-        self._thread.start()
+        """Why the last start failed; told to every request until `_fault_until`."""
+        self._fault_until, self._faults = 0.0, 0
+        self._asked = threading.Lock()
+        self._waiting: deque[Answer] = deque()
+        self._flights: dict[int, _Flight] = {}
+        self._count = self._embedding = 0
+        self._worker: _host.Worker | None = None
+        self._opening = threading.Lock()
+        self._starting = False
+        self._crashes, self._last_start = 0, 0.0
+        self._closing = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def running(self) -> int:
+        return len(self._flights) + self._embedding
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """Requests that were taken and have not ended."""
+        return len(self._waiting) + len(self._flights) + self._embedding
 
     @property
     def closing(self) -> bool:
-        return self._closing
+        return self._closing.is_set()
 
     @property
     def loaded(self) -> bool:
@@ -143,7 +110,7 @@ class Model:
     @property
     def failing(self) -> bool:
         """Whether its start failed so lately that it is not tried again yet."""
-        return self.fault is not None and time.monotonic() < self.fault_until
+        return self.fault is not None and time.monotonic() < self._fault_until
 
     @property
     def effective(self) -> Mapping[str, str]:
@@ -153,152 +120,252 @@ class Model:
 
     @property
     def pid(self) -> int | None:
+        """The worker's process, if it is loaded."""
         worker = self._worker
         return worker.pid if worker is not None else None
 
     @property
     def context(self) -> int:
         """Tokens of a prompt and its answer, at most."""
-        return min(self._options.context, self.artifact.context)
+        return min(self.options.context, self.artifact.context)
+
+    def load(self) -> _host.Worker:
+        """The worker, started now where there is none. From any thread but the loop's. Raises what opening raises."""
+        with self._opening:
+            if self._worker is None:
+                self._worker = self._opened()
+            return self._worker
+
+    def _opened(self) -> _host.Worker:
+        if self.fault is not None and self.failing:
+            raise self.fault
+        pause = BACK_OFF[min(self._crashes, len(BACK_OFF) - 1)] - (time.monotonic() - self._last_start)
+        if self._crashes and pause > 0:
+            self._closing.wait(pause)
+        try:
+            self.room()
+            if self._closing.is_set():
+                raise Busy("the server is about to end", "ask again when it is back", cause="draining")
+            self._last_start = time.monotonic()
+            worker = run.open_worker(self.artifact, self.engine, self.options)
+            try:
+                if self._warm:
+                    first = run.tokens_of(worker, self.artifact, "\n") or [0]
+                    for _ in worker.generate(first, Sampling(max_tokens=1)):
+                        pass
+                worker.flow(lambda lines: self._heard(worker, lines))
+            except BaseException:
+                worker.close()
+                raise
+        except SlmopsError as error:
+            self.fault, again = error, AGAIN
+            if not isinstance(error, Busy):
+                self._faults += 1
+                self.failures += 1
+                again = BACK_OFF[min(self._faults, len(BACK_OFF) - 1)]
+                log.error("cannot be loaded", extra={"model": self.name, "fault": str(error), "cure": error.cure})
+            self._fault_until = time.monotonic() + again
+            raise
+        self.fault, self._faults = None, 0
+        self.loads += 1
+        self.since, self.load_seconds = time.time(), time.monotonic() - self._last_start
+        return worker
+
+    # ---- on the loop
 
     def take(self, answer: Answer) -> None:
-        """Put a request into the queue. Raises Busy, and Gone where it was closed meanwhile."""
-        with self._lock:
-            if self._closing:
+        """A request. Raises Busy, Unsupported for what the engine cannot do, and Gone where it was closed meanwhile."""
+        _host.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
+        if len(self._waiting) >= self._depth:
+            raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
+        self._loop = asyncio.get_running_loop()
+        answer.on_cancel = self._left
+        with self._asked:
+            if self._closing.is_set():
                 raise Gone
-            if self.busy - self.running >= self.depth:
-                raise Busy(f"{self.depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
-            self.busy += 1
-            self.last_used = time.monotonic()
-            self._jobs.put_nowait(answer)
+            self._waiting.append(answer)
+            self._idle.clear()
+        self.last_used = time.monotonic()
+        self._go_on()
 
-    def load(self) -> Future[None]:
-        """Start its worker, if it has none. The future raises what opening raises, and Gone."""
-        with self._lock:
-            if self._loading is not None and not self._loading.done():
-                return self._loading
-            done = self._loading = Future()
-            if self._closing:
-                done.set_exception(Gone())
-            elif self.loaded:
-                done.set_result(None)
+    def _go_on(self) -> None:
+        """Start what waits, as far as there is room."""
+        while self._waiting and len(self._flights) < self._most and not self._starting:
+            worker = self._worker
+            long = sum(len(str(one.get("content", ""))) for one in self._waiting[0].request.messages) > SHORT
+            if worker is None or long:
+                self._starting = True
+                task = asyncio.get_running_loop().create_task(self._start_slowly())
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                return
+            answer = self._waiting.popleft()
+            try:
+                self._send(worker, answer, self._text(answer.request))
+            except Exception as error:  # whatever it is, the request must end, and the next one be served
+                answer.take(error)
+        if not self._waiting and not self._flights and not self._starting:
+            self.last_used = time.monotonic()
+            self._idle.set()
+
+    async def _start_slowly(self) -> None:
+        """The first that waits, with what takes long in a thread."""
+        answer = self._waiting[0]
+        try:
+            worker = await asyncio.to_thread(self.load)
+            text = await asyncio.to_thread(self._text, answer.request)
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+                self._send(worker, answer, text)
+        except Exception as error:
+            if isinstance(error, EngineCrashed):
+                self._crashes += 1
+            if answer in self._waiting:
+                self._waiting.remove(answer)
+            answer.take(error)
+        finally:
+            self._starting = False
+            self._go_on()
+
+    def _text(self, request: Request) -> str | tuple[int, ...]:
+        if request.prompt is None:
+            return self.artifact.prompt(request.messages, request.tools) + request.opening
+        if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
+            raise UsageError(f"the tokens of this model are 0 to {self.artifact.vocab - 1}", "check the tokenizer")
+        return request.prompt
+
+    def _send(self, worker: _host.Worker, answer: Answer, text: str | tuple[int, ...]) -> None:
+        self._count += 1
+        self._flights[self._count] = _Flight(answer)
+        sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
+        if isinstance(text, str):
+            worker.add(self._count, sampling, text=text, bos=begin)
+        else:
+            worker.add(self._count, sampling, ids=text)
+
+    def _left(self, answer: Answer) -> None:
+        """Nobody waits for an answer any more."""
+        if answer in self._waiting:
+            self._waiting.remove(answer)
+        for which in [number for number, one in self._flights.items() if one.answer is answer]:
+            self._stop(which)
+        self._go_on()
+
+    def _stop(self, which: int) -> None:
+        del self._flights[which]
+        if self._worker is not None:
+            self._worker.drop(which)
+
+    def _came(self, worker: _host.Worker, lines: Sequence[bytes]) -> None:
+        if not lines:
+            self._died(worker)
+            return
+        for line in lines:
+            for one in json.loads(line)["news"]:
+                if (flight := self._flights.get(one["which"])) is not None:
+                    self._news(worker, flight, one)
+        self._go_on()
+
+    def _news(self, worker: _host.Worker, flight: _Flight, one: Mapping[str, Any]) -> None:
+        answer, stops = flight.answer, flight.stops
+        if "cached" in one:
+            answer.take(Began(one["prompt"], one["cached"]))
+        if "error" in one:
+            del self._flights[one["which"]]
+            answer.take(worker.fault(one["error"]))
+            return
+        count = one.get("tokens", 0)
+        flight.tokens += count
+        text = stops.feed(one["text"]) if "text" in one else ""
+        likely = one.get("logprobs")
+        if text or likely:
+            told = tuple(Logprob(word, value, tuple(map(tuple, top))) for word, value, top in likely) if likely else ()
+            answer.take(Piece(text, told, count))
+        if stops.met is not None or "end" in one:
+            if "end" in one:
+                del self._flights[one["which"]]
             else:
-                self._jobs.put_nowait(done)
-        return done
+                self._stop(one["which"])
+            if rest := stops.rest():
+                answer.take(Piece(rest, (), 0))
+            self._crashes = 0
+            cut = one.get("end") == "length" and stops.met is None
+            answer.take(Ended("length" if cut else "stop", flight.tokens, stops.met))
+
+    def _died(self, worker: _host.Worker) -> None:
+        """Its own requests fail, and what waits finds a new one."""
+        if worker is not self._worker:
+            return
+        self._worker = self.since = None
+        flights, self._flights = self._flights, {}
+        if flights or not self._closing.is_set():
+            self._crashes += 1
+            self.restarts += 1
+            error = worker.crashed()
+            log.error("its worker died", extra={"model": self.name, "fault": str(error), "requests": len(flights)})
+            for flight in flights.values():
+                flight.answer.take(error)
+        with contextlib.suppress(SlmopsError, OSError):
+            worker.close()
+        self._go_on()
+
+    async def count(self, request: Request) -> int:
+        """Tokens of what a request would have the engine read. Raises what opening raises, and UsageError."""
+        worker = await asyncio.to_thread(self.load)
+        text = await asyncio.to_thread(self._text, request)
+        return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
+
+    def embed(self, texts: Sequence[str]) -> Awaitable[Embedded]:
+        """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
+        _host.check_can(self.engine, self.artifact.format, "embed")
+        if self._embedding >= self._depth:
+            raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment", cause="queue")
+        with self._asked:
+            if self._closing.is_set():
+                raise Gone
+            self._embedding += 1
+        return self._embedded(texts)
+
+    async def _embedded(self, texts: Sequence[str]) -> Embedded:
+        try:
+            worker = await asyncio.to_thread(self.load)
+            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+        finally:
+            self._embedding -= 1
+            self.last_used = time.monotonic()
+        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
+
+    # ---- from other threads
+
+    def _heard(self, worker: _host.Worker, lines: list[bytes]) -> None:
+        """On the worker's listening thread."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._came, worker, lines)
+        elif not lines:
+            self._died(worker)  # before anyone asked it anything
 
     def close_if_idle(self) -> bool:
         """Take no more requests, unless some are under way; `close` ends it then."""
-        with self._lock:
-            if self.busy and not self._closing:
+        with self._asked:
+            if self.busy and not self._closing.is_set():
                 return False
-            self._closing = True
+            self._closing.set()
             return True
 
     def close(self, wait: float = 30.0) -> None:
-        """Finish what is being computed, refuse the rest, end the worker."""
-        with self._lock:
-            self._closing = True
-        with contextlib.suppress(queue.Full):
-            self._jobs.put_nowait(None)
-        self._thread.join(wait)
-        if self._thread.is_alive() and self._worker is not None:
-            self._worker.kill()
-            self._thread.join(5)
-
-    def _work(self) -> None:
-        while not self._closing and (job := self._jobs.get()) is not None:
-            if isinstance(job, Future):
-                try:
-                    self._opened()
-                    job.set_result(None)
-                except Exception as error:
-                    job.set_exception(error)
-                continue
-            self.running = 1
-            try:
-                if not job.cancelled:
-                    for event in self._events(job):
-                        job.tell(event)
-            except Exception as error:  # whatever it is, the request must end, and the next one be served
-                if isinstance(error, EngineCrashed):
-                    self._drop()
-                job.tell(error)
-            finally:
-                self._over()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                left = self._jobs.get_nowait()
-                if isinstance(left, Future):
-                    left.set_exception(Gone())
-                elif left is not None:
-                    left.tell(Busy("the server is about to end", "ask again when it is back", cause="draining"))
-                    self._over()
-        self.since = None
-        if self._worker is not None:
-            self._worker.close()
-            self._worker = None
-
-    def _over(self) -> None:
-        with self._lock:
-            self.busy, self.running, self.last_used = self.busy - 1, 0, time.monotonic()
-
-    def _drop(self) -> None:
-        worker, self._worker, self.since = self._worker, None, None
-        self._crashes += 1
-        self.restarts += 1
+        """Finish what is being computed, refuse the rest, end the worker. Not on the loop."""
+        with self._asked:
+            self._closing.set()
+        if self._loop is not None and self._loop.is_running():
+            self._loop.call_soon_threadsafe(self._refuse)
+            self._idle.wait(wait)
+        with self._opening:
+            worker, self._worker, self.since = self._worker, None, None
         if worker is not None:
-            with contextlib.suppress(SlmopsError, OSError):
-                worker.close()
+            worker.close()
 
-    def _opened(self) -> _host.Worker:
-        if self._worker is None:
-            if self.fault is not None and self.failing:
-                raise self.fault
-            pause = BACK_OFF[min(self._crashes, len(BACK_OFF) - 1)] - (time.monotonic() - self._last_start)
-            if self._crashes and pause > 0:
-                time.sleep(pause)
-            self._last_start = time.monotonic()
-            try:
-                self.room()
-                began = time.monotonic()
-                self._worker = run.open_worker(self.artifact, self._engine, self._options)
-                if self._warm:
-                    first = run.tokens_of(self._worker, self.artifact, "\n") or [0]
-                    for _ in self._worker.generate(first, Sampling(max_tokens=1)):
-                        pass
-            except SlmopsError as error:
-                if self._worker is not None:
-                    self._worker.close()
-                    self._worker = None
-                self.fault = error
-                if not isinstance(error, Busy):
-                    self._faults += 1
-                    self.failures += 1
-                    log.error("cannot be loaded", extra={"model": self.name, "fault": str(error), "cure": error.cure})
-                # Who waits in the queue for memory has waited as long as this one.
-                again = 0.5 if isinstance(error, Busy) else BACK_OFF[min(self._faults, len(BACK_OFF) - 1)]
-                self.fault_until = time.monotonic() + again
-                raise
-            self.fault, self._faults = None, 0
-            self.loads += 1
-            self.since, self.load_seconds = time.time(), time.monotonic() - began
-        return self._worker
-
-    def _events(self, job: Answer) -> Iterator[Event]:
-        worker, request = self._opened(), job.request
-        text = request.prompt if request.prompt is not None else self.artifact.prompt(request.messages, request.tools)
-        ids = run.tokens_of(worker, self.artifact, text + request.opening)
-        sampling = run.fit(request.sampling, self.artifact, len(ids), self._options.context)
-        yield Began(len(ids))
-        stops, count = Stops(request.stop), 0
-        with contextlib.closing(worker.generate(ids, sampling)) as tokens:
-            for token in tokens:
-                count += token.id is not None
-                if text := stops.feed(token.text):
-                    yield Piece(text)
-                if stops.met or job.cancelled:
-                    break
-        self._crashes = 0
-        if rest := stops.rest():
-            yield Piece(rest)
-        yield Ended("length" if count >= sampling.max_tokens and not stops.met else "stop", count)
+    def _refuse(self) -> None:
+        while self._waiting:
+            self._waiting.popleft().take(Busy("the server is about to end", "ask again when it is back", cause="draining"))
+        self._go_on()

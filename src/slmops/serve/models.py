@@ -13,15 +13,15 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slmops import run
 from slmops.core import units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
 from slmops.serve import room
-from slmops.serve.model import Gone, Model
-from slmops.serve.names import Key, Names, Target
+from slmops.serve.model import Model
+from slmops.serve.names import Entry, Key, Names, Target
 from slmops.serve.request import Served
 
 WAIT = 30.0
@@ -88,6 +88,8 @@ class Held:
     """The version that answers until this one is loaded, and is not unloaded for it if that can be."""
     crowded: bool = False
     """Both do not fit."""
+    loading: bool = False
+    """By a thread of its own."""
 
     def measure(self) -> None:
         pid = self.model.pid
@@ -99,7 +101,7 @@ class Held:
             # What has not been read of mapped weights comes with the first requests.
             self.pid, self.expected = pid, max(self.measured, self.need.weights) + self.need.grows
             self.reserved = 0
-            told = {"model": self.target.name, "digest": self.target.digest, "engine": self.need.engine}
+            told = {"model": self.target.name, "digest": self.target.digest, "engine": self.model.engine}
             log.info("loaded", extra={**told, "seconds": round(self.model.load_seconds, 3), "memory": self.measured})
         self.expected = max(self.expected, self.measured)
 
@@ -180,11 +182,11 @@ class Models:
                 if current is not None and self._stays(current, held):
                     if not held.model.failing:
                         held.beside = current
-                        held.model.load()
+                        self._load(held)
                     return current.model
                 self._current[name] = held
-                need = held.need
-                held.model.served[name] = Served(target.name, target.digest, need.engine, need.scheme, target.release)
+                model, scheme = held.model, held.need.scheme
+                model.served[name] = Served(target.name, target.digest, model.engine, scheme, target.release)
                 self._pin()
             return held.model
 
@@ -205,11 +207,11 @@ class Models:
             entry = target.entry
             try:
                 artifact = run.Artifact.open(folder)
-                need = room.need(artifact, entry.engine, entry.options)
+                model = Model(target.name, artifact, entry.engine, entry.options, entry.queue, warm=self._warm)
+                need = room.need(artifact, model.engine, model.options)
             except BaseException:
                 release()
                 raise
-            model = Model(target.name, artifact, entry.engine, entry.options, entry.queue, warm=self._warm)
             held = Held(model, target, need, release, entry.keep_alive)
             model.room = functools.partial(self._room, held)
             with self._lock:
@@ -228,10 +230,24 @@ class Models:
                 continue
             if held.model.loaded:
                 return False
-            with contextlib.suppress(Gone):
-                held.model.load().result()
-                self.get(name)  # a name whose target moved goes to the new version from now on
-                return True
+            held.model.load()
+            self.get(name)  # a name whose target moved goes to the new version from now on
+            return True
+
+    def _load(self, held: Held) -> None:
+        """The same without waiting; what is wrong is told by the model itself."""
+
+        def load() -> None:
+            try:
+                with contextlib.suppress(SlmopsError):
+                    held.model.load()
+            finally:
+                held.loading = False
+
+        with self._lock:
+            if not held.loading:
+                held.loading = True
+                threading.Thread(target=load, name=f"load {held.target.name}", daemon=True).start()
 
     def unload(self, name: str, wait: float = 60.0) -> bool:
         """Unload it once what is in flight has ended, which it is waited for; whether it was loaded. Requests that come
@@ -343,7 +359,7 @@ class Models:
                 self.get(name)
                 held = self._of(name)
                 if held is not None and not held.model.loaded and not held.model.failing:
-                    held.model.load()
+                    self._load(held)
             except SlmopsError as fault:
                 log.error("cannot be loaded", extra={"model": name, "fault": str(fault)})
 
@@ -388,9 +404,9 @@ class Models:
                 over -= one.counted
                 self._end(one, "idle" if late else "memory", one.model.loaded)
 
-    def reload(self, change: Callable[[Names], None]) -> None:
-        """Serve what a changed configuration says; what is loaded and no longer asked for goes with its keep-alive."""
-        change(self._names)
+    def reload(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
+        """Serve these from now on; what is loaded and no longer asked for goes with its keep-alive. Raises UsageError."""
+        self._names.change(entries, aliases)
         with self._lock:
             self._pin()
 
@@ -398,6 +414,9 @@ class Models:
         """Of all that are loaded, or were lately asked for."""
         with self._lock:
             held = [*self._held.values(), *self._leaving]
+        for one in held:
+            if one.pid is None and one.model.loaded:
+                one.measure()
         return [_state(one) for one in held]
 
     def close(self) -> None:
@@ -425,7 +444,7 @@ def _state(held: Held) -> State:
         target.name,
         tuple(sorted(model.served)),
         target.digest,
-        held.need.engine,
+        model.engine,
         model.artifact.format,
         held.need.scheme,
         "/".join(dict.fromkeys(effective[key] for key in ("weights", "activations") if key in effective)),
@@ -433,7 +452,7 @@ def _state(held: Held) -> State:
         held.measured,
         held.counted,
         model.running,
-        max(0, model.busy - model.running),
+        model.waiting,
         held.pinned,
         model.since,
         None if expires is None else time.time() + max(0.0, expires - now),

@@ -146,6 +146,8 @@ class Names:
         try:
             digest, reference = self._shelf.resolve(entry.source or meant)
         except (SourceNotFound, UsageError):
+            if entry.source:
+                raise  # it is served by name, and is not there (any more)
             raise self._unknown(name) from None
         return Target(called or reference, digest, digest, _release(called or reference), entry)
 

@@ -45,8 +45,8 @@ class Request:
 
     model: str
     messages: tuple[Mapping[str, Any], ...] = ()
-    prompt: str | None = None
-    """In place of messages: continued as it stands, without the chat template."""
+    prompt: str | tuple[int, ...] | None = None
+    """In place of messages: a text or its tokens, continued as they stand, without the chat template."""
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
@@ -58,6 +58,8 @@ class Request:
     """Whether one answer may hold several calls."""
     opening: str = ""
     """Put behind the prompt: how the answer begins. Not given back."""
+    texts: tuple[str, ...] = ()
+    """To be embedded (Desk.embed); nothing is continued."""
     adapter: str | None = None
     """A LoRA adapter of the model, by its name."""
 
@@ -86,6 +88,8 @@ class Piece:
 
     text: str
     logprobs: tuple[Logprob, ...] = ()
+    tokens: int = 1
+    """That it is of: pieces that nobody has taken yet become one."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,16 @@ class Ended:
     reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
+    stop: str | None = None
+    """The text of `Request.stop` that ended it."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A vector of length 1 for each text."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
 
 
 Event = Began | Piece | Call | Arguments | Ended

@@ -25,8 +25,6 @@ SHARE = 0.8
 class Need:
     """Bytes that a model is expected to take with its whole context in use."""
 
-    engine: str
-    """That will open it."""
     scheme: str
     """Of its weights, where it says."""
     weights: int
@@ -51,10 +49,9 @@ def budget() -> int:
     return int(SHARE * hardware.usable())
 
 
-def need(artifact: run.Artifact, engine: str | None, options: Options) -> Need:
-    """The planner's figure for an artifact as it will be opened. Reads headers, no weights. Raises EngineMissing."""
-    name = run.choose_engine(artifact.format, engine)
-    module = plugins.load("engines", name)
+def need(artifact: run.Artifact, engine: str, options: Options) -> Need:
+    """The planner's figure for an artifact as it will be opened. Reads headers, no weights."""
+    module = plugins.load("engines", engine)
     context = min(options.context, artifact.context)
     size = _bytes(artifact.folder)
     try:
@@ -67,10 +64,10 @@ def need(artifact: run.Artifact, engine: str | None, options: Options) -> Need:
             spec, scheme, parameters = model.spec, "", model.parameters
     except SlmopsError:  # a graph that nothing can be read from but its bytes: what is opened is known to be more
         takes = module.FOOTPRINT
-        return Need(name, "", size, 0, takes.base + round((takes.copies - 1) * size), 0)
-    found = memory.of(spec, artifact.format, scheme, context, size, parameters, (name, module.FOOTPRINT), options.kv)
+        return Need("", size, 0, takes.base + round((takes.copies - 1) * size), 0)
+    found = memory.of(spec, artifact.format, scheme, context, size, parameters, (engine, module.FOOTPRINT), options.kv)
     cache = found.kv_cache * max(1, options.parallel)
-    return Need(name, scheme, size, cache, found.overhead, 0 if module.FOOTPRINT.reserved else cache)
+    return Need(scheme, size, cache, found.overhead, 0 if module.FOOTPRINT.reserved else cache)
 
 
 def _bytes(folder: Path) -> int:

@@ -4,7 +4,8 @@ OPENS, CLOSES            what stands around a call or a list of calls, "" for no
 BARE                     whether an answer that begins with JSON is a call without OPENS (engines leave OPENS out of their
                          text where it is a special token)
 LIST                     whether the calls of an answer are one JSON list
-ARGUMENTS                the key of a call's arguments, beside "name"
+NAMES                    keys that the name of a call's function may stand under
+ARGUMENTS                the key of its arguments
 writes(text) -> bool     whether a template that wrote this conversation writes this notation
 told(messages, tools)    optional: (messages, tools) as this notation's templates need them, where that is not as
                          transformers gives them
@@ -63,7 +64,7 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     Raises Unsupported where the model's template has no place for functions, and UsageError.
     """
     offered = request.tools if request.tool_choice != "none" else ()
-    if not offered and not any("tool_calls" in one or one.get("role") == "tool" for one in request.messages):
+    if not concerned(request):
         return dataclasses.replace(request, tools=()), None
     if artifact.chat_template is None:
         raise UsageError("this model has no chat template, so it is told of no functions", "ask without tools")
@@ -78,15 +79,22 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     if request.sampling.constraint is not None:
         raise Unsupported("an answer is held to a form, or may call functions: not both", "tool_choice: none, or no form")
     if request.tool_choice == "required":
-        text = json.dumps(_schema.calls(offered, module.ARGUMENTS, module.LIST, request.parallel_calls))
+        text = json.dumps(_schema.calls(offered, module, request.parallel_calls))
         sampling = dataclasses.replace(request.sampling, constraint=Constraint("json_schema", text))
-        fitted = dataclasses.replace(fitted, sampling=sampling, opening=module.OPENS if notation.told else "")
+        fitted = dataclasses.replace(
+            fitted, sampling=sampling, opening=request.opening + (module.OPENS if notation.told else "")
+        )
     elif not notation.told or not notation.known:
         fault = "takes no functions" if not notation.told else "writes calls in a notation that is not known here"
         raise Unsupported(f"the chat template of this model {fault}", "tool_choice: required, or a function by name")
-    elif not request.parallel_calls and module.CLOSES and not module.LIST:
-        fitted = dataclasses.replace(fitted, stop=(*request.stop, module.CLOSES))
     return fitted, Reader(module, names, request.parallel_calls, forced=request.tool_choice == "required")
+
+
+def concerned(request: Request) -> bool:
+    """Whether a request has to do with calls at all."""
+    if request.tools and request.tool_choice != "none":
+        return True
+    return any("tool_calls" in one or one.get("role") == "tool" for one in request.messages)
 
 
 @functools.lru_cache(maxsize=64)

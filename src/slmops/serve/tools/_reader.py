@@ -28,7 +28,7 @@ class Reader:
     def __init__(self, notation: ModuleType, names: Collection[str], several: bool, forced: bool) -> None:
         """names: of the functions that may be called; JSON that calls none of them is text. forced: the answer is a call."""
         self._opens, self._closes = notation.OPENS.strip() or _TAG, notation.CLOSES.strip()
-        self._names, self._several = frozenset(names), several
+        self._names, self._keys, self._several = frozenset(names), notation.NAMES, several
         self._may_begin, self._inside = notation.BARE, forced
         self._held = ""
         """Text that may become a marker, or is white space that nothing has followed yet."""
@@ -36,24 +36,27 @@ class Reader:
         """What is given back as text if it turns out to be no call: the marker, and what has come since."""
         self._object: _Object | None = None
         self._calls = 0
+        self.enough = False
+        """Whether the call that was asked for is whole, and nothing more is wanted."""
 
     def take(self, event: Event) -> list[Event]:
         """What is certain now."""
         match event:
-            case Piece():
+            case Piece() if not self.enough:
                 found = self._region(event.text) if self._inside else self._text(event)
             case Ended():
                 # The rest of a call that was told, or what stands behind the last one, is not text.
                 told = self._calls and (self._object is None or self._object.told)
                 rest = self._held if told else self._marker + self._raw + self._held
                 found = [Piece(rest)] if rest.strip() or (rest and not self._calls) else []
-                found.append(Ended("tool_calls" if self._calls and event.reason == "stop" else event.reason, event.tokens))
+                found.append(
+                    Ended("tool_calls" if self._calls and event.reason == "stop" else event.reason, event.tokens, event.stop)
+                )
+            case Piece():
+                found = []
             case _:
                 found = [event]
-        if self._several:
-            return found
-        # The first call is the answer: what a model that was told of one call adds to it is not given.
-        return [one for one in found if not (isinstance(one, Call | Arguments) and one.index)]
+        return found
 
     def _text(self, piece: Piece) -> list[Event]:
         text, self._held = self._held + piece.text, ""
@@ -82,7 +85,7 @@ class Reader:
             if self._object is None:
                 between = self._raw.lstrip(_BETWEEN)
                 if between == "{":
-                    self._object = _Object()
+                    self._object = _Object(self._keys)
                     self._object.push(letter)
                 elif between and between == self._closes:
                     return [*found, *self._out("", text[at + 1 :])]
@@ -105,6 +108,9 @@ class Reader:
                 if not one.told:
                     return [*found, *self._out(self._marker + self._raw, text[at + 1 :])]
                 self._object, self._raw = None, ""
+                if not self._several:
+                    self.enough = True
+                    return found
         return found
 
     def _out(self, back: str, rest: str) -> list[Event]:
@@ -115,9 +121,10 @@ class Reader:
 
 
 class _Object:
-    """One JSON object, letter by letter: its "name", and the text of its arguments as it grows."""
+    """One JSON object, letter by letter: the name in it, and the text of its arguments as it grows."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = keys
         self.name: str | None = None
         self.told, self.closed, self.index = False, False, 0
         self._raw, self._depth = "", 0
@@ -171,7 +178,7 @@ class _Object:
             self._string = False
             if self._depth == 1 and not self._in_value:
                 self._key = _text_of(self._raw[self._from :])
-            elif self._depth == 1 and self._key == "name" and self.name is None:
+            elif self._depth == 1 and self._key in self._keys and self.name is None:
                 self.name = _text_of(self._raw[self._from :])
 
 

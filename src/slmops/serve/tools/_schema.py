@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from slmops.core.errors import UsageError
@@ -11,23 +12,24 @@ MOST_CALLS = 16
 _DEFINED = ("$defs", "definitions")
 
 
-def calls(tools: Sequence[Mapping[str, Any]], arguments: str, listed: bool, several: bool) -> dict[str, Any]:
-    """One call of one of the functions; `listed`: a list of such, of one entry unless `several`. Raises UsageError."""
+def calls(tools: Sequence[Mapping[str, Any]], notation: ModuleType, several: bool) -> dict[str, Any]:
+    """One call of one of the functions, or a list of such, of one entry unless `several`. Raises UsageError."""
     shared: dict[str, Any] = {}
     found = []
     for index, tool in enumerate(tools):
         function = tool["function"]
         held = _moved(function.get("parameters") or {"type": "object", "properties": {}}, f"f{index}_", shared)
-        found.append(
+        found += [
             {
                 "type": "object",
-                "properties": {"name": {"type": "string", "enum": [function["name"]]}, arguments: held},
-                "required": ["name", arguments],
+                "properties": {key: {"type": "string", "enum": [function["name"]]}, notation.ARGUMENTS: held},
+                "required": [key, notation.ARGUMENTS],
                 "additionalProperties": False,
             }
-        )
+            for key in notation.NAMES
+        ]
     schema: dict[str, Any] = found[0] if len(found) == 1 else {"anyOf": found}
-    if listed:
+    if notation.LIST:
         schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": MOST_CALLS if several else 1}
     return {**schema, "$defs": shared} if shared else schema
 

@@ -7,7 +7,7 @@ import re
 
 OPENS, CLOSES = "<tool_call>\n", "\n</tool_call>"
 BARE = LIST = False
-ARGUMENTS = "arguments"
+NAMES, ARGUMENTS = ("name",), "arguments"
 
 
 def writes(text: str) -> bool:

@@ -7,7 +7,7 @@ import re
 
 OPENS, CLOSES = "", ""
 BARE, LIST = True, False
-ARGUMENTS = "parameters"
+NAMES, ARGUMENTS = ("name",), "parameters"
 
 
 def writes(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 OPENS, CLOSES = "[TOOL_CALLS]", ""
 BARE = LIST = True
-ARGUMENTS = "arguments"
+NAMES, ARGUMENTS = ("name",), "arguments"
 
 
 def writes(text: str) -> bool:

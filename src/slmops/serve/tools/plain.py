@@ -1,11 +1,13 @@
-"""A call as the whole answer, in JSON: {"name": ..., "arguments": {...}}. What is asked of a model whose template has no
-notation of its own."""
+"""A call as the whole answer, in JSON: {"name": ..., "arguments": {...}}, or with "tool" for "name".
+
+What is asked of a model whose template has no notation of its own: which of the two it was trained to write, it chooses.
+"""
 
 import re
 
 OPENS, CLOSES = "", ""
 BARE, LIST = True, False
-ARGUMENTS = "arguments"
+NAMES, ARGUMENTS = ("name", "tool"), "arguments"
 
 
 def writes(text: str) -> bool:

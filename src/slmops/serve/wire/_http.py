@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +27,7 @@ from slmops.core.errors import (
     UsageError,
 )
 from slmops.serve.access import CALLER
+from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Caller, Event
 
@@ -65,7 +67,7 @@ class ClientLeft(Exception):
 def caller(http: HttpRequest) -> Caller:
     """Who asks."""
     found: Caller = http.scope[CALLER]
-    return found
+    return dataclasses.replace(found, trail=http.scope[TRAIL])
 
 
 def operator(http: HttpRequest) -> Caller:
@@ -124,8 +126,12 @@ def headers(fault: SlmopsError) -> dict[str, str]:
 
 def first_fault(fault: ValidationError) -> tuple[str, str]:
     """The first field that is wrong, by its name, and what is wrong with it."""
-    first = fault.errors(include_url=False, include_input=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:100]
+    faults = fault.errors(include_url=False, include_input=False, include_context=False)
+    # Of a field that may be one thing or another, what is nearest to one of them went wrong deepest.
+    first = max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    name = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str"))[
+        :100
+    ]
     if first["type"] == "extra_forbidden":
         return name, f"{name} is not known, or cannot be done here"
     return name, (f"{name}: {first['msg']}" if name else str(first["msg"]))[:500]

@@ -24,6 +24,7 @@ MOST_SCHEMA = 64 << 10
 """Letters of a JSON schema."""
 FunctionName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 Identifier = Annotated[str, Field(min_length=1, max_length=128)]
+Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=1 << 31)]], Field(min_length=1, max_length=MOST_TOKENS)]
 Model = Annotated[str, Field(min_length=1, max_length=300)]
 
 
@@ -210,13 +211,20 @@ class Chat(Common):
 class Completion(Common):
     """The body of /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)]
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)]
+        | Tokens
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_ANSWERS)]
+    )
     echo: bool | None = None
     logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
 
     @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def prompts(self) -> list[str | list[int]]:
+        many = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        found: Any = self.prompt if many else [self.prompt]
+        return list(found)
 
     def requests(self) -> list[Request]:
         """One for each prompt and each answer of it that is wanted. Raises UsageError."""
@@ -226,7 +234,10 @@ class Completion(Common):
             raise UsageError("logprobs are of what is generated", "leave echo or logprobs out")
         # 16 is OpenAI's own default here.
         sampling = self.sampling(self.max_tokens or 16, self.logprobs)
-        asked = [Request(self.model, (), text, sampling, self.stops()) for text in self.prompts]
+        prompts = [one if isinstance(one, str) else tuple(one) for one in self.prompts]
+        if self.echo and not all(isinstance(one, str) for one in prompts):
+            raise UsageError("echo is of texts, not of tokens")
+        asked = [Request(self.model, (), one, sampling, self.stops()) for one in prompts]
         return [one for request in asked for one in several(request, self.n or 1)]
 
 

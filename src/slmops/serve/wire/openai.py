@@ -1,4 +1,4 @@
-"""OpenAI's API: /v1/models, /v1/chat/completions, /v1/completions, whole and as server-sent events.
+"""OpenAI's API: /v1/models, /v1/embeddings, /v1/chat/completions, /v1/completions, whole and as server-sent events.
 
 https://platform.openai.com/docs/api-reference; what the official client reads was looked up in it (openai 3.5). What cannot
 be done is refused by name; what changes no answer is let pass.
@@ -10,19 +10,19 @@ import secrets
 import time
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from slmops.core.errors import SlmopsError, SourceNotFound
-from slmops.serve.access import TooLarge
+from slmops.core.errors import SourceNotFound
 from slmops.serve.desk import Desk
 from slmops.serve.models import Models
 from slmops.serve.wire._answers import begin, whole
-from slmops.serve.wire._http import ClientLeft, Stream
+from slmops.serve.wire._http import Stream, caller
 from slmops.serve.wire._openai_body import Chat, Completion
-from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion, error, failure, invalid
+from slmops.serve.wire._openai_embed import Embedding, written
+from slmops.serve.wire._openai_faults import failure, faultless
+from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -39,16 +39,20 @@ def routes(desk: Desk) -> list[Route]:
         return JSONResponse(_card(models, name))
 
     async def chat(http: HttpRequest) -> Response:
-        return await _answered(http, desk, Chat)
+        return await faultless(_answered(http, desk, Chat))
 
     async def text(http: HttpRequest) -> Response:
-        return await _answered(http, desk, Completion)
+        return await faultless(_answered(http, desk, Completion))
+
+    async def embeddings(http: HttpRequest) -> Response:
+        return await faultless(_embedded(http, desk))
 
     return [
         Route("/v1/models", listed, methods=["GET"]),
         Route("/v1/models/{name:path}", one, methods=["GET"]),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
     ]
 
 
@@ -57,23 +61,19 @@ def _card(models: Models, name: str) -> dict[str, Any]:
 
 
 async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Completion]) -> Response:
-    try:
-        body = form.model_validate_json(await http.body())
-        requests, each = body.requests(), body.n or 1
-        writer: Writer = ChatWriter()
-        if isinstance(body, Completion):
-            writer = TextWriter([text if body.echo else "" for text in body.prompts for _ in range(each)])
-        answers, began = await begin(http, desk, requests)
-        head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
-        if body.stream:
-            usage = body.stream_options is not None and body.stream_options.include_usage
-            return Stream(answers, chunks(head, writer, answers, began, each, usage), "text/event-stream")
-        return JSONResponse(completion(head, writer, await whole(http, answers, began), each))
-    except TooLarge:
-        return error(413, "the request is too large", "request_too_large")
-    except ValidationError as fault:
-        return invalid(fault)
-    except SlmopsError as fault:
-        return failure(fault)
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
+    body = form.model_validate_json(await http.body())
+    requests, each = body.requests(), body.n or 1
+    writer: Writer = ChatWriter()
+    if isinstance(body, Completion):
+        writer = TextWriter([str(text) if body.echo else "" for text in body.prompts for _ in range(each)])
+    answers, began = await begin(http, desk, requests)
+    head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
+    if body.stream:
+        usage = body.stream_options is not None and body.stream_options.include_usage
+        return Stream(answers, chunks(head, writer, answers, began, each, usage), "text/event-stream")
+    return JSONResponse(completion(head, writer, await whole(http, answers, began), each))
+
+
+async def _embedded(http: HttpRequest, desk: Desk) -> Response:
+    body = Embedding.model_validate_json(await http.body())
+    return JSONResponse(written(body, await desk.embed(body.model, body.texts(), caller(http))))
