@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from slmops.serve import tools
-from slmops.serve.model import Answer, Model
+from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
 from slmops.serve.tools._reader import Reader
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -37,19 +39,21 @@ class Desk:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
         with self._admitted(outcome):
-            # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, request.model)
-            outcome.request, calls = await _fitted(request, model)
-            answer = Answer(outcome, self._ended, calls)
-            model.take(answer)
-        return answer
+
+            async def take(model: Model) -> Answer:
+                outcome.request, calls = await _fitted(request, model)
+                answer = Answer(outcome, self._ended, calls)
+                model.take(answer)
+                return answer
+
+            return await self._given(outcome, take)
 
     async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
         """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
+            found = await self._given(outcome, lambda one: one.embed(texts))
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
@@ -57,17 +61,33 @@ class Desk:
     async def count(self, request: Request, caller: Caller) -> int:
         """Tokens that the model would read for a request. Raises what `ask` raises."""
         outcome = Outcome(request, caller)
-        with self._admitted(outcome):
-            model = await asyncio.to_thread(self.models.get, request.model)
+
+        async def count(model: Model) -> int:
             outcome.request, _ = await _fitted(request, model)
-            found = await model.count(outcome.request)
+            return await model.count(outcome.request)
+
+        with self._admitted(outcome):
+            found = await self._given(outcome, count)
         outcome.ended, outcome.reason = time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
-    @contextmanager
+    async def _given(self, outcome: Outcome, give: Callable[[Model], Awaitable[T]]) -> T:
+        """Give a request to what its name leads to."""
+        name = outcome.request.model
+        while True:
+            # Opening reads files: not on the loop that all connections share.
+            model = self.models.at_hand(name)
+            if model is None:
+                model = await asyncio.to_thread(self.models.get, name)
+            outcome.served = model.served.get(name)
+            with contextlib.suppress(Gone):  # unloaded in between
+                return await give(model)
+
+    @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:
         """Past every watcher; they are told where it goes wrong."""
+        outcome.caller.trail.outcomes.append(outcome)
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
@@ -75,7 +95,7 @@ class Desk:
                 admitted.append(watcher)
             yield
         except BaseException as error:
-            outcome.ended, outcome.reason = time.monotonic(), type(error).__name__
+            outcome.ended, outcome.reason, outcome.fault = time.monotonic(), type(error).__name__, error
             for watcher in admitted:
                 watcher.ended(outcome)
             raise
