@@ -32,13 +32,13 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if (certificate := transport.get_extra_info("peercert")) and (name := _common_name(certificate)):
-            self.app_state = {**self.app_state, PEER: name}
+            self.app_state: dict[str, Any] = {**self.app_state, PEER: name}
         self._reading = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
-            self._came, self._reading = 0, _stopped(self._reading)
+            self._came, self._reading = 0, _without(self._reading)
             return
         self._came += len(data)
         left = self.cycle is not None and self.cycle.more_body
@@ -49,20 +49,23 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._writing = _stopped(self._writing) or self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
+        _without(self._writing)
+        self._writing = self.loop.call_later(DRAIN_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._writing = _stopped(self._writing)
+        self._writing = _without(self._writing)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading, self._writing = _stopped(self._reading), _stopped(self._writing)
+        self._reading, self._writing = _without(self._reading), _without(self._writing)
         super().connection_lost(exc)
 
 
-def _stopped(timer: asyncio.TimerHandle | None) -> None:
+def _without(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    """What stands in place of a timer that is over: None."""
     if timer is not None:
         timer.cancel()
+    return None
 
 
 def _common_name(certificate: dict[str, Any]) -> str | None:

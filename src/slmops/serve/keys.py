@@ -106,7 +106,8 @@ def _key(name: str, entry: Any) -> Key:
         raise ValueError("it has no fields")
     if unknown := sorted(set(entry) - FIELDS):
         raise ValueError(f"{unknown[0][:40]} is not known")
-    if (role := entry.get("role")) not in get_args(Role):
+    role: Any = entry.get("role")
+    if role not in get_args(Role):
         raise ValueError(f"its role is one of {', '.join(get_args(Role))}")
     hashed, subject, former = entry.get("sha256"), entry.get("subject"), entry.get("former")
     if any(one is not None and not (isinstance(one, str) and HASH.fullmatch(one)) for one in (hashed, former)):
@@ -148,7 +149,7 @@ def write(path: Path, keys: Mapping[str, Key]) -> None:
 
     entries: dict[str, dict[str, Any]] = {}
     for name, key in keys.items():
-        entry = {"role": key.caller.role, "sha256": key.sha256, "subject": key.subject}
+        entry: dict[str, Any] = {"role": key.caller.role, "sha256": key.sha256, "subject": key.subject}
         entry |= {"models": None if key.caller.models == ("*",) else list(key.caller.models)}
         entry |= dataclasses.asdict(key.caller.limits)
         entry |= {"created": shown(key.created) if key.created else None}

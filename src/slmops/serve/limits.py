@@ -1,7 +1,8 @@
 """How much each caller may ask for: requests and tokens a minute, tokens a day, requests at once. A watcher of the desk.
 
-What a caller may at most be given is taken from the budget when a request is let in, and what was not used is given back when
-it has ended: budgets hold although answers come later. A full minute's worth may come at once. Counts live in this process.
+What a caller may at most be given is taken from the budget when a request is let in, and what was not used is given back
+when it has ended: budgets hold although answers come later. A full minute's worth may come at once. Counts live in this
+process.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slmops.core.errors import Busy, PolicyRefused
-from slmops.serve.request import Caller, Outcome, Request
+from slmops.serve.request import UNLIMITED, Caller, Outcome, Request
 
 MOST_CALLERS = 10_000
 """That are remembered: those of signed tokens are made by others."""
@@ -68,7 +69,7 @@ class Limits:
                 f"{caller.name} may not use the model {request.model[:100]!r}", "ask for one of GET /v1/models"
             )
         limits = caller.limits
-        if limits == type(limits)():
+        if limits == UNLIMITED:
             return
         use, clock, day = self._use(caller), self._clock(), int(self._now() // DAY)
         if day != use.day:
@@ -87,7 +88,7 @@ class Limits:
         if limits.tokens_per_day is not None:
             most = min(most, limits.tokens_per_day)
             if use.day_tokens + most > limits.tokens_per_day:
-                said = f"{caller.name} may have {limits.tokens_per_day} tokens a day, and {use.day_tokens} are used or asked for"
+                said = f"{caller.name} may have {limits.tokens_per_day} tokens a day, {use.day_tokens} are used or asked for"
                 raise Busy(said, "ask for fewer tokens, or tomorrow", DAY - self._now() % DAY)
         use.requests.left -= 1
         use.tokens.left -= most
