@@ -37,16 +37,11 @@ def built(file: Path | None, **more: Any) -> Any:
 def scope(method: str, target: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:
     """As uvicorn makes it of a request's head."""
     raw, _, query = target.partition("?")
-    base = {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "scheme": "http",
-        "root_path": "",
-        "state": {},
-    }
-    address = {"server": ("127.0.0.1", 8080), "client": ("127.0.0.1", 50000)}
-    return base | address | {"method": method, "path": unquote(raw), "raw_path": raw.encode(), "query_string": query.encode(), "headers": headers}  # fmt: skip
+    return {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "", "state": {},
+        "server": ("127.0.0.1", 8080), "client": ("127.0.0.1", 50000), "method": method, "path": unquote(raw),
+        "raw_path": raw.encode(), "query_string": query.encode(), "headers": headers,
+    }  # fmt: skip
 
 
 async def ask(
