@@ -119,8 +119,7 @@ def test_tokens_a_day_until_midnight(limits: Limits, clock: Clock) -> None:
 
 
 def test_what_was_used_before_a_restart_counts(limits: Limits, clock: Clock) -> None:
-    limits.spent("ann", int(clock.now // DAY), 900)
-    limits.spent("ann", int(clock.now // DAY) - 1, 900)
+    limits.spent([("ann", 400), ("bob", 999), ("ann", 500)])
     with pytest.raises(Busy):
         asked(limits, Caller("ann", limits=Most(tokens_per_day=1000)), 101)
     asked(limits, Caller("ann", limits=Most(tokens_per_day=1000)), 100)

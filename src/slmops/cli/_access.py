@@ -6,7 +6,11 @@ import argparse
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from slmops.serve.access import Access
+    from slmops.serve.audit import Audit
+    from slmops.serve.desk import Watcher
     from slmops.serve.tls import Certificate
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -28,6 +32,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="seconds after which a request is given up (600)"
     )
+    group = parser.add_argument_group("what is written of it")
+    group.add_argument("--audit", metavar="FOLDER", help="a log of who asked for what, whose lines hold each other")
+    group.add_argument("--audit-key", metavar="FILE", help="32 random bytes or more: without them no line can be forged")
+    group.add_argument("--audit-keep", type=float, metavar="DAYS", help="files of the log that are older are removed (none)")
+    group.add_argument("--audit-prompts", action="store_true", help="write prompts too, without what looks like a secret")
+    group.add_argument("--audit-redact", action="append", default=[], metavar="REGEX", help="leave this out of them as well")
 
 
 def checked(arguments: argparse.Namespace) -> None:
@@ -46,6 +56,53 @@ def checked(arguments: argparse.Namespace) -> None:
             raise UsageError(f"{origin[:100]!r} is no origin of a page", "as https://chat.example.org, one by one")
     if not 0 < arguments.timeout < 1e6:
         raise UsageError("--timeout is a number of seconds above 0")
+
+
+def audit(arguments: argparse.Namespace) -> Audit | None:
+    """The log, open for this process alone. Raises VerificationFailed where it was tampered with, Busy, UsageError."""
+    from pathlib import Path
+
+    from slmops.core.errors import UsageError
+    from slmops.serve.audit import Audit, Redactor
+
+    if not arguments.audit:
+        if arguments.audit_key or arguments.audit_keep or arguments.audit_prompts or arguments.audit_redact:
+            raise UsageError("there is no audit log", "give --audit FOLDER")
+        return None
+    if arguments.audit_redact and not arguments.audit_prompts:
+        raise UsageError("without --audit-prompts no prompt is written", "leave --audit-redact out")
+    return Audit(
+        Path(arguments.audit),
+        key=secret(Path(arguments.audit_key)) if arguments.audit_key else None,
+        keep_days=arguments.audit_keep,
+        redactor=Redactor(arguments.audit_redact) if arguments.audit_prompts else None,
+    )
+
+
+def watchers(arguments: argparse.Namespace, audit: Audit | None) -> list[Watcher]:
+    """Those of the desk: the log first, so that what limits refuse stands in it too."""
+    import time
+
+    from slmops.serve.limits import DAY, Limits
+
+    limits = Limits(arguments.context)
+    if audit is None:
+        return [limits]
+    limits.spent(audit.used(time.time() // DAY * DAY))
+    return [audit, limits]
+
+
+def secret(path: Path) -> bytes:
+    """A key of the audit log. Raises SourceNotFound, UsageError."""
+    from slmops.core.errors import SourceNotFound, UsageError
+
+    try:
+        found = path.read_bytes()[:4096]
+    except OSError as error:
+        raise SourceNotFound(f"{path} cannot be read: {error.strerror}", "32 random bytes or more") from None
+    if len(found) < 32:
+        raise UsageError(f"{path} has {len(found)} bytes, which can be guessed", f"head -c 32 /dev/urandom > {path}")
+    return found
 
 
 def certificate(arguments: argparse.Namespace) -> Certificate | None:

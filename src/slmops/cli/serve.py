@@ -25,6 +25,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
     import json
     import socket
 
@@ -38,7 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
         from slmops.serve import app
         from slmops.serve.connection import Connection
         from slmops.serve.desk import Desk
-        from slmops.serve.limits import Limits
         from slmops.serve.models import Models
     except ImportError as error:
         raise EngineMissing(
@@ -68,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
+        audit = _access.audit(arguments)
+        watchers, access = _access.watchers(arguments, audit), dataclasses.replace(access, told=audit)
         shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         url = f"http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}"
         facts = {"url": url, "models": list(folders)}
@@ -79,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models, [Limits(arguments.context)], arguments.timeout), access),
+                app.build(Desk(models, watchers, arguments.timeout), access),
                 http=Connection,
                 proxy_headers=False,  # who asks is not for a header to say
                 ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
@@ -100,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
             pass  # asked to end, and it has: what was being computed was finished
         finally:
             models.close()
+            if audit is not None:
+                audit.close()
     return 0
 
 

@@ -54,6 +54,16 @@ class Tokens(Protocol):
         """Whose it is; None where it does not hold."""
 
 
+class Told(Protocol):
+    """What is told of requests that never come to the desk. Must not wait."""
+
+    def refused(self, name: str, method: str, path: str, status: int) -> None:
+        """A request was refused for who asks."""
+
+    def changed(self, caller: Caller, method: str, path: str, status: int, noted: Mapping[str, str]) -> None:
+        """A request to a route for operators or admins, which may have changed something."""
+
+
 @dataclass(frozen=True)
 class Access:
     """How callers are known. With no keys, no tokens and no certificates nobody is asked who they are."""
@@ -68,10 +78,8 @@ class Access:
     """Whether the server can be reached from this machine alone."""
     origins: frozenset[str] = frozenset()
     """Web pages of other places that may ask."""
-    refused: Callable[[str, str, str, int], None] = lambda name, method, path, status: None
-    """Told of every request that is refused for who asks: name, method, path, status."""
-    changed: Callable[[Caller, str, str, int, Mapping[str, str]], None] = lambda caller, method, path, status, noted: None
-    """Told of every request to a route for operators or admins that may change something."""
+    told: Told | None = None
+    """The audit log."""
 
     def anonymous(self, headers: Mapping[bytes, str]) -> Caller | None:
         """Who it is that shows nothing.
@@ -142,13 +150,14 @@ class Guard:
             if own not in rights.STREAMED:
                 receive = await _read(headers, receive)
         except _Refused as refusal:
-            if refusal.status in (401, 403):
-                self._access.refused(name, method, path, refusal.status)
+            if refusal.status in (401, 403) and self._access.told is not None:
+                self._access.told.refused(name, method, path, refusal.status)
             await _refuse(send, path, refusal)
             return
         except _Left:
             return
-        if level in rights.CHANGING and (method not in ("GET", "HEAD") or own in rights.CHANGED_BY_GET):
+        changing = self._access.told is not None and level in rights.CHANGING
+        if changing and (method not in ("GET", "HEAD") or own in rights.CHANGED_BY_GET):
             await self._told(scope, receive, send, caller)
         else:
             await self._app(scope, receive, send)
@@ -164,7 +173,8 @@ class Guard:
         try:
             await self._app(scope, receive, watched)
         finally:
-            self._access.changed(caller, scope["method"], scope["path"], status, noted)
+            assert self._access.told is not None
+            self._access.told.changed(caller, scope["method"], scope["path"], status, noted)
 
     def _route(self, scope: Scope) -> tuple[rights.Level | None, str]:
         """What the route of a request asks for, and the route's own path. None: no route takes it, which says nothing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from slmops.core.errors import Busy, PolicyRefused
@@ -71,7 +71,7 @@ class Limits:
         limits = caller.limits
         if limits == UNLIMITED:
             return
-        use, clock, day = self._use(caller), self._clock(), int(self._now() // DAY)
+        use, clock, day = self._use(caller), self._clock(), self._today()
         if day != use.day:
             use.day, use.day_tokens = day, self._before.get((caller.name, day), 0)
         if limits.concurrent is not None and use.running >= limits.concurrent:
@@ -112,9 +112,14 @@ class Limits:
         if day == use.day:
             use.day_tokens += used - most
 
-    def spent(self, name: str, day: int, tokens: int) -> None:
-        """Tokens that a caller had on a day before this process began (from the audit log)."""
-        self._before[name, day] = self._before.get((name, day), 0) + tokens
+    def spent(self, used: Iterable[tuple[str, int]]) -> None:
+        """Who had how many tokens of today's before this process began."""
+        day = self._today()
+        for name, tokens in used:
+            self._before[name, day] = self._before.get((name, day), 0) + tokens
+
+    def _today(self) -> int:
+        return int(self._now() // DAY)
 
     def _use(self, caller: Caller) -> _Use:
         limits, clock = caller.limits, self._clock()

@@ -113,6 +113,21 @@ class Embedded:
 Event = Began | Piece | Ended
 
 
+@dataclass(frozen=True)
+class Served:
+    """What answers to a name: which bytes, in which engine."""
+
+    name: str
+    """One for all ways to write it."""
+    digest: str
+    """sha256:..., empty for a folder that is not in the registry."""
+    engine: str
+    quant: str
+    """The scheme of its weights; empty where it does not say."""
+    release: str
+    """stable or canary."""
+
+
 @dataclass
 class Outcome:
     """What came of a request: written as its events pass, told to every watcher once it has ended."""
@@ -131,3 +146,5 @@ class Outcome:
     """Generated so far, by the engine's own count once it has ended, by pieces before."""
     reason: str = ""
     """stop, length, cancelled, or the kind of the error: "EngineCrashed"."""
+    served: Served | None = None
+    """What it was given to; None where nothing was found, or nothing took it."""
