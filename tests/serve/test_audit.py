@@ -155,7 +155,7 @@ def test_no_line_of_it_can_be_touched(session: Path, tmp_path: Path) -> None:
             swapped = rows.copy()
             swapped[i], swapped[j] = swapped[j], swapped[i]
             assert found(b"".join(swapped)), (i, j)
-    for at in range(len(whole) - 1):
+    for at in range(0, len(whole) - 1, 5):
         assert found(whole[:at]), at
     target.write_bytes(whole)
     for head in ("", "{}", json.dumps({"seq": 3, "hash": "0" * 64}), json.dumps({"seq": 10**6, "hash": "0" * 64})):

@@ -302,5 +302,6 @@ async def _refuse(send: Send, path: str, refusal: _Refused) -> None:
     body = json.dumps({"error": str(refusal) if path.startswith("/api/") else said}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
+    headers += [(b"connection", b"close")] if refusal.status == 408 else []
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
