@@ -15,7 +15,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from slmops.serve.access import PEER
 
-HEAD_SECONDS, DRAIN_SECONDS = 30.0, 30.0
+HEAD_SECONDS, DRAIN_SECONDS, CLOSE_SECONDS = 30.0, 30.0, 2.0
 MOST_HEAD, MOST_LEFT = 64 << 10, 8 << 20
 """Bytes of a head, and of a body that nobody reads any more."""
 
@@ -55,6 +55,19 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def resume_writing(self) -> None:
         super().resume_writing()
         self._writing = _without(self._writing)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._end()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self._end()
+
+    def _end(self) -> None:
+        # With TLS a connection that is closed waits for the client to agree, half a minute if need be.
+        if self.transport.is_closing():
+            self.loop.call_later(CLOSE_SECONDS, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading, self._writing = _without(self._reading), _without(self._writing)
