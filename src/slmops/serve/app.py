@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +22,13 @@ from slmops.serve.logs import Trails
 from slmops.serve.metrics import Metrics
 
 ROOM = "serve.wire"
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "HEAD", "POST", "DELETE"),
+    "allow_headers": ("*",),  # every client has its own, and none of them decides anything
+    "allow_private_network": True,
+    "expose_headers": ("x-request-id", "retry-after"),
+}
+"""For the pages of --cors alone; cookies are never taken from them."""
 
 
 def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
@@ -45,5 +54,10 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access)]
-    return Starlette(routes=found, middleware=around, lifespan=lifespan)
+    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access, routes=found)]
+    if access.origins:
+        # In front of the guard, so that pages can read its refusals too.
+        around.insert(1, Middleware(CORSMiddleware, **CORS, allow_origins=sorted(access.origins)))
+    made = Starlette(routes=found, middleware=around, lifespan=lifespan)
+    made.router.redirect_slashes = False  # a path with a slash more is another path
+    return made

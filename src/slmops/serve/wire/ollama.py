@@ -20,13 +20,14 @@ from starlette.routing import Route
 
 import slmops
 from slmops.core.errors import SlmopsError
+from slmops.serve import rights
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, operator, status
+from slmops.serve.wire._http import ClientLeft, Stream, caller, operator, status
 from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Generate, Options, Show, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
@@ -100,7 +101,7 @@ async def _answered(
         request = body.request(defaults)
         (body.options or defaults).fits(model.context)
         answers, began = await begin(http, desk, [request])
-        if keep is not None and caller(http).role in OPERATORS:
+        if keep is not None and caller(http).role in rights.MAY["operator"]:
             await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
         if body.streamed:
             return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
