@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
+from slmops.serve import tools
 from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
-
-T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -36,9 +35,16 @@ class Desk:
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
-        answer = Answer(outcome, self._ended)
         with self._admitted(outcome):
-            await self._given(outcome, lambda model: model.take(answer))
+            while True:
+                model, calls = await self._model(outcome), None
+                if request.tools or tools.concerned(request):
+                    # The first time, a model's template is tried out.
+                    outcome.request, calls = await asyncio.to_thread(tools.fit, request, model.artifact)
+                answer = Answer(outcome, self._ended, calls)
+                with contextlib.suppress(Gone):
+                    model.take(answer)
+                    break
         return answer
 
     async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
@@ -46,22 +52,23 @@ class Desk:
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            found = await (await self._given(outcome, lambda one: one.embed(texts)))
+            while True:
+                with contextlib.suppress(Gone):
+                    found = await (await self._model(outcome)).embed(texts)
+                    break
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
-    async def _given(self, outcome: Outcome, give: Callable[[Model], T]) -> T:
-        """Give a request to what its name leads to."""
+    async def _model(self, outcome: Outcome) -> Model:
+        """What the name leads to; unloaded before it is asked, it raises Gone, and is looked up again."""
         name = outcome.request.model
-        while True:
+        model = self.models.at_hand(name)
+        if model is None:
             # Opening reads files: not on the loop that all connections share.
-            model = self.models.at_hand(name)
-            if model is None:
-                model = await asyncio.to_thread(self.models.get, name)
-            outcome.served = model.served.get(name)
-            with contextlib.suppress(Gone):  # unloaded in between
-                return give(model)
+            model = await asyncio.to_thread(self.models.get, name)
+        outcome.served = model.served.get(name)
+        return model
 
     @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:

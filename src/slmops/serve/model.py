@@ -14,11 +14,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
 from slmops.engines import Options, Sampling, _host
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Served
@@ -222,14 +222,22 @@ class Model:
             self._starting = False
             self._go_on()
 
-    def _text(self, answer: Answer) -> str:
+    def _text(self, answer: Answer) -> str | tuple[int, ...]:
         request = answer.request
-        return request.prompt if request.prompt is not None else self.artifact.prompt(request.messages)
+        if request.prompt is None:
+            return self.artifact.prompt(request.messages, request.tools) + request.opening
+        if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
+            raise UsageError(f"the tokens of this model are 0 to {self.artifact.vocab - 1}", "check the tokenizer")
+        return request.prompt
 
-    def _send(self, worker: _host.Worker, answer: Answer, text: str) -> None:
+    def _send(self, worker: _host.Worker, answer: Answer, text: str | tuple[int, ...]) -> None:
         self._count += 1
         self._flights[self._count] = _Flight(answer)
-        worker.add(self._count, run.stopping(answer.request.sampling, self.artifact), text=text, bos=self.artifact.begin)
+        sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
+        if isinstance(text, str):
+            worker.add(self._count, sampling, text=text, bos=begin)
+        else:
+            worker.add(self._count, sampling, ids=text)
 
     def _left(self, answer: Answer) -> None:
         """Nobody waits for an answer any more."""
@@ -296,7 +304,7 @@ class Model:
             worker.close()
         self._go_on()
 
-    def embed(self, texts: Sequence[str]) -> Awaitable[Embedded]:
+    async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
         if self._embedding >= self._depth:
@@ -305,9 +313,6 @@ class Model:
             if self._closing.is_set():
                 raise Gone
             self._embedding += 1
-        return self._embedded(texts)
-
-    async def _embedded(self, texts: Sequence[str]) -> Embedded:
         try:
             worker = await asyncio.to_thread(self.load)
             found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]

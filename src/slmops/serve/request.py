@@ -45,13 +45,19 @@ class Request:
 
     model: str
     messages: tuple[Mapping[str, Any], ...] = ()
-    prompt: str | None = None
-    """In place of messages: continued as it stands, without the chat template."""
+    prompt: str | tuple[int, ...] | None = None
+    """In place of messages: a text or its tokens, continued as they stand, without the chat template."""
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as chat templates take them: {"type": "function", "function": {...}}."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    """Whether it must call one. Where it must call a certain one, that is the only one in `tools`."""
+    parallel_calls: bool = True
+    """Whether one answer may hold several calls."""
+    opening: str = ""
+    """Put behind the prompt: how the answer begins. Not given back."""
     texts: tuple[str, ...] = ()
     """To be embedded (Desk.embed); nothing is continued."""
     adapter: str | None = None
@@ -87,10 +93,28 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Call:
+    """The model calls a function; its arguments follow."""
+
+    index: int
+    """Among the calls of this answer, from 0."""
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """More of the JSON text of the arguments of the latest call."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The answer is whole."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
 
@@ -103,7 +127,7 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Began | Piece | Ended
+Event = Began | Piece | Call | Arguments | Ended
 
 
 @dataclass(frozen=True)
