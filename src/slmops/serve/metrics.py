@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 
 import slmops
 from slmops.core.errors import Busy, EngineCrashed, EngineFailed
-from slmops.serve.models import Models, State
+from slmops.serve.held import State
+from slmops.serve.models import Models
 from slmops.serve.request import GAPS, Caller, Outcome, Request, Served
 
 SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
