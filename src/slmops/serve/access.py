@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from slmops.serve import page
 from slmops.serve.request import Caller
 
 CALLER = "slmops.caller"
 """Where the guard leaves in the scope who asks."""
 MOST_BODY = 1 << 20
-OPEN = frozenset({"/health/live", "/health/ready"})
-"""Paths that need no key: they say nothing but that the server is there."""
+OPEN = frozenset({"/health/live", "/health/ready", *page.table()})
+"""Paths that need no key: they say nothing but that the server is there, and the page's files, which hold nothing."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
+from slmops.serve import page
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
 
@@ -40,6 +41,7 @@ def build(desk: Desk, access: Access) -> Starlette:
         Route("/health/live", live, methods=["GET"]),
         Route("/health/ready", ready, methods=["GET"]),
         Route("/slmops/models", loaded, methods=["GET"]),
+        *page.routes(),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)

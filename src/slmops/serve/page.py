@@ -1,0 +1,99 @@
+"""The web page at `/`: the files of serve/web/, from a fixed table that is listed once. No path is made from a name.
+
+The page holds nothing that is anyone's, so it needs no key; what it shows comes from routes that do. Its files lie under
+an address that has their digest in it, so that a browser keeps them for ever and a new version is never mixed with an old one.
+"""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import importlib.resources
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "connect-src 'self'",
+        "img-src 'self' data:",
+        "frame-ancestors 'none'",
+        "base-uri 'none'",
+        "form-action 'self'",
+        # No text ever becomes HTML, ours included: the page builds nodes.
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    )
+)
+"""Content-Security-Policy of the page."""
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+    "vary": "accept-encoding",
+}
+FIRST = "index.html"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the page, whole and compressed."""
+
+    plain: bytes
+    packed: bytes
+    type: str
+    tag: str
+    """Its ETag: weak, for it is one for both forms."""
+    lasting: bool
+    """Whether its address names its content."""
+
+
+@functools.cache
+def table() -> Mapping[str, File]:
+    """Path -> file: all that there is."""
+    folder = importlib.resources.files(__package__) / "web"
+    found = {one.name: one.read_bytes() for one in folder.iterdir() if one.name.rpartition(".")[2] in TYPES}
+    whole = hashlib.sha256(b"".join(name.encode() + found[name] for name in sorted(found))).hexdigest()[:16]
+    base = f"/web/{whole}/"
+    first = found.pop(FIRST).replace(b'"web/', f'"{base}'.encode())
+    files = {base + name: _file(name, content, lasting=True) for name, content in found.items()}
+    return {"/": _file(FIRST, first, lasting=False), **files}
+
+
+def _file(name: str, content: bytes, lasting: bool) -> File:
+    tag = f'W/"{hashlib.sha256(content).hexdigest()[:16]}"'
+    return File(content, gzip.compress(content, mtime=0), TYPES[name.rpartition(".")[2]], tag, lasting)
+
+
+def routes() -> list[Route]:
+    """The page's own."""
+
+    async def answered(http: Request) -> Response:
+        file = table().get(http.scope["path"])
+        if file is None:
+            return Response(status_code=404)
+        keep = "public, max-age=31536000, immutable" if file.lasting else "no-cache"
+        headers = {**HEADERS, "etag": file.tag, "cache-control": keep}
+        if file.tag in http.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if "gzip" not in http.headers.get("accept-encoding", ""):
+            return Response(file.plain, headers=headers, media_type=file.type)
+        return Response(file.packed, headers={**headers, "content-encoding": "gzip"}, media_type=file.type)
+
+    return [Route("/", answered, methods=["GET"]), Route("/web/{version}/{name}", answered, methods=["GET"])]
