@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slmops.serve import page
 from slmops.serve.request import Caller
+from slmops.serve.sessions import Sessions
 
 CALLER = "slmops.caller"
 """Where the guard leaves in the scope who asks."""
@@ -40,8 +41,8 @@ class Access:
 class Guard:
     """ASGI middleware: Host, key and the size of the body."""
 
-    def __init__(self, app: ASGIApp, access: Access) -> None:
-        self._app, self._access = app, access
+    def __init__(self, app: ASGIApp, access: Access, sessions: Sessions) -> None:
+        self._app, self._access, self._sessions = app, access, sessions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -50,6 +51,7 @@ class Guard:
         if scope["type"] != "http":
             return  # no other protocol is spoken
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        headers = self._sessions.lent(scope, headers)
         # A page of another site can have a browser send requests here under its own name (DNS rebinding).
         if _host(headers.get(b"host", "")) not in self._access.hosts:
             await _refuse(send, 403, "this server is not asked under that name", "forbidden_host")

@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from slmops.core import plugins
 from slmops.serve import page
-from slmops.serve.access import Access, Guard
+from slmops.serve.access import CALLER, Access, Guard
 from slmops.serve.desk import Desk
+from slmops.serve.sessions import Sessions
 
 ROOM = "serve.wire"
 
@@ -32,6 +33,8 @@ def build(desk: Desk, access: Access) -> Starlette:
     async def loaded(_: Request) -> Response:
         return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
+    sessions = Sessions()
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -42,7 +45,8 @@ def build(desk: Desk, access: Access) -> Starlette:
         Route("/health/ready", ready, methods=["GET"]),
         Route("/slmops/models", loaded, methods=["GET"]),
         *page.routes(),
+        *sessions.routes(lambda http: http.scope[CALLER]),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    return Starlette(routes=found, middleware=[Middleware(Guard, access=access)], lifespan=lifespan)
+    return Starlette(routes=found, middleware=[Middleware(Guard, access=access, sessions=sessions)], lifespan=lifespan)

@@ -1,7 +1,7 @@
-"""The web page at `/`: the files of serve/web/, from a fixed table that is listed once. No path is made from a name.
+"""The web page at `/` and what only it asks for: the files of serve/web/, from a fixed table that is listed once. No path is made from a name.
 
-The page holds nothing that is anyone's, so it needs no key; what it shows comes from routes that do. Its files lie under
-an address that has their digest in it, so that a browser keeps them for ever and a new version is never mixed with an old one.
+The page holds nothing that is anyone's, so it needs no key; what it shows comes from routes that do. Its files lie under an
+address that has their digest in it, so that a browser keeps them for ever and never mixes a new version with an old one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,14 @@ import hashlib
 import importlib.resources
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import anyio.to_thread
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
+from slmops.core.errors import SlmopsError
 
 TYPES = {
     "css": "text/css; charset=utf-8",
@@ -96,4 +100,23 @@ def routes() -> list[Route]:
             return Response(file.plain, headers=headers, media_type=file.type)
         return Response(file.packed, headers={**headers, "content-encoding": "gzip"}, media_type=file.type)
 
-    return [Route("/", answered, methods=["GET"]), Route("/web/{version}/{name}", answered, methods=["GET"])]
+    async def held(_: Request) -> Response:
+        try:
+            found = await anyio.to_thread.run_sync(_holdings)
+        except SlmopsError:
+            # Paths and causes are for its owner, at the command line.
+            said = "the registry cannot be read: slmops models fsck says why"
+            return JSONResponse({"error": {"message": said, "type": "server_error", "code": "registry"}}, 500)
+        return JSONResponse(found, headers={"cache-control": "no-store"})
+
+    return [
+        Route("/", answered, methods=["GET"]),
+        Route("/web/{version}/{name}", answered, methods=["GET"]),
+        Route("/slmops/registry", held, methods=["GET"]),
+    ]
+
+
+def _holdings() -> dict[str, Any]:
+    from slmops.serve import shelf  # a server answers sooner than this is read
+
+    return shelf.holdings()

@@ -2,6 +2,7 @@
 
 import { copier, h, icon, say } from "./dom.js";
 import { streamed } from "./api.js";
+import { models } from "./models.js";
 import { Markdown, code } from "./markdown.js";
 
 const REASONS = { length: "cut at the most tokens", stop: "", stopped: "stopped by you", tool_calls: "a tool call" };
@@ -25,6 +26,8 @@ class Clock {
   pieces = 0;
   tokens = null;
   prompt = null;
+  /** Whether the model was to be loaded first. */
+  cold = false;
 
   piece() {
     this.last = performance.now();
@@ -79,13 +82,14 @@ export class Answer {
   }
 
   get facts() {
-    const { ttft, rate: speed, count, prompt } = this.clock;
-    return { text: this.text, reason: this.reason, fault: this.fault?.message ?? null, clock: { ttft, rate: speed, count, prompt } };
+    const { ttft, rate: speed, count, prompt, cold } = this.clock;
+    return { text: this.text, reason: this.reason, fault: this.fault?.message ?? null, clock: { ttft, rate: speed, count, prompt, cold } };
   }
 
   /** Ask, and show what comes until it ends, fails or `signal` stops it; says which. */
   async run(body, signal, grown = () => {}) {
     this.clock = new Clock();
+    this.clock.cold = models.get(this.name)?.loaded === false;
     this.node.setAttribute("aria-busy", "true");
     this.body.replaceChildren(h("p.waiting", {}, h("span.unseen", {}, "Waiting for the first token"), h("i"), h("i"), h("i")));
     try {
@@ -110,6 +114,7 @@ export class Answer {
     this.#drawing = -1;
     this.draw();
     grown();
+    models.refresh().catch(() => {}); // it may be loaded now
     return this;
   }
 
@@ -159,8 +164,8 @@ export class Answer {
 
   /** The line of figures. */
   #tell() {
-    const { ttft, rate: speed, count, prompt } = this.clock, said = [];
-    if (ttft !== null) said.push(figure(seconds(ttft), "to first token"), figure(rate(speed), "tokens/s"), figure(count, count === 1 ? "token" : "tokens"));
+    const { ttft, rate: speed, count, prompt, cold } = this.clock, said = [];
+    if (ttft !== null) said.push(figure(seconds(ttft), cold ? "to load and first token" : "to first token"), figure(rate(speed), "tokens/s"), figure(count, count === 1 ? "token" : "tokens"));
     if (prompt !== null) said.push(figure(prompt, "in the prompt"));
     if (REASONS[this.reason]) said.push(h("span.reason", {}, REASONS[this.reason]));
     this.stats.replaceChildren(...said);

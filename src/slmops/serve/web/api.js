@@ -41,9 +41,15 @@ export async function text(path, signal) {
   return (await answered(path, { signal })).text();
 }
 
-export async function post(path, body, method = "POST") {
-  const found = await answered(path, { method, headers: json, body: body === undefined ? undefined : JSON.stringify(body) });
-  return found.status === 204 ? null : found.json();
+/** Sign in: the key goes this once, and the answer sets a cookie that no script can read. */
+export async function enter(key) {
+  // A header holds no other letters, and no key has them.
+  if (!/^[!-~]+$/.test(key)) throw new Fault("A key has letters, digits and signs of ASCII alone, and no spaces.");
+  await answered("/slmops/session", { method: "POST", headers: { authorization: `Bearer ${key}` } });
+}
+
+export async function leave() {
+  await answered("/slmops/session", { method: "DELETE" });
 }
 
 /** The chunks of a streamed chat completion. Throws Fault, and AbortError when `signal` ends it. */

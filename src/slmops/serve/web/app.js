@@ -1,6 +1,6 @@
 // The page: its views, which of them is shown (by the address's #), who is signed in, and light or dark.
 
-import { Fault, get, post, refused } from "./api.js";
+import { Fault, enter, get, leave, refused } from "./api.js";
 import { chat } from "./chat.js";
 import { compare } from "./compare.js";
 import { button, h, icon, say } from "./dom.js";
@@ -51,7 +51,7 @@ function signin(entered) {
     press.disabled = true;
     fault.textContent = "";
     try {
-      await post("/slmops/session", { key: field.value });
+      await enter(field.value.trim());
       field.value = "";
       entered();
     } catch (error) {
@@ -99,12 +99,12 @@ function list() {
 
 async function who() {
   const found = await get("/slmops/session").catch(() => null);
-  const leave = found?.session ? button("bare.leave", "leave", `Sign out ${found.name}`, async () => {
-    await post("/slmops/session", undefined, "DELETE").catch(() => {});
+  const out = found?.session ? button("bare.leave", "leave", `Sign out ${found.name}`, async () => {
+    await leave().catch(() => {});
     forget();
     location.reload(); // nothing of what was said or listed stays in memory
   }) : null;
-  tools.replaceChildren(...[theme(), found?.session ? h("span.who", {}, found.name) : null, leave].filter(Boolean));
+  tools.replaceChildren(...[theme(), found?.session ? h("span.who", {}, found.name) : null, out].filter(Boolean));
 }
 
 function refuse() {
@@ -135,7 +135,7 @@ function begin() {
       notice.hidden = true;
       if (shown === null) route();
     } catch (error) {
-      if (error instanceof Fault && error.status !== 401) {
+      if (error instanceof Fault && error.status !== 401) { // else the door is open already
         notice.textContent = error.message;
         notice.hidden = false;
       }

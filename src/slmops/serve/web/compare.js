@@ -21,8 +21,7 @@ export function compare() {
   const writer = composer("Prompt for both", "Ask both the same", { send, stop });
   const node = h("section.view.compare", { id: "compare", "aria-labelledby": "compare-title" },
     h("div.bar", {}, h("h1", { id: "compare-title" }, "Compare"), h("span.space"),
-      h("label.check", { title: "One after the other: neither takes the processor from the other" }, turns, "in turn"),
-      h("label.check", {}, marks, "mark differences"), tune),
+      h("label.check", { title: "Neither takes the processor from the other: what each can do alone" }, turns, "one after the other"), tune),
     wanted.node,
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Answers" }, question, verdict, h("div.sides", {}, sides.map((one) => one.node))),
     h("div.dock", {}, writer.node));
@@ -62,8 +61,8 @@ export function compare() {
       : !found ? "The answers are too long to be compared word by word."
       : !found.differ ? "The answers are the same, word for word."
       : `The answers differ in ${found.differ} of ${found.of} words.`;
-    const kept = a.clock && b.clock;
-    verdict.replaceChildren(h("p.differ", {}, words), kept ? table(sides.map((one) => one.letter), a, b) : "");
+    const kept = a.clock?.first && b.clock?.first;
+    verdict.replaceChildren(h("div.differ", {}, h("p", {}, words), found?.differ ? h("label.check", {}, marks, "mark them") : null), kept ? table(sides.map((one) => one.letter), a, b) : "");
     verdict.hidden = false;
     say(words);
   }

@@ -17,25 +17,33 @@ export function size(value) {
 }
 
 /** What a model is at, from what /slmops/models says of it; nothing is said of one that was not asked for yet. */
-function state(name, found) {
-  const effective = found?.effective ?? {};
-  const running = found?.running ?? null, waiting = found?.waiting ?? 0;
-  const loaded = Boolean(found?.loaded);
-  const word = found?.state ?? (loaded ? "loaded" : waiting || running ? "loading" : "not loaded");
+function state(name, found, open) {
+  const loaded = Boolean(found?.loaded), running = found?.running ?? 0, waiting = found?.waiting ?? 0;
+  const word = !open ? "served" : found?.fault ? "failing" : loaded ? "loaded" : waiting || running ? "loading" : "not loaded";
   return {
-    name, loaded, word, running, waiting, memory: found?.memory ?? null, pinned: Boolean(found?.pinned),
-    engine: effective.engine ?? "", device: effective.device ?? "", precision: effective.kv_cache ?? "", effective,
+    name, loaded: loaded || !open, word, running, waiting, memory: found?.memory ?? 0, pinned: Boolean(found?.pinned),
+    engine: found?.engine ?? found?.effective?.engine ?? "", scheme: found?.scheme ?? "",
   };
 }
 
 class Models extends EventTarget {
   all = [];
+  /** Whether this key may see what models are at. */
+  open = true;
+  states = [];
 
   /** Ask which there are and what they are at. Throws Fault. */
   async refresh(signal) {
-    const [listed, states] = await Promise.all([get("/v1/models", signal), get("/slmops/models", signal)]);
-    const by = new Map((Array.isArray(states) ? states : states.models ?? []).map((one) => [one.name, one]));
-    this.all = listed.data.map((one) => state(one.id, by.get(one.id)));
+    const hidden = (error) => {
+      if (error.status === 403) return null; // this key may ask models, and not what they are at
+      throw error;
+    };
+    const [listed, states] = await Promise.all([get("/v1/models", signal), get("/slmops/models", signal).catch(hidden)]);
+    this.open = states !== null;
+    // A model is loaded once for all names that lead to it.
+    const by = new Map((states ?? []).flatMap((one) => [one.name, ...(one.names ?? [])].map((name) => [name, one])));
+    this.states = states ?? [];
+    this.all = listed.data.map((one) => state(one.id, by.get(one.id), this.open));
     this.dispatchEvent(new Event("change"));
   }
 
@@ -52,6 +60,7 @@ export function told(one) {
   if (one.running) said.push(`${one.running} in flight`);
   if (one.waiting) said.push(`${one.waiting} waiting`);
   if (one.memory) said.push(size(one.memory));
+  if (one.scheme) said.push(one.scheme);
   if (one.engine) said.push(one.engine);
   if (one.pinned) said.push("pinned");
   return said.join(" · ");
@@ -59,7 +68,7 @@ export function told(one) {
 
 /** A dot: full where it is loaded, half while it loads, empty else. The words beside it say it too. */
 export function dot(one) {
-  const kind = one.word === "loaded" ? (one.running || one.waiting ? "busy" : "ready") : one.word === "not loaded" ? "cold" : "warming";
+  const kind = one.running || one.waiting ? (one.loaded ? "busy" : "warming") : one.word === "failing" ? "failing" : one.loaded ? "ready" : "cold";
   return h(`span.dot.${kind}`, { "aria-hidden": "true" });
 }
 
