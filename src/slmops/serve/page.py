@@ -1,4 +1,4 @@
-"""The web page at `/` and what only it asks for: the files of serve/web/, from a fixed table that is listed once. No path is made from a name.
+"""The web page at `/`, and what only it asks for: files from a fixed table, listed once. No path is made from a name.
 
 The page holds nothing that is anyone's, so it needs no key; what it shows comes from routes that do. Its files lie under an
 address that has their digest in it, so that a browser keeps them for ever and never mixes a new version with an old one.
