@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _access
+
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -15,21 +16,16 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
-    parser.add_argument("--keys", metavar="FILE", help="a file of keys, one a line: who sends none of them is refused")
-    parser.add_argument("--insecure", action="store_true", help="listen on other addresses without keys")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a name that requests may be sent to"
-    )
     parser.add_argument("--engine", help="in place of the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
+    _access.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
     import socket
-    from pathlib import Path
 
     from slmops.cli import _reference
     from slmops.core.errors import EngineMissing, UsageError
@@ -39,18 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from slmops.serve import app
-        from slmops.serve.access import Access
+        from slmops.serve.connection import Connection
         from slmops.serve.desk import Desk
+        from slmops.serve.limits import Limits
         from slmops.serve.models import Models
     except ImportError as error:
         raise EngineMissing(
             f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
         ) from None
 
-    keys = _keys(Path(arguments.keys)) if arguments.keys else []
-    if arguments.host not in LOOPBACK and not keys and not arguments.insecure:
-        cure = "give --keys FILE, or say --insecure if something in front of it checks who asks"
-        raise UsageError(f"{arguments.host} can be reached from elsewhere, and no keys are asked for", cure)
+    _access.checked(arguments)
+    certificate, access = _access.certificate(arguments), _access.access(arguments)
     if not 0 <= arguments.port < 1 << 16 or arguments.queue < 1 or arguments.context < 1:
         raise UsageError("a port is 0 to 65535, a queue and a context at least 1")
     folders = {}
@@ -61,7 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     models = Models(folders, arguments.engine, Options(device=arguments.device, context=arguments.context), arguments.queue)
     for name in folders:
         models.get(name)  # what cannot be opened is said now, not to the first who asks
-    hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,12 +67,22 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
         shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        url = f"http://{shown}:{listening.getsockname()[1]}"
+        url = f"http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}"
         facts = {"url": url, "models": list(folders)}
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {', '.join(folders)}; Ctrl-C ends it", flush=True)
+
+        async def looked() -> None:
+            assert certificate is not None
+            certificate.refresh()
+
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models), Access.of(keys, hosts)),
+                app.build(Desk(models, [Limits(arguments.context)], arguments.timeout), access),
+                http=Connection,
+                proxy_headers=False,  # who asks is not for a header to say
+                ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
+                callback_notify=looked if certificate is not None else None,
+                timeout_notify=1,
                 log_level="warning",
                 server_header=False,
                 access_log=False,
@@ -103,22 +107,3 @@ def _called(text: str) -> str:
 
     path = Path(text)
     return path.resolve().name if path.exists() else text
-
-
-def _keys(path: object) -> list[str]:
-    from pathlib import Path
-
-    from slmops.core.errors import SourceNotFound, UsageError
-
-    assert isinstance(path, Path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SourceNotFound(f"the keys cannot be read: {path}: {error.strerror}", "a text file, one key a line") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not found or any(len(key) < 16 for key in found):
-        raise UsageError(
-            f"{path} needs one key a line, of 16 letters or more",
-            "python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-        )
-    return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,6 +21,13 @@ from slmops.serve.desk import Desk
 from slmops.serve.sessions import Sessions
 
 ROOM = "serve.wire"
+CORS: dict[str, Any] = {
+    "allow_methods": ("GET", "HEAD", "POST", "DELETE"),
+    "allow_headers": ("*",),  # every client has its own, and none of them decides anything
+    "allow_private_network": True,
+    "expose_headers": ("x-request-id", "retry-after"),
+}
+"""For the pages of --cors alone; cookies are never taken from them."""
 
 
 def build(desk: Desk, access: Access) -> Starlette:
@@ -49,4 +58,10 @@ def build(desk: Desk, access: Access) -> Starlette:
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    return Starlette(routes=found, middleware=[Middleware(Guard, access=access, sessions=sessions)], lifespan=lifespan)
+    middleware = [Middleware(Guard, access=access, routes=found, sessions=sessions)]
+    if access.origins:
+        # In front of the guard, so that pages can read its refusals too.
+        middleware.insert(0, Middleware(CORSMiddleware, **CORS, allow_origins=sorted(access.origins)))
+    made = Starlette(routes=found, middleware=middleware, lifespan=lifespan)
+    made.router.redirect_slashes = False  # a path with a slash more is another path
+    return made

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
+from slmops.core.errors import SourceNotFound, Unreachable
 from slmops.serve.model import Answer
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Outcome, Request
@@ -26,8 +27,13 @@ class Watcher(Protocol):
 class Desk:
     """What wire formats are given: `routes(desk)`."""
 
-    def __init__(self, models: Models, watchers: Sequence[Watcher] = ()) -> None:
-        self.models, self._watchers = models, tuple(watchers)
+    def __init__(self, models: Models, watchers: Sequence[Watcher] = (), timeout: float | None = None) -> None:
+        """timeout: seconds from the asking to the last token, waiting included, after which a request is given up."""
+        self.models, self._watchers, self._timeout = models, tuple(watchers), timeout
+
+    def names(self, caller: Caller) -> list[str]:
+        """The models that a caller may use: what every wire format lists."""
+        return [name for name in self.models.names if caller.uses(name)]
 
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
@@ -39,13 +45,32 @@ class Desk:
                 admitted.append(watcher)
             # Opening reads files: not on the loop that all connections share.
             model = await asyncio.to_thread(self.models.get, request.model)
-            answer = Answer(outcome, self._ended)
+            answer = self._answer(outcome)
             model.take(answer)
         except BaseException as error:
             outcome.reason = type(error).__name__
             for watcher in admitted:
                 watcher.ended(outcome)
+            if isinstance(error, SourceNotFound) and caller.models != ("*",):
+                offer = ", ".join(self.names(caller)[:20])  # the names of others' models are not theirs to know
+                raise SourceNotFound(f"no model {request.model[:100]!r} is served here", f"one of: {offer}") from None
             raise
+        return answer
+
+    def _answer(self, outcome: Outcome) -> Answer:
+        if self._timeout is None:
+            return Answer(outcome, self._ended)
+
+        def ended(outcome: Outcome) -> None:
+            late.cancel()
+            self._ended(outcome)
+
+        def give_up() -> None:
+            answer.tell(Unreachable(f"it was not answered within {self._timeout:g} s", "ask for fewer tokens, or later"))
+            loop.call_soon(answer.cancel)  # once that is told
+
+        loop, answer = asyncio.get_running_loop(), Answer(outcome, ended)
+        late = loop.call_later(self._timeout, give_up)
         return answer
 
     def _ended(self, outcome: Outcome) -> None:

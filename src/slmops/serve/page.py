@@ -45,13 +45,11 @@ POLICY = "; ".join(
 """Content-Security-Policy of the page."""
 HEADERS = {
     "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
     "vary": "accept-encoding",
 }
+"""Beside those that every answer of the server has (access.HEADERS)."""
 FIRST = "index.html"
 
 

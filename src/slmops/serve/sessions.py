@@ -73,7 +73,12 @@ class Sessions:
         another port of this host) is told by Sec-Fetch-Site, and a request that changes something must name our origin.
         """
         found = dict(headers)
-        if b"authorization" in found or (number := _cookie(scope, headers)) is None or not _own(scope, headers):
+        if (
+            b"authorization" in found
+            or b"x-api-key" in found
+            or (number := _cookie(scope, headers)) is None
+            or not _own(scope, headers)
+        ):
             return found
         now, mark = self._clock(), _mark(number)
         self._sweep(now)

@@ -19,7 +19,6 @@ from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError, SourceNotFound, UsageError
 from slmops.engines import Sampling
-from slmops.serve.access import TooLarge
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.models import Models
@@ -112,13 +111,13 @@ def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
     models = desk.models
 
-    async def listed(_: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, name) for name in models.names]})
+    async def listed(http: HttpRequest) -> Response:
+        return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
 
     async def one(http: HttpRequest) -> Response:
-        name = http.path_params["name"]
-        if name not in models.names:
-            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(models.names)}"))
+        name, names = http.path_params["name"], desk.names(caller(http))
+        if name not in names:
+            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
 
     async def chat(http: HttpRequest) -> Response:
@@ -182,8 +181,6 @@ async def _answered(
         body = form.model_validate_json(await http.body())
         request = body.request()
         answer = await desk.ask(request, caller(http))
-    except TooLarge:
-        return error(413, "the request is too large", "request_too_large")
     except ValidationError as fault:
         return invalid(fault)
     except SlmopsError as fault:
