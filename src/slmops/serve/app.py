@@ -15,9 +15,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
-from slmops.serve import page
+from slmops.serve import page, rights
 from slmops.serve.access import CALLER, Access, Guard
 from slmops.serve.desk import Desk
+from slmops.serve.request import Caller
 from slmops.serve.sessions import Sessions
 
 ROOM = "serve.wire"
@@ -42,6 +43,10 @@ def build(desk: Desk, access: Access) -> Starlette:
     async def loaded(_: Request) -> Response:
         return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
+    def sees(caller: Caller) -> list[str]:
+        there = {route.path for route in found}
+        return [path for path in page.SHOWN if path in there and caller.role in rights.MAY[rights.least("GET", path)]]
+
     sessions = Sessions()
 
     @asynccontextmanager
@@ -54,7 +59,7 @@ def build(desk: Desk, access: Access) -> Starlette:
         Route("/health/ready", ready, methods=["GET"]),
         Route("/slmops/models", loaded, methods=["GET"]),
         *page.routes(),
-        *sessions.routes(lambda http: http.scope[CALLER]),
+        *sessions.routes(lambda http: http.scope[CALLER], sees),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)

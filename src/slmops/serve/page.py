@@ -51,6 +51,8 @@ HEADERS = {
 }
 """Beside those that every answer of the server has (access.HEADERS)."""
 FIRST = "index.html"
+SHOWN = ("/slmops/models", "/slmops/registry", "/metrics")
+"""What the page shows to who may read it, and else does not ask for."""
 
 
 @dataclass(frozen=True)

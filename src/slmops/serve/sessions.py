@@ -26,6 +26,8 @@ MOST, MOST_OF_ONE = 1000, 20
 LONGEST, IDLE = 12 * 3600.0, 2 * 3600.0
 """Seconds after which a session ends, used or not, and after which an unused one does."""
 SAFE = frozenset({"GET", "HEAD"})
+KEYS = frozenset({b"authorization", b"x-api-key"})
+"""Headers that show a key of their own."""
 PATH = "/slmops/session"
 
 
@@ -73,12 +75,8 @@ class Sessions:
         another port of this host) is told by Sec-Fetch-Site, and a request that changes something must name our origin.
         """
         found = dict(headers)
-        if (
-            b"authorization" in found
-            or b"x-api-key" in found
-            or (number := _cookie(scope, headers)) is None
-            or not _own(scope, headers)
-        ):
+        number = _cookie(scope, headers)
+        if number is None or found.keys() & KEYS or not _own(scope, headers):
             return found
         now, mark = self._clock(), _mark(number)
         self._sweep(now)
@@ -93,8 +91,11 @@ class Sessions:
         for mark in over:
             del self._held[mark]
 
-    def routes(self, who: Callable[[Request], Caller]) -> list[Route]:
-        """Sign in, sign out, and who is signed in. who: the caller that the guard found."""
+    def routes(self, who: Callable[[Request], Caller], sees: Callable[[Caller], list[str]]) -> list[Route]:
+        """Sign in, sign out, and who is signed in. who: the caller that the guard found; sees: paths that one may read."""
+
+        def said(caller: Caller, session: bool) -> dict[str, object]:
+            return {"name": caller.name, "role": caller.role, "session": session, "sees": sees(caller)}
 
         async def opened(http: Request) -> Response:
             # The guard has judged the key by now, as on any route.
@@ -102,14 +103,14 @@ class Sessions:
             if kind.lower() != "bearer" or not key.strip():
                 said = "send the key to sign in with: Authorization: Bearer KEY"
                 return JSONResponse({"error": {"message": said, "type": "invalid_request_error", "code": "no_key"}}, 400)
-            answer = JSONResponse(_said(who(http), True), 201, headers={"cache-control": "no-store"})
+            answer = JSONResponse(said(who(http), True), 201, headers={"cache-control": "no-store"})
             _keep(answer, http.scope, self.open(key.strip()), int(LONGEST))
             return answer
 
         async def told(http: Request) -> Response:
             number = _cookie(http.scope, _headers(http))
             held = number is not None and _mark(number) in self._held and "authorization" not in http.headers
-            return JSONResponse(_said(who(http), held), headers={"cache-control": "no-store"})
+            return JSONResponse(said(who(http), held), headers={"cache-control": "no-store"})
 
         async def closed(http: Request) -> Response:
             if (number := _cookie(http.scope, _headers(http))) is not None:
@@ -123,10 +124,6 @@ class Sessions:
             Route(PATH, opened, methods=["POST"]),
             Route(PATH, closed, methods=["DELETE"]),
         ]
-
-
-def _said(caller: Caller, session: bool) -> dict[str, object]:
-    return {"name": caller.name, "role": caller.role, "session": session}
 
 
 def _mark(number: str) -> bytes:

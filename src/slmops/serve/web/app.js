@@ -71,7 +71,7 @@ const views = { chat: chat(), compare: compare(), registry: registry(), load: lo
 const door = signin(begin);
 const notice = h("p.notice", { role: "alert", hidden: true });
 main.replaceChildren(notice, ...Object.values(views).map((one) => one.node));
-let shown = null, stopped = () => {}, outside = false;
+let shown = null, stopped = () => {}, outside = false, known = false;
 
 function route() {
   const wanted = location.hash.slice(1), name = Object.hasOwn(views, wanted) ? wanted : "chat";
@@ -97,14 +97,17 @@ function list() {
   beside.replaceChildren(h("h2", {}, "Models"), h("ul", {}, rows, more));
 }
 
-async function who() {
-  const found = await get("/slmops/session").catch(() => null);
-  const out = found?.session ? button("bare.leave", "leave", `Sign out ${found.name}`, async () => {
+/** Who is signed in, and what they may see. Throws Fault. */
+async function who(signal) {
+  const found = await get("/slmops/session", signal);
+  models.sees = found.sees;
+  known = true;
+  const out = found.session ? button("bare.leave", "leave", `Sign out ${found.name}`, async () => {
     await leave().catch(() => {});
     forget();
     location.reload(); // nothing of what was said or listed stays in memory
   }) : null;
-  tools.replaceChildren(...[theme(), found?.session ? h("span.who", {}, found.name) : null, out].filter(Boolean));
+  tools.replaceChildren(...[theme(), out ? h("span.who", {}, found.name) : null, out].filter(Boolean));
 }
 
 function refuse() {
@@ -128,9 +131,10 @@ function begin() {
   outside = false;
   door.node.remove();
   document.body.classList.remove("outside");
-  who();
+  known = false;
   stopped = poll(SECONDS, async (signal) => {
     try {
+      if (!known) await who(signal);
       await models.refresh(signal);
       notice.hidden = true;
       if (shown === null) route();

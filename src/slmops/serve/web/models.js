@@ -28,21 +28,21 @@ function state(name, found, open) {
 
 class Models extends EventTarget {
   all = [];
-  /** Whether this key may see what models are at. */
-  open = true;
+  /** Paths that this caller may read (/slmops/session). */
+  sees = [];
   states = [];
+
+  /** Whether this key may see what models are at. */
+  get open() {
+    return this.sees.includes("/slmops/models");
+  }
 
   /** Ask which there are and what they are at. Throws Fault. */
   async refresh(signal) {
-    const hidden = (error) => {
-      if (error.status === 403) return null; // this key may ask models, and not what they are at
-      throw error;
-    };
-    const [listed, states] = await Promise.all([get("/v1/models", signal), get("/slmops/models", signal).catch(hidden)]);
-    this.open = states !== null;
+    const [listed, states] = await Promise.all([get("/v1/models", signal), this.open ? get("/slmops/models", signal) : []]);
     // A model is loaded once for all names that lead to it.
-    const by = new Map((states ?? []).flatMap((one) => [one.name, ...(one.names ?? [])].map((name) => [name, one])));
-    this.states = states ?? [];
+    const by = new Map(states.flatMap((one) => [one.name, ...(one.names ?? [])].map((name) => [name, one])));
+    this.states = states;
     this.all = listed.data.map((one) => state(one.id, by.get(one.id), this.open));
     this.dispatchEvent(new Event("change"));
   }
