@@ -101,8 +101,8 @@ class Sessions:
             # The guard has judged the key by now, as on any route.
             kind, _, key = http.headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not key.strip():
-                said = "send the key to sign in with: Authorization: Bearer KEY"
-                return JSONResponse({"error": {"message": said, "type": "invalid_request_error", "code": "no_key"}}, 400)
+                cure = "send the key to sign in with: Authorization: Bearer KEY"
+                return JSONResponse({"error": {"message": cure, "type": "invalid_request_error", "code": "no_key"}}, 400)
             answer = JSONResponse(said(who(http), True), 201, headers={"cache-control": "no-store"})
             _keep(answer, http.scope, self.open(key.strip()), int(LONGEST))
             return answer
