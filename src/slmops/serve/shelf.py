@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from slmops import search
 from slmops.registry import Registry, approval, described, exists, home
 from slmops.registry import lineage as lineages
 from slmops.registry.catalog import Row
@@ -25,13 +26,13 @@ PLANES = ("size", "speed")
 
 
 def holdings(root: Path | None = None) -> dict[str, Any]:
-    """{"exists", "artifacts", "more", "figures"}, all that JSON can hold. None is made where there is no registry.
+    """{"exists", "artifacts", "more", "alike"}, as JSON holds it. Where there is no registry none is made.
 
-    Raises CorruptInput.
+    more: artifacts that are not told of. alike: the divergence below which no difference counts. Raises CorruptInput.
     """
     root = root or home()
     if not exists(root):
-        return {"exists": False, "artifacts": [], "more": 0, "figures": {}}
+        return {"exists": False, "artifacts": [], "more": 0, "alike": 0}
     with Registry.open(root) as registry:
         return _holdings(registry, registry.catalog.seen())
 
@@ -67,8 +68,7 @@ def _holdings(registry: Registry, seen: str) -> dict[str, Any]:
             }
         )
     _fronts(told)
-    units = {place: {"name": name, "unit": unit} for place, name, unit in described.FIGURES}
-    found = {"exists": True, "artifacts": told, "more": len(rows) - len(told), "figures": units}
+    found = {"exists": True, "artifacts": told, "more": len(rows) - len(told), "alike": search.ALIKE}
     _LAST.clear()
     _LAST[registry.root] = (seen, found)
     return found
@@ -113,8 +113,6 @@ def _origin(row: Row, made_from: Mapping[str, Sequence[Edge]]) -> tuple[str, str
 
 def _fronts(told: Sequence[dict[str, Any]]) -> None:
     """Write into each artifact the planes on whose front it is."""
-    from slmops import search
-
     groups = defaultdict[tuple[str, str], list[dict[str, Any]]](list)
     for one in told:
         one["fronts"] = []

@@ -48,7 +48,7 @@ export function chat() {
 
   function welcome() {
     const one = models.get(model.name);
-    const facts = one ? h("p.quiet", {}, h("b", {}, one.name), ` is ${told(one)}.`) : h("p.quiet", {}, "No model is served here.");
+    const facts = one ? h("p.quiet", {}, h("b", {}, one.name), one.loaded ? ` is ${told(one)}.` : " is loaded with the first question, which then takes longer.") : h("p.quiet", {}, "No model is served here.");
     empty.replaceChildren(h("h2", {}, "What would you like to ask?"), facts, h("p.quiet", {}, "What is said here stays in this tab."));
   }
 

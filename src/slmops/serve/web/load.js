@@ -27,17 +27,17 @@ export function load() {
 
   async function look(signal) {
     const [, count] = await Promise.all([models.refresh(signal), models.sees.includes("/metrics") ? tokens(signal) : null]);
-    const now = performance.now(), sum = (key) => models.states.reduce((all, one) => all + (one[key] ?? 0), 0);
+    const now = performance.now(), sum = (key) => models.states.reduce((all, one) => (one[key] === undefined ? all : all + one[key]), models.open ? 0 : null);
     let speed = null;
     if (count !== null) {
       // A counter that fell began anew.
       if (before && count >= before.count) speed = (count - before.count) / ((now - before.at) / 1000);
       before = { count, at: now };
     }
-    tiles.running.add(models.open ? sum("running") : null);
-    tiles.waiting.add(models.open ? sum("waiting") : null);
+    tiles.running.add(sum("running"));
+    tiles.waiting.add(sum("waiting"));
     tiles.speed.add(speed);
-    tiles.memory.add(models.open ? sum("memory") : null);
+    tiles.memory.add(sum("memory"));
     note.textContent = models.open ? "" : "This key may ask models; what they are at takes an operator's key.";
     draw();
   }

@@ -51,8 +51,9 @@ function powers(low, high) {
 }
 
 /**
- * Points {x, y, low, high, label, lines, kind, front} in a plane; `across` and `up`: {title, show, log, floor}. The front goes
- * in steps: between two of its points nothing better is known. `pointed(point)` is told which one is under the pointer.
+ * Points {x, y, low, high, label, lines, kind, front} in a plane; `across` and `up`: {title, show, log, floor},
+ * `across.more`: more is better; `up.alike`: what lies below is alike. The front goes in steps: between two of its points
+ * nothing better is known. `pointed(point)` is told which one is under the pointer.
  */
 export function plane(points, across, up, says, pointed) {
   const x = scale(points.map((one) => one.x), LEFT, WIDE - RIGHT, across);
@@ -71,19 +72,25 @@ export function plane(points, across, up, says, pointed) {
   ];
   const placed = points.map((one) => ({ one, x: x.place(one.x), y: y.place(one.y) }));
   const best = placed.filter(({ one }) => one.front).sort((a, b) => a.x - b.x);
-  const steps = best.map(({ x: at, y: level }, place) => (place ? `H${round(at)}V${round(level)}` : `M${round(at)} ${round(level)}`));
+  const go = across.more ? (at, level) => `V${level}H${at}` : (at, level) => `H${at}V${level}`;
+  const steps = best.map(({ x: at, y: level }, place) => (place ? go(round(at), round(level)) : `M${round(at)} ${round(level)}`));
   const line = best.length > 1 ? svg("path.front", { d: steps.join("") }) : null;
+  const level = up.alike ? y.place(up.alike) : 0;
+  const band = level && level < HIGH - BOTTOM - 4 ? [
+    svg("rect.band", { x: LEFT, width: WIDE - RIGHT - LEFT, y: level, height: HIGH - BOTTOM - level }),
+    svg("text.aside", { x: WIDE - RIGHT - 4, y: HIGH - BOTTOM - 6, "text-anchor": "end" }, "no difference that counts"),
+  ] : null;
   const ranges = placed.filter(({ one }) => one.low !== null).map(({ one, x: at }) =>
     svg(`line.range.c${one.kind % 6}`, { x1: at, x2: at, y1: y.place(one.low), y2: y.place(one.high) }));
   const marks = placed.map(({ one, x: at, y: level }) => {
     const shape = svg(`path.point.c${one.kind % 6}${one.front ? ".best" : ""}`, { d: SHAPES[one.kind % 6](round(at), round(level)) });
-    const hit = svg("circle.hit", { cx: round(at), cy: round(level), r: 14 });
+    const hit = svg("circle.hit", { cx: round(at), cy: round(level), r: 12 });
     const made = svg("g.spot", { "data-key": one.key }, svg("title", {}, [one.label, ...one.lines].join("\n")), shape, hit);
     made.addEventListener("pointerenter", () => pointed(one));
     made.addEventListener("pointerleave", () => pointed(null));
     return made;
   });
-  return svg("svg.plane", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": says }, grid, line, ranges, marks, names(placed));
+  return svg("svg.plane", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": says }, band, grid, line, ranges, marks, names(placed));
 }
 
 const round = (value) => Math.round(value * 10) / 10;
@@ -92,8 +99,8 @@ const round = (value) => Math.round(value * 10) / 10;
 function names(placed) {
   const taken = placed.map(({ x, y }) => [x - 8, y - 8, x + 8, y + 8]), found = [];
   for (const { one, x, y } of [...placed].sort((a, b) => Number(b.one.front) - Number(a.one.front))) {
-    const wide = one.label.length * 6.6;
-    for (const [left, base] of [[x + 11, y + 4], [x - 11 - wide, y + 4], [x - wide / 2, y - 12], [x - wide / 2, y + 20]]) {
+    const wide = one.label.length * 7;
+    for (const [left, base] of [[x + 14, y + 4], [x - 14 - wide, y + 4], [x - wide / 2, y - 14], [x - wide / 2, y + 23]]) {
       const box = [left, base - 10, left + wide, base + 3], own = (each) => each[0] === x - 8 && each[1] === y - 8;
       const clear = box[0] >= LEFT && box[2] <= WIDE && box[1] >= TOP - 14 && box[3] <= HIGH - BOTTOM;
       if (!clear || taken.some((each) => !own(each) && box[0] < each[2] && each[0] < box[2] && box[1] < each[3] && each[1] < box[3])) continue;

@@ -6,10 +6,9 @@ import { copier, h, icon, say, unique } from "./dom.js";
 import { models, size } from "./models.js";
 import { plane, sign } from "./plot.js";
 
-const ALIKE = 1e-4; // below it nobody tells two models apart, and the front makes no difference either
 const PLANES = {
-  size: { words: "size", title: "size →", value: (one) => one.bytes, show: size },
-  speed: { words: "time of a token", title: "time of a token →", value: (one) => (figure(one, "speed.decode") ? 1 / figure(one, "speed.decode") : null), show: seconds3 },
+  size: { words: "size", title: "size (less is better)", value: (one) => one.bytes, show: size },
+  speed: { words: "speed", title: "tokens/s (more is better)", value: (one) => figure(one, "speed.decode"), show: rate, more: true },
 };
 /** Columns of the table: words, what is sorted by, what is shown. */
 const COLUMNS = [
@@ -28,11 +27,7 @@ const COLUMNS = [
 const figure = (one, place) => one.measured[place]?.value ?? null;
 const called = (one) => one.names[0] ?? (one.name || one.digest.slice(7, 19));
 const small = (value) => (value === null ? "–" : value >= 0.1 ? value.toFixed(3) : value >= 1e-4 ? value.toFixed(4) : value.toExponential(0));
-const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)} %`);
-
-function seconds3(value) {
-  return value < 1e-3 ? `${Number((value * 1e6).toPrecision(3))} µs` : value < 1 ? `${Number((value * 1e3).toPrecision(3))} ms` : `${Number(value.toPrecision(3))} s`;
-}
+const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}\u00a0%`);
 
 export function registry() {
   const group = h("select", { id: unique("source") }), against = h("select", { id: unique("against") }), search = h("input", { type: "search", id: unique("find"), placeholder: "name, format, scheme" });
@@ -48,7 +43,7 @@ export function registry() {
   const node = h("section.view.registry", { id: "registry", "aria-labelledby": "registry-title" },
     h("div.bar", {}, h("h1", { id: "registry-title" }, "Registry"), summary, h("span.space"), choice),
     h("div.scroll", {}, empty, filled));
-  let artifacts = [], formats = [], order = ["tokens/s", -1], chosen = null, source = null;
+  let artifacts = [], formats = [], order = ["tokens/s", -1], chosen = null, source = null, alike = 0;
 
   group.addEventListener("change", () => {
     source = group.value;
@@ -69,6 +64,7 @@ export function registry() {
       return;
     }
     artifacts = found.artifacts;
+    alike = found.alike;
     if (!artifacts.length) {
       nothing(found.exists ? "The registry is empty" : "There is no registry yet", "What is converted or pulled with a name is filed in it:", "slmops convert samples/home --to gguf,onnx --quantize q8 --name home");
       return;
@@ -100,7 +96,7 @@ export function registry() {
   function draw() {
     const kind = PLANES[against.value], held = own().filter((one) => figure(one, "quality.kl") !== null && kind.value(one));
     const points = held.map((one) => ({
-      key: one.digest, one, x: kind.value(one), y: Math.max(figure(one, "quality.kl"), ALIKE / 10),
+      key: one.digest, one, x: kind.value(one), y: Math.max(figure(one, "quality.kl"), alike / 10),
       low: one.measured["quality.kl"].low, high: one.measured["quality.kl"].high,
       label: called(one).split(":").at(-1), lines: [`${size(one.bytes)}, ${rate(figure(one, "speed.decode"))} tokens/s`, `KL ${small(figure(one, "quality.kl"))}`],
       kind: formats.indexOf(one.format), front: one.fronts.includes(against.value),
@@ -108,19 +104,15 @@ export function registry() {
     const best = points.filter((one) => one.front).map((one) => called(one.one));
     const says = `KL divergence from the source against ${kind.words}, ${points.length} artifacts. On the front: ${best.join(", ") || "none"}. The table below has every figure.`;
     if (points.length) {
-      const up = { title: "↑ KL divergence from the source, nats a token (low is good)", show: (value) => (value >= 1e-3 ? String(Number(value.toPrecision(2))) : value.toExponential(0)), log: true, floor: ALIKE / 10 };
-      drawing.replaceChildren(plane(points, { title: kind.title, show: kind.show, log: points.length > 1 && spread(points) > 8 }, up, says, (point) => light(point?.key)));
+      const up = { title: "KL divergence from the source, nats a token (less is better)", show: (value) => (value >= 1e-3 ? String(Number(value.toPrecision(2))) : value.toExponential(0)), log: true, floor: alike / 10, alike };
+      drawing.replaceChildren(plane(points, { ...kind, log: points.length > 1 && spread(points) > 8 }, up, says, (point) => light(point?.key)));
     } else drawing.replaceChildren(h("p.quiet.none", {}, "Nothing of it was measured yet. Figures come with ", h("code", {}, "slmops measure NAME --against SOURCE --text FILE --attach"), "."));
     const present = [...new Set(points.map((one) => one.kind))].sort();
     legend.replaceChildren(...present.map((place) => h("span", {}, sign(place), ` ${formats[place].replaceAll("_", "-")}`)), ...(points.length ? [h("span", {}, h("i.step"), " the front: nothing here is better in both")] : []));
     drawing.querySelectorAll(".spot").forEach((spot) => spot.addEventListener("click", () => choose(spot.dataset.key)));
-    const first = own().find((one) => one.digest === chosen) ?? best0(held);
-    chosen = first?.digest ?? own()[0]?.digest ?? null;
+        const here = own(), first = here.find((one) => one.digest === chosen) ?? held.find((one) => one.fronts.length === 2) ?? held.find((one) => one.fronts.length) ?? here[0];
+    chosen = first?.digest ?? null;
     rows();
-  }
-
-  function best0(held) {
-    return held.find((one) => one.fronts.includes(against.value)) ?? held[0];
   }
 
   function choose(digest) {
@@ -150,7 +142,7 @@ export function registry() {
       h("th", { scope: "row" }, h("button.link", { type: "button", "aria-pressed": String(one.digest === chosen), onclick: () => {
         choose(one.digest);
         table.querySelector("tr.chosen button")?.focus();
-      } }, called(one)), badges(one)),
+      } }, called(one)), one.fronts.length ? h("span.star", { role: "img", "aria-label": "on a front", title: `on the front of ${one.fronts.join(" and ")}` }, "★") : null, one.damaged ? h("span.badge.bad", {}, "damaged") : null),
       COLUMNS.slice(1).map(([name, , show, right]) => h(`td${right ? ".right" : ""}`, { "data-label": name }, show(one)))));
     const none = shownOnes.length ? null : h("tr", {}, h("td", { colspan: COLUMNS.length }, "Nothing here is called so."));
     table.replaceChildren(h("table", {}, h("caption.unseen", {}, "Artifacts with their figures; the names choose what is told beside the plot"), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body, none)));
@@ -187,7 +179,7 @@ const SHOWN = { "quality.retained": share, "quality.top1": share, "answers.share
 
 function badges(one) {
   return [
-    one.fronts.length ? h("span.badge.best", {}, "front") : null,
+    one.fronts.length ? h("span.badge.best", {}, `front of ${one.fronts.join(" and ")}`) : null,
     one.proven ? h("span.badge", {}, icon("done"), "proven") : null,
     one.damaged ? h("span.badge.bad", {}, "damaged") : null,
   ];
