@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import fakeserver
 
 
 @dataclass
@@ -93,17 +94,8 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def serve(entries: list[dict[str, Any]]) -> Iterator[Catalogue]:
     catalogue = Catalogue(entries)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"catalogue": catalogue}))
-    server.daemon_threads = True
-    catalogue.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with fakeserver.running(Handler, catalogue=catalogue) as catalogue.url:
         yield catalogue
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def on_hub(name: str, parameters: int | None, licence: str, downloads: int, task: str = "text-generation") -> dict[str, Any]:

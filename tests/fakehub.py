@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+import fakeserver
 
 COMMIT = "c0ffee" * 6 + "c0de"
 TOKEN = "hf_let_me_in"
@@ -51,22 +52,8 @@ class Hub:
 @contextlib.contextmanager
 def serve(repos: dict[str, Path]) -> Iterator[Hub]:
     hub = Hub(repos)
-    server = Quiet(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with fakeserver.running(Handler, hub=hub) as hub.url:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-class Quiet(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Who asked was killed."""
 
 
 class Handler(BaseHTTPRequestHandler):

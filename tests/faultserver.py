@@ -15,8 +15,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
+
+import fakeserver
 
 
 @dataclass
@@ -88,19 +90,8 @@ class Server:
 @contextlib.contextmanager
 def serve(answer: Callable[[Asked], Reply], *faults: Fault, certificate: ssl.SSLContext | None = None) -> Iterator[Server]:
     held = Server(answer, list(faults))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"held": held}))
-    server.daemon_threads = True
-    if certificate is not None:
-        server.socket = certificate.wrap_socket(server.socket, server_side=True)
-    held.url = f"http{'s' if certificate else ''}://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
+    with fakeserver.running(Handler, certificate, held=held) as held.url:
         yield held
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def files(held: dict[str, bytes], *, ranges: bool = True, tag: str = '"v1"') -> Callable[[Asked], Reply]:

@@ -11,7 +11,7 @@ from typing import Any
 from slmops.core import chat, plugins, receipt
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
 from slmops.core.model import Tokenizer
-from slmops.engines import AS_IT_COMES, Options, Sampling, _host
+from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _words
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,11 @@ class Artifact:
             spec.context,
             spec.vocab,
         )
+
+    @property
+    def begin(self) -> int | None:
+        """The beginning-of-text token, where the source puts one before every text."""
+        return self.bos if self.adds_bos else None
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """The conversation as the model was trained to see it. Raises UsageError where there is no chat template."""
@@ -97,8 +102,9 @@ def _told(folder: Path, form: str, tokens: Tokenizer, template: str | None, cont
     return Artifact(folder, form, tokens.eos, tokens.bos, tokens.adds_bos, template, special, context, vocab)
 
 
-def choose_engine(form: str, wanted: str | None = None) -> str:
-    """The engine to use for a format: the one asked for, or the preferred of those installed.
+def choose_engine(form: str, wanted: str | None = None, together: bool = False) -> str:
+    """The engine to use for a format: the one asked for, or the preferred of those installed; `together`: of those first
+    that compute requests together.
 
     Raises UsageError when it does not open the format, EngineMissing with the command that installs one.
     """
@@ -108,6 +114,8 @@ def choose_engine(form: str, wanted: str | None = None) -> str:
             raise UsageError(f"{wanted} does not open {form}", f"engines that do: {', '.join(able)}")
         _host.require(wanted)
         return wanted
+    if together:
+        able.sort(key=lambda name: "parallel" not in plugins.load("engines", name).CAN)
     for name in able:
         if _host.installed(name) is not None:
             return name
@@ -126,10 +134,7 @@ def open_worker(artifact: Artifact, engine: str | None = None, options: Options 
 
 def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:
     """Ids of a rendered prompt, with the beginning-of-text token where the source puts one and the text has none."""
-    ids = worker.encode([text])[0]
-    if artifact.adds_bos and artifact.bos is not None and ids[:1] != [artifact.bos]:
-        ids = [artifact.bos, *ids]
-    return ids
+    return _words.begun(worker.encode([text])[0], artifact.begin)
 
 
 def generate(
@@ -155,16 +160,9 @@ def generate(
 
 def fit(options: Sampling, artifact: Artifact, prompt: int, context: int = 4096) -> Sampling:
     """The options with the model's own stop ids, and no more tokens than the context has room for."""
-    room = min(context, artifact.context) - prompt
-    if room < 1:
-        raise UsageError(f"the prompt has {prompt} tokens, the context {min(context, artifact.context)}", "shorten it")
-    if options.max_tokens < 1:
-        raise UsageError("--max-tokens must be at least 1")
-    return Sampling(
-        max_tokens=min(options.max_tokens, room),
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-        stop_ids=tuple(dict.fromkeys((*options.stop_ids, *artifact.eos))),
-    )
+    return _words.fit(stopping(options, artifact), prompt, min(context, artifact.context))
+
+
+def stopping(options: Sampling, artifact: Artifact) -> Sampling:
+    """The options with the model's own stop ids."""
+    return dataclasses.replace(options, stop_ids=tuple(dict.fromkeys((*options.stop_ids, *artifact.eos))))

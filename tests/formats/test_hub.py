@@ -126,7 +126,7 @@ def test_cache_answers_without_a_network(hub: Hub, tmp_path: Path) -> None:
     missing = ask(LOAD, None, home, "org/sharded", HF_HUB_OFFLINE="1")
     assert missing["code"] == 3 and "HF_HUB_OFFLINE" in missing["fault"]
     unreachable = ask(LOAD, None, home, "org/sharded")
-    assert unreachable["code"] == 3 and "cannot be reached" in unreachable["fault"] and "connect" in unreachable["cure"]
+    assert unreachable["code"] == 16 and "cannot be reached" in unreachable["fault"] and "connect" in unreachable["cure"]
 
 
 @pytest.mark.slow

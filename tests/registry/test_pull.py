@@ -225,7 +225,7 @@ def test_what_is_said_where_nothing_comes(hub: Hub, tmp_path: Path) -> None:
     assert ask(hub, home, "pull", "org/Tiny-GGUF", "--variant", "Q4_0")["artifacts"]
     offline = ask(hub, home, "pull", "org/Tiny-GGUF", code=3, HF_HUB_OFFLINE="1")["error"]
     assert "HF_HUB_OFFLINE" in offline and "tiny:gguf-q4-0" in offline
-    assert "cannot be reached" in ask(None, home, "pull", "org/other", code=3)["error"]
+    assert "cannot be reached" in ask(None, home, "pull", "org/other", code=16)["error"]
     assert "no revision" in ask(hub, home, "pull", "org/Tiny-GGUF", "--revision", "v9", code=3)["error"]
     assert "leave the option out" in ask(hub, home, "pull", "org/Tiny-GGUF", "--unverified", code=2)["error"]
     assert "cannot be pulled" in ask(hub, home, "pull", "s3://bucket/x", code=2)["error"]

@@ -2,7 +2,7 @@
 
 HELP            what it is
 SORTS           orders that it can give, the usual one first
-search(wanted)  -> what it lists; raises SourceNotFound where it cannot be asked, CorruptInput for an answer that is none
+search(wanted)  -> what it lists; raises Unreachable where it cannot be asked, CorruptInput for an answer that is none
 
 What a catalogue says is a stranger's word: entries that make no sense are left out, answers are bounded in time and size.
 """

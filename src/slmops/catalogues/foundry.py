@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slmops.catalogues import SECONDS, Listed, Wanted, whole, word
-from slmops.core.errors import CorruptInput, SourceNotFound
+from slmops.core.errors import CorruptInput, SourceNotFound, Unreachable, UsageError
 
 HELP = "Azure AI Foundry's catalogue of Foundry Local"
 SORTS = ("name", "size")
@@ -40,7 +40,7 @@ FILTERS = (
 
 
 def search(wanted: Wanted) -> list[Listed]:
-    """Raises SourceNotFound, CorruptInput."""
+    """Raises Unreachable, SourceNotFound, CorruptInput."""
     found = [one for one in map(_listed, _entities()) if one is not None and _fits(one, wanted)]
     key = (lambda one: (one.bytes is None, one.bytes or 0, one.name)) if wanted.sort == "size" else (lambda one: one.name)
     return sorted(dict.fromkeys(found), key=key)[: wanted.limit]
@@ -103,7 +103,7 @@ def _entities() -> Iterator[Any]:
 def _ask(more: Mapping[str, Any], end: float) -> Any:
     base = os.environ.get("SLMOPS_FOUNDRY", ENDPOINT).rstrip("/")
     if not base.startswith(("https://", "http://127.0.0.1", "http://localhost")):
-        raise SourceNotFound(f"{base[:100]} is no endpoint", "SLMOPS_FOUNDRY is a https:// URL")
+        raise UsageError(f"{base[:100]} is no endpoint", "SLMOPS_FOUNDRY is a https:// URL")
     body = {
         "resourceIds": [{"resourceId": "azureml", "entityContainerType": "Registry"}],
         "indexEntitiesRequest": {
@@ -123,10 +123,13 @@ def _ask(more: Mapping[str, Any], end: float) -> Any:
                     raise CorruptInput("the catalogue's answer is too long, or takes too long", "try again later")
         return json.loads(content)
     except urllib.error.HTTPError as error:
-        raise SourceNotFound(f"Azure AI Foundry answered {error.code}", "try again later") from None
+        said = f"Azure AI Foundry answered {error.code}"
+        if error.code == 429 or error.code >= 500:
+            raise Unreachable(said, "try again later") from None
+        raise SourceNotFound(said, "check SLMOPS_FOUNDRY, if it is set, and for a newer slmops") from None
     except OSError as error:
         reason = str(getattr(error, "reason", "") or error) or type(error).__name__
-        raise SourceNotFound(f"Azure AI Foundry cannot be reached ({reason[:200]})", "connect and run again") from None
+        raise Unreachable(f"Azure AI Foundry cannot be reached ({reason[:200]})", "connect and run again") from None
     except (ValueError, RecursionError) as error:
         raise CorruptInput(f"the catalogue's answer is no JSON ({error})"[:200], "try again later") from None
 

@@ -16,7 +16,7 @@ LOOKED = 10
 
 
 def search(wanted: Wanted) -> list[Listed]:
-    """Raises SourceNotFound."""
+    """Raises SourceNotFound, Unreachable."""
     sort = wanted.sort or SORTS[0]
     low, high = wanted.least, wanted.most
     found = _hub.listed(

@@ -8,13 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slmops.registry.signing import Signer
 
-PASSWORD = "SLMOPS_KEY_PASSWORD"
-"""The environment's variable with the password of a key: an option would be seen by every process of the machine."""
-
 
 def add(parser: argparse._ActionsContainer) -> None:
     """The options."""
-    parser.add_argument("--key", metavar="PEM", help=f"private key on P-256, P-384 or P-521; {PASSWORD} opens it")
+    parser.add_argument("--key", metavar="PEM", help="private key on P-256, P-384 or P-521; SLMOPS_KEY_PASSWORD opens it")
     parser.add_argument("--certificate", metavar="PEM", help="the key's certificate, then those that lead to the authority")
     parser.add_argument("--sigstore", action="store_true", help="as who you are to Sigstore (goes to the network)")
 
@@ -24,16 +21,9 @@ def signer(arguments: argparse.Namespace) -> Signer:
     from pathlib import Path
 
     from slmops.core.errors import UsageError
-    from slmops.registry.signing import Signer
+    from slmops.registry.signing import Signer, password
 
     if bool(arguments.key) == arguments.sigstore or (arguments.certificate and not arguments.key):
         raise UsageError("it is not clear who signs", "--key PEM, --key PEM --certificate PEM, or --sigstore")
     key, certificate = (Path(one) if one else None for one in (arguments.key, arguments.certificate))
     return Signer(key, certificate, password())
-
-
-def password() -> str | None:
-    """Of the private key, from the environment."""
-    import os
-
-    return os.environ.get(PASSWORD) or None

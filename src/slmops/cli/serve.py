@@ -19,6 +19,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", help="in place of the preferred one of each format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
+    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
     _access.add(parser)
 
@@ -46,14 +47,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     _access.checked(arguments)
     certificate, access = _access.certificate(arguments), _access.access(arguments)
-    if not 0 <= arguments.port < 1 << 16 or arguments.queue < 1 or arguments.context < 1:
-        raise UsageError("a port is 0 to 65535, a queue and a context at least 1")
+    if not 0 <= arguments.port < 1 << 16 or min(arguments.queue, arguments.context, arguments.parallel) < 1:
+        raise UsageError("a port is 0 to 65535; --queue, --context and --parallel are at least 1")
     folders = {}
     for text in arguments.models:
         name, _, place = text.rpartition("=")
         folder = _reference.folder(place)
         folders[name or _called(text)] = folder
-    models = Models(folders, arguments.engine, Options(device=arguments.device, context=arguments.context), arguments.queue)
+    options = Options(device=arguments.device, context=arguments.context, parallel=arguments.parallel)
+    models = Models(folders, arguments.engine, options, arguments.queue)
     for name in folders:
         models.get(name)  # what cannot be opened is said now, not to the first who asks
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET

@@ -4,16 +4,24 @@ FORMATS                  the formats it opens
 MODULES                  importable modules it needs (looked up without importing them)
 PACKAGE                  the distribution whose version is quoted
 EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
-CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel"}: what a Session of it can do
+CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel", "turns", "embed"}: what a
+                         Session of it can do; "turns": several generate() iterators may be held at once; the others below
+SAMPLES                  names of the fields of Sampling, beyond those up to stop_ids, that it honours
+CONSTRAINTS              kinds of Constraint that it honours
 DEVICES                  device names it takes besides "auto"
 FOOTPRINT                what its process takes in memory (plan/memory.py adds it up), and how fast it reads weights
 KV                       the precisions of its KV cache, "auto" (its default on a CPU) first, among AUTO, "f32", "f16" and
                          "q8" (8 bits with scales): name -> bytes of a number, scales and all, which plan/memory.py counts
 open(folder, options) -> Session
 
-With "parallel", a Session has one method more, for requests that are computed together (continuous batching):
+With "parallel", a Session has one method more, for requests that come and go and are computed together by the engine's own
+continuous batching; the others have _flow.Turns in its place:
 
-    serve(prompts, sampling, at_once) -> iterator of (which prompt, token), with (which, None) where a request is made
+    flow() -> Flow
+
+With "embed", another:
+
+    embed(ids) -> a vector of one sequence
 """
 
 from __future__ import annotations
@@ -22,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from slmops.core.errors import SlmopsError
 from slmops.core.tensor import Floats
 
 
@@ -40,6 +49,8 @@ class Options:
     """Requests in flight at most."""
     kv: str = "auto"
     """Precision of the KV cache."""
+    reuse: bool = False
+    """Whether a Flow may keep what it computed of prompts, for others that begin alike. Off where it is measured."""
 
 
 AS_IT_COMES = Options()
@@ -128,6 +139,55 @@ class Session(Protocol):
 
     def render(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
         """The engine's own rendering of the artifact's chat template with a generation prompt; None if it has none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Likely:
+    """A token in text with its natural log-probability, and those that were likeliest in its place, the likeliest first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came of one request in a step."""
+
+    which: int
+    text: str = ""
+    """That became certain: it may lag behind the tokens by a few."""
+    tokens: int = 0
+    """Generated in this step; one that ended the answer is not counted."""
+    cached: int | None = None
+    """Said once, before anything else: tokens of the prompt that were not computed again."""
+    logprobs: tuple[Likely, ...] = ()
+    end: Literal["stop", "length"] | None = None
+    error: SlmopsError | None = None
+    """In place of an end."""
+
+
+class Flow(Protocol):
+    """Requests that come and go while others run. All of it but `wake` is called on one thread."""
+
+    def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
+        """A request under a number that no other in flight has. Raises what is wrong with it."""
+        ...
+
+    def cancel(self, which: int) -> None:
+        """Its place is free at once and no news of it comes any more; nothing where it has ended."""
+        ...
+
+    def step(self) -> list[News]:
+        """What came: waits for something while a request is in flight, but may return nothing. Raises what fails them all,
+        and none is in flight after that."""
+        ...
+
+    def wake(self) -> None:
+        """From any thread: a step that waits returns."""
         ...
 
     def close(self) -> None: ...

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -23,10 +23,15 @@ from typing import Any
 import numpy as np
 
 from slmops.core import errors, plugins
-from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError, UsageError
+from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError, Unsupported, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import AS_IT_COMES, Options, Sampling
 
+NEWS = b'{"news"'
+"""How lines begin that are not answers."""
+PLAIN = Sampling()
+BEYOND = ("min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs")
+"""Fields of Sampling that not every engine honours."""
 STDERR_KEPT = 2000
 """Characters of a dead worker's last words that go into the error."""
 
@@ -83,6 +88,27 @@ def check_kv(name: str, kv: str) -> None:
         raise UsageError(f"{name} has no KV cache of {kv}", f"one of: {', '.join(known)}")
 
 
+def check_sampling(name: str, form: str, sampling: Sampling) -> None:
+    """Raise Unsupported for what an engine cannot do, naming those of the format that can."""
+    asked = {field for field in BEYOND if getattr(sampling, field) != getattr(PLAIN, field)}
+    kind = sampling.constraint.kind if sampling.constraint is not None else None
+
+    def lacks(engine: str) -> list[str]:
+        module = plugins.load("engines", engine)
+        words = [f"constraint {kind}"] if kind is not None and kind not in module.CONSTRAINTS else []
+        return [*sorted(asked - module.SAMPLES), *words]
+
+    if missing := lacks(name):
+        able = [engine for engine in engines_for(form) if not lacks(engine)]
+        cure = f"--engine {' or '.join(able)} can" if able else "another format's engine may: gguf's can do all of it"
+        raise Unsupported(f"{name} cannot do this: {', '.join(missing)}", cure)
+
+
+def at_once(name: str, wanted: int) -> int:
+    """Options.parallel for so many requests in flight: 1 for engines that compute one at a time."""
+    return wanted if "parallel" in plugins.load("engines", name).CAN else 1
+
+
 def _wait_briefly(environment: MutableMapping[str, str]) -> None:
     """Shorten how long threads of an engine (GNU OpenMP: llama.cpp, PyTorch) spin while they wait for each other.
 
@@ -131,10 +157,18 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
-            encoding="utf-8",
         )
-        self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._unsent: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._asking = threading.Lock()
+        self._tell: Callable[[list[bytes]], None] | None = None
+        listening = threading.Thread(target=self._listen, daemon=True)
+        for thread in (
+            listening,
+            threading.Thread(target=self._write, daemon=True),
+            threading.Thread(target=self._watch, args=(listening,), daemon=True),
+        ):
+            thread.start()
         try:
             answer = self.ask("open", engine=engine, folder=str(folder.resolve()), options=asdict(options))
         except BaseException:
@@ -147,42 +181,61 @@ class Worker:
         return self._process.pid
 
     def _send(self, message: Mapping[str, Any]) -> None:
+        """From any thread; never waits. Who is dead is noticed where its answer is waited for."""
+        self._unsent.put(json.dumps(message).encode() + b"\n")
+
+    def _write(self) -> None:
+        """A full pipe makes this thread wait, and nobody else."""
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(message) + "\n")
-            self._process.stdin.flush()
-        except (BrokenPipeError, OSError, ValueError):
-            raise self._crashed() from None
+        with contextlib.suppress(OSError, ValueError):
+            while (line := self._unsent.get()) is not None:
+                self._process.stdin.write(line)
+                if not self._unsent.qsize():
+                    self._process.stdin.flush()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
 
     def _listen(self) -> None:
-        """Answers into the queue; an empty line at the end."""
+        """News to who is told of them, as many lines at once as there are; answers into the queue."""
         assert self._process.stdout is not None
+        source, rest = self._process.stdout.fileno(), b""
         with contextlib.suppress(ValueError, OSError):  # closed under it
-            for line in self._process.stdout:
-                self._lines.put(line)
+            while data := os.read(source, 1 << 18):
+                *lines, rest = (rest + data).split(b"\n")
+                news = [line for line in lines if line.startswith(NEWS)]
+                for line in lines:
+                    if not line.startswith(NEWS):
+                        self._lines.put(line)
+                if news and self._tell is not None:
+                    self._tell(news)
             self._process.stdout.close()
-        self._lines.put("")
+
+    def _watch(self, listening: threading.Thread) -> None:
+        """An empty line at the worker's end. Its own forks can keep its pipe open, so the pipe's end is not waited for."""
+        self._process.wait()
+        listening.join(1.0)
+        self._unsent.put(None)
+        self._lines.put(b"")
+        if self._tell is not None:
+            self._tell([])
 
     def _receive(self) -> dict[str, Any]:
-        while True:
-            # A dead worker's own forks can keep its pipe open, so the end of the pipe alone does not tell of its death.
-            dead = self._process.poll() is not None
-            try:
-                line = self._lines.get(timeout=0.2)
-                break
-            except queue.Empty:
-                if dead:
-                    raise self._crashed() from None
-        if not line.endswith("\n"):
-            self._lines.put("")
-            raise self._crashed()
+        line = self._lines.get()
+        if not line:
+            self._lines.put(b"")  # for who asks again
+            raise self.crashed()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            kind = getattr(errors, answer["error"]["kind"], EngineFailed)
-            raise kind(f"{self.engine}: {answer['error']['fault']}", answer["error"]["cure"])
+            raise self.fault(answer["error"])
         return answer
 
-    def _crashed(self) -> EngineCrashed:
+    def fault(self, said: Mapping[str, str]) -> SlmopsError:
+        """An error that the worker told."""
+        kind: type[SlmopsError] = getattr(errors, said["kind"], EngineFailed)
+        return kind(f"{self.engine}: {said['fault']}", said["cure"])
+
+    def crashed(self) -> EngineCrashed:
+        """Why it ended."""
         code = self._process.wait()
         with contextlib.suppress(ValueError):
             name = signal.Signals(-code).name
@@ -202,8 +255,9 @@ class Worker:
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
         """One request, one answer. Raises what the engine raised, or EngineCrashed."""
-        self._send({"method": method, "params": params})
-        result: dict[str, Any] = self._receive()["result"]
+        with self._asking:
+            self._send({"method": method, "params": params})
+            result: dict[str, Any] = self._receive()["result"]
         return result
 
     def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
@@ -243,18 +297,55 @@ class Worker:
                 seconds = event["at"] - began
                 yield Token(event["token"], event["text"], seconds if seconds >= 0 else time.perf_counter() - began)
 
-    def serve(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int
-    ) -> Iterator[tuple[int, int | None, float]]:
-        """(which prompt, token, seconds since the start) of all prompts, `at_once` of them in flight until all are done.
+    def flow(self, tell: Callable[[list[bytes]], None]) -> None:
+        """From now on, lines of news go to `tell`, on a thread of the worker's; an empty list once it has ended."""
+        self._tell = tell
+        if self._process.poll() is not None:
+            tell([])
 
-        The token is None at the moment in which a request is made. Only for engines that say "parallel" in CAN.
-        """
-        began = time.perf_counter()
-        ids = [list(prompt) for prompt in prompts]
-        with contextlib.closing(self._events("serve", prompts=ids, sampling=asdict(sampling), at_once=at_once)) as events:
-            for event in events:
-                yield event["which"], event["token"], event["at"] - began
+    def add(
+        self, which: int, sampling: Sampling, *, ids: Sequence[int] | None = None, text: str = "", bos: int | None = None
+    ) -> None:
+        """A request into the flow, from any thread; see _worker.Server.add."""
+        asked = {key: value for key, value in asdict(sampling).items() if value is not None}
+        self._send({"add": which, "ids": None if ids is None else list(ids), "text": text, "bos": bos, "sampling": asked})
+
+    def drop(self, which: int) -> None:
+        """Nobody waits for a request any more; from any thread."""
+        self._send({"drop": which})
+
+    def serve(self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int) -> Iterator[tuple[int, int, float]]:
+        """(which prompt, tokens that came, seconds since the start) of all prompts, `at_once` of them in flight until all
+        are done. No tokens: the moment in which a request is made. Only for engines that say "parallel" in CAN."""
+        lines: queue.SimpleQueue[list[bytes]] = queue.SimpleQueue()
+        self.flow(lines.put)
+        waiting, flying, began = list(enumerate(prompts))[::-1], set[int](), time.perf_counter()
+        try:
+            while waiting or flying:
+                while waiting and len(flying) < at_once:
+                    which, ids = waiting.pop()
+                    flying.add(which)
+                    yield which, 0, time.perf_counter() - began
+                    self.add(which, sampling, ids=ids)
+                came = lines.get()
+                if not came:
+                    raise self.crashed()
+                for told in map(json.loads, came):
+                    for one in told["news"]:
+                        if "error" in one:
+                            flying.discard(one["which"])
+                            raise self.fault(one["error"])
+                        if one.get("tokens"):
+                            yield one["which"], one["tokens"], told["at"] - began
+                        if "end" in one:
+                            flying.discard(one["which"])
+        finally:
+            self._tell = None
+            for which in flying:
+                self.drop(which)
+            # Some engines choose a device or a precision only when they first compute.
+            if self._process.poll() is None:
+                self.effective = self.ask("facts")["effective"]
 
     def _events(self, method: str, **params: Any) -> Generator[dict[str, Any], None, None]:
         """Events until the result. Closing the iterator cancels, and waits until the engine has stopped."""
@@ -284,16 +375,13 @@ class Worker:
     def close(self) -> None:
         """End the worker: politely, then not."""
         if self._process.poll() is None:
-            with contextlib.suppress(EngineCrashed):
-                self._send({"method": "close"})
+            self._send({"method": "close"})
             try:
                 self._process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        if self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        self._unsent.put(None)
         self._stderr.close()
 
     def __enter__(self) -> Worker:

@@ -22,6 +22,7 @@ import numpy as np
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Options, Sampling, _words
+from slmops.engines._openvino_flow import Flow, configured
 
 XML = "openvino_model.xml"
 DEVICES = ("cpu", "gpu", "npu")
@@ -94,6 +95,7 @@ class Session:
             raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
         self._vocab = _vocabulary(folder)
         self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, options.context
+        self._reuse, self._parallel = options.reuse, options.parallel
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
         self._device, self._fallback = choose(options.device, self._core.available_devices)
@@ -172,34 +174,13 @@ class Session:
         finally:
             generation.cancel()
 
-    def serve(self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int) -> Iterator[tuple[int, int | None]]:
+    def flow(self) -> Flow:
         """By GenAI's continuous batching, a step at a time: only with paged attention. See engines."""
-        import openvino
-
-        for ids in prompts:
-            _words.check(ids, None, self._vocab, None)
         if self._server is None:
             self._pipeline = None
             make = self._genai.ContinuousBatchingPipeline
             self._server = make(self._folder, self._scheduler(), self._device, dict(self._properties))
-        waiting, flying = list(enumerate(prompts))[::-1], dict[int, Any]()
-        config = _config(self._genai, sampling)
-        try:
-            while waiting or flying:
-                while waiting and len(flying) < at_once:
-                    which, ids = waiting.pop()
-                    yield which, None
-                    flying[which] = self._server.add_request(which, openvino.Tensor(np.array([ids], np.int64)), config)
-                self._server.step()
-                for which, handle in list(flying.items()):
-                    while handle.can_read():
-                        for part in handle.read().values():
-                            yield from ((which, int(token)) for token in part.generated_ids)
-                    if handle.get_status() != self._genai.GenerationStatus.RUNNING:
-                        del flying[which]
-        finally:
-            for handle in flying.values():
-                handle.cancel()
+        return Flow(self._genai, self._server, self._vocab, self.decode)
 
     def encode(self, text: str) -> list[int]:
         ids = self._words().encode(text, add_special_tokens=False).input_ids
@@ -223,9 +204,9 @@ class Session:
         return self._tokenizer
 
     def _scheduler(self) -> Any:
-        """One sequence, its whole prompt in one step, nothing remembered from the last: each generation is fresh."""
+        """A whole prompt in one step; of earlier ones nothing is remembered unless that is asked for."""
         config = self._genai.SchedulerConfig()
-        config.enable_prefix_caching = False
+        config.enable_prefix_caching = self._reuse
         config.dynamic_split_fuse = False
         config.max_num_batched_tokens = max(self._context, 1 << 20)
         return config
@@ -255,7 +236,7 @@ class _Generation:
 
     def __init__(self, genai: Any, pipeline: Any, ids: Sequence[int], sampling: Sampling) -> None:
         self._genai, self._pipeline, self._stops = genai, pipeline, frozenset(sampling.stop_ids)
-        self._ids, self._config = np.array([ids], np.int64), _config(genai, sampling)
+        self._ids, self._config = np.array([ids], np.int64), configured(genai, sampling)
         self._queue: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         self._cancelled = False
         self._thread = threading.Thread(target=self._work, daemon=True)
@@ -301,20 +282,6 @@ class _Generation:
                 return self._genai.StreamingStatus.STOP
             self._queue.put(int(token))
         return self._genai.StreamingStatus.RUNNING
-
-
-def _config(genai: Any, sampling: Sampling) -> Any:
-    """Stops are ours: generation_config.json's own end tokens are ignored, so that `stop_ids` alone decides."""
-    config = genai.GenerationConfig()
-    config.max_new_tokens = sampling.max_tokens
-    config.ignore_eos = True
-    config.apply_chat_template = False
-    if sampling.temperature > 0:
-        config.do_sample = True
-        config.temperature, config.top_p, config.rng_seed = sampling.temperature, sampling.top_p, sampling.seed
-        if sampling.top_k > 0:
-            config.top_k = sampling.top_k
-    return config
 
 
 def choose(device: str, available: Sequence[str]) -> tuple[str, str]:

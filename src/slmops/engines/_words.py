@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops.core.errors import UsageError
+from slmops.engines import Sampling
 
 
 class Words:
@@ -47,3 +49,17 @@ def check(ids: Sequence[int], chunks: Sequence[int] | None, vocab: int, context:
         raise UsageError(f"{len(ids)} tokens do not fit into a context of {context}", "give a larger --context")
     if chunks is not None and (sum(chunks) != len(ids) or min(chunks) < 1):
         raise UsageError(f"chunks {list(chunks)} do not add up to {len(ids)} tokens")
+
+
+def begun(ids: list[int], bos: int | None) -> list[int]:
+    """The ids of a prompt with the beginning-of-text token, where there is one to be put before it and the text has none."""
+    return [bos, *ids] if bos is not None and ids[:1] != [bos] else ids
+
+
+def fit(sampling: Sampling, prompt: int, context: int) -> Sampling:
+    """No more tokens than the context has room for after a prompt of so many."""
+    if prompt >= context:
+        raise UsageError(f"the prompt has {prompt} tokens, the context {context}", "shorten it")
+    if sampling.max_tokens < 1:
+        raise UsageError("--max-tokens must be at least 1")
+    return dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, context - prompt))

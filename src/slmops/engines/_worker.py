@@ -3,6 +3,10 @@
 Requests come as JSON lines on standard input, answers go as JSON lines to what was standard output; the engine's own
 printing is sent to standard error. Arrays cross as .npy files. A closed standard input ends the process at once, so no
 worker outlives its owner; `{"cancel": true}` ends a generation.
+
+Beside them, requests come and go through the session's flow (engines.Flow): `{"add": NUMBER, ...}` (see Server.add) and
+`{"drop": NUMBER}` have no answer of their own; what comes of all of them goes out in lines `{"news": [...]}`, in between
+other answers.
 """
 
 from __future__ import annotations
@@ -15,31 +19,46 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from types import ModuleType
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 
 from slmops.core import plugins
 from slmops.core.errors import EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Options, Sampling, Session
+from slmops.engines import Constraint, Flow, News, Options, Sampling, Session, _flow, _words
 from slmops.ops.numpy import log_softmax
 
 CHUNK = 64
 """Tokens of a text that are computed at once for its quality: OpenVINO's attention takes keys and values of one call as they
 are, and as its KV cache holds them only in later calls, so that one call would hide what the cache loses."""
-HELD_BACK = 8
-"""Tokens re-decoded with each new one, so that characters that span tokens come out whole."""
 
 
 class Server:
     """Answers requests one after the other over an opened session."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, module: ModuleType, context: int, answer: Callable[[dict[str, Any]], None]) -> None:
+        self._session, self._module, self._context, self._answer = session, module, context, answer
         self.cancelled = threading.Event()
+        self._flying: dict[int, int] = {}
+        """Tokens of the prompts of the requests in flight."""
+        self._made: Flow | None = None
+
+    @property
+    def flow(self) -> Flow:
+        if self._made is None:
+            can: frozenset[str] = self._module.CAN
+            session: Any = self._session
+            self._made = session.flow() if "parallel" in can else _flow.Turns(session, "turns" in can)
+        return self._made
+
+    def wake(self) -> None:
+        """From any thread: a step that waits returns."""
+        if self._made is not None:
+            self._made.wake()
 
     def facts(self) -> dict[str, Any]:
         return {"effective": dict(self._session.effective)}
@@ -102,43 +121,70 @@ class Server:
 
     def generate(self, ids: list[int], sampling: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """One event a token: its id, the text that became certain with it, and the moment it came."""
-        options = Sampling(**{**sampling, "stop_ids": tuple(sampling.get("stop_ids", ()))})
+        options = _sampling(sampling)
         tokens = self._session.generate(ids, options)
-        made: list[int] = []
-        sent = 0
+        text = _flow.Text(self._session.decode)
         try:
             for token in tokens:
                 now = time.perf_counter()
-                made.append(token)
-                text, sent = self._delta(made, sent, last=False)
-                yield {"token": token, "text": text, "at": now}
+                yield {"token": token, "text": text.feed(token), "at": now}
                 if self.cancelled.is_set():
                     break
         finally:
             close = getattr(tokens, "close", None)
             if close is not None:
                 close()
-        text, sent = self._delta(made, sent, last=True)
-        if text:
-            yield {"token": None, "text": text, "at": time.perf_counter()}
+        if rest := text.rest():
+            yield {"token": None, "text": rest, "at": time.perf_counter()}
 
-    def serve(self, prompts: list[list[int]], sampling: dict[str, Any], at_once: int) -> Iterator[dict[str, Any]]:
-        """One event a token of any of the prompts, and one without a token where a request begins."""
-        options = Sampling(**{**sampling, "stop_ids": tuple(sampling.get("stop_ids", ()))})
-        served: Any = self._session
-        with contextlib.closing(served.serve(prompts, options, at_once)) as events:
-            for which, token in events:
-                yield {"which": which, "token": token, "at": time.perf_counter()}
-                if self.cancelled.is_set():
-                    return
+    def add(self, which: int, ids: list[int] | None, text: str, bos: int | None, sampling: dict[str, Any]) -> None:
+        """A request into the flow: by ids, or by text, which a beginning-of-text token is put before where `bos` says so.
+        What is wrong with it is news of it."""
+        try:
+            if ids is None:
+                ids = _words.begun(list(self._session.encode(text)), bos)
+            self.flow.add(which, ids, _words.fit(_sampling(sampling), len(ids), self._context))
+            self._flying[which] = len(ids)
+        except Exception as error:
+            self._told([News(which, error=_fault(error))])
 
-    def _delta(self, made: Sequence[int], sent: int, last: bool) -> tuple[str, int]:
-        """The text that became certain with the newest token, and up to which token text has been sent."""
-        before = max(0, sent - HELD_BACK)
-        whole, known = self._session.decode(made[before:]), self._session.decode(made[before:sent]) if sent else ""
-        if whole.endswith("\ufffd") and not last and len(made) - sent < HELD_BACK:
-            return "", sent
-        return whole[len(known) :], len(made)
+    def drop(self, which: int) -> None:
+        if self._flying.pop(which, None) is not None:
+            self.flow.cancel(which)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._flying)
+
+    def step(self) -> None:
+        """One step of the flow, and what came of it."""
+        try:
+            self._told(self.flow.step())
+        except Exception as error:
+            self._told([News(which, error=_fault(error)) for which in self._flying])
+
+    def _told(self, news: Sequence[News]) -> None:
+        """Plain values for what is not as it mostly is; the moment is the step's."""
+        rows: list[dict[str, Any]] = []
+        for one in news:
+            row: dict[str, Any] = {"which": one.which}
+            if one.cached is not None:
+                row["prompt"], row["cached"] = self._flying.get(one.which, 0), one.cached
+            if one.text:
+                row["text"] = one.text
+            if one.tokens:
+                row["tokens"] = one.tokens
+            if one.logprobs:
+                row["logprobs"] = [(token.text, token.logprob, token.top) for token in one.logprobs]
+            if one.end is not None:
+                row["end"] = one.end
+            if one.error is not None:
+                row["error"] = _said(one.error)
+            if one.end is not None or one.error is not None:
+                self._flying.pop(one.which, None)
+            rows.append(row)
+        if rows:
+            self._answer({"news": rows, "at": time.perf_counter()})
 
     def memory(self) -> dict[str, Any]:
         """Resident bytes now and at the peak."""
@@ -198,14 +244,37 @@ def distance(actual: Floats, expected: Floats) -> dict[str, Any]:
     }
 
 
-def _read(requests: queue.Queue[dict[str, Any] | None], source: TextIO, cancelled: list[threading.Event]) -> None:
+def _sampling(fields: dict[str, Any]) -> Sampling:
+    """As it was before it was JSON."""
+    constraint = fields.get("constraint")
+    return Sampling(
+        **{
+            **fields,
+            "stop_ids": tuple(fields.get("stop_ids", ())),
+            "constraint": Constraint(**constraint) if constraint else None,
+        }
+    )
+
+
+def _fault(error: BaseException) -> SlmopsError:
+    """Whatever an engine's binding raises is an answer for the owner, not the end of the worker."""
+    return error if isinstance(error, SlmopsError) else EngineFailed(f"{type(error).__name__}: {error}")
+
+
+def _said(error: SlmopsError) -> dict[str, str]:
+    return {"kind": type(error).__name__, "fault": str(error), "cure": error.cure}
+
+
+def _read(requests: queue.SimpleQueue[dict[str, Any]], source: TextIO, opened: list[Server]) -> None:
     for line in source:
         request = json.loads(line)
         if request.get("cancel"):
-            for event in cancelled:
-                event.set()
-        else:
-            requests.put(request)
+            for server in opened:
+                server.cancelled.set()
+            continue
+        requests.put(request)
+        for server in opened:
+            server.wake()
     # The owner is gone: native code may hold the main thread for long, so leave without ceremony.
     os._exit(0)
 
@@ -215,43 +284,53 @@ def main() -> None:
     # OpenVINO's telemetry forks this process to report its use; without the module, OpenVINO's own stub takes its place.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the owner decides when a Ctrl-C ends a worker
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    requests: queue.Queue[dict[str, Any] | None] = queue.Queue()
-    cancelled: list[threading.Event] = []
-    threading.Thread(target=_read, args=(requests, sys.stdin, cancelled), daemon=True).start()
+    requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    opened: list[Server] = []
+    threading.Thread(target=_read, args=(requests, sys.stdin, opened), daemon=True).start()
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")
         answers.flush()
 
-    server: Server | None = None
-    while (request := requests.get()) is not None:
-        method, params = request["method"], request.get("params", {})
-        try:
-            if method == "open":
-                engine = plugins.load("engines", params["engine"])
-                server = Server(engine.open(Path(params["folder"]), Options(**params["options"])))
-                cancelled.append(server.cancelled)
-                answer({"result": {**server.facts(), **memory()}})
-            elif method == "close" or server is None:
-                break
-            elif method in ("generate", "serve"):
-                server.cancelled.clear()
-                for event in getattr(server, method)(**params):
-                    answer({"event": event})
-                # Some engines choose a device or a precision only when they first compute.
-                answer({"result": server.facts()})
+    def asked(method: str, params: dict[str, Any]) -> None:
+        if method == "open":
+            module = plugins.load("engines", params["engine"])
+            options = Options(**params["options"])
+            opened.append(Server(module.open(Path(params["folder"]), options), module, options.context, answer))
+            answer({"result": {**opened[0].facts(), **memory()}})
+        elif method == "generate":
+            opened[0].cancelled.clear()
+            for event in opened[0].generate(**params):
+                answer({"event": event})
+            # Some engines choose a device or a precision only when they first compute.
+            answer({"result": opened[0].facts()})
+        else:
+            answer({"result": getattr(opened[0], method)(**params)})
+
+    while True:
+        # All that was asked before the next step: what is added together is computed together.
+        while requests.qsize() or not (opened and opened[0].busy):
+            request = requests.get()
+            if "add" in request:
+                opened[0].add(request.pop("add"), **request)
+            elif "drop" in request:
+                opened[0].drop(request["drop"])
+            elif request["method"] == "close" or (request["method"] != "open" and not opened):
+                _leave(answers, opened)
             else:
-                answer({"result": getattr(server, method)(**params)})
-        except SlmopsError as error:
-            answer({"error": {"kind": type(error).__name__, "fault": str(error), "cure": error.cure}})
-        except (Exception, SystemExit) as error:
-            # Whatever an engine's binding raises is an answer for the owner, not the end of the worker.
-            answer({"error": {"kind": "EngineFailed", "fault": f"{type(error).__name__}: {error}", "cure": ""}})
+                try:
+                    asked(request["method"], request.get("params", {}))
+                except (Exception, SystemExit) as error:
+                    answer({"error": _said(_fault(error))})
+        opened[0].step()
+
+
+def _leave(answers: TextIO, opened: list[Server]) -> NoReturn:
     answers.flush()
     with contextlib.suppress(Exception):
-        if server is not None:
+        for server in opened:
             server._session.close()
     os._exit(0)  # engines' own exit handlers hang or crash too often to be waited for
 

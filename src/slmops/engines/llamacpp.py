@@ -24,6 +24,8 @@ MODULES = ("xllamacpp",)
 PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
 CAN = frozenset({"logits", "generate", "encode", "render"})
+SAMPLES: frozenset[str] = frozenset()
+CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu")
 KV = _gguf.KV
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)

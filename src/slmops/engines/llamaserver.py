@@ -11,7 +11,6 @@ import functools
 import http.client
 import json
 import os
-import queue
 import secrets
 import shutil
 import socket
@@ -19,7 +18,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +25,8 @@ from typing import Any
 
 from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, Sampling, _gguf, _words
+from slmops.engines import Constraint, Footprint, Options, Sampling, _gguf, _regex, _words
+from slmops.engines._llamaserver_flow import Flow
 
 FORMATS = ("gguf",)
 MODULES = ()
@@ -35,6 +34,8 @@ PACKAGE = "llama.cpp"
 EXTRA = "llamacpp"
 INSTALL = "build or download llama.cpp and put llama-server on PATH"
 CAN = frozenset({"generate", "encode", "render", "parallel"})
+SAMPLES = frozenset({"min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
+CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 DEVICES = ("cpu", "gpu")
 KV = _gguf.KV
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
@@ -87,6 +88,7 @@ class Session:
         self._vocab = len(kinds)
         self._hidden = frozenset(number for number, kind in enumerate(kinds) if kind in _gguf.HIDDEN)
         self._limit = min(options.context, _trained(found) or options.context)
+        self._reuse = options.reuse
         self._key = secrets.token_hex(16)
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         with socket.socket() as probe:
@@ -194,7 +196,7 @@ class Session:
         made: list[int] = []
         stops = frozenset(sampling.stop_ids)
         while (left := min(sampling.max_tokens, self._limit - len(ids)) - len(made)) > 0:
-            options = _options([*ids, *made], sampling, len(made))
+            options = {**_options([*ids, *made], sampling, bool(made)), "seed": (sampling.seed + len(made)) % (1 << 32)}
             source = self._stream(options, left) if sampling.temperature <= 0 else self._block(options, min(BLOCK, left))
             for token in source:
                 if token is None or token in stops:
@@ -204,44 +206,9 @@ class Session:
                 if len(made) >= sampling.max_tokens:
                     return
 
-    def serve(self, prompts: Sequence[Sequence[int]], sampling: Sampling, at_once: int) -> Iterator[tuple[int, int | None]]:
-        """A thread for each request in flight, which takes the next prompt when its own is answered. See engines."""
-        waiting, events = iter(enumerate(prompts)), queue.SimpleQueue[tuple[int, int | None] | BaseException | None]()
-        turn, stopped = threading.Lock(), threading.Event()
-
-        def work() -> None:
-            try:
-                while not stopped.is_set():
-                    with turn:
-                        which, ids = next(waiting, (-1, ()))
-                    if which < 0:
-                        break
-                    events.put((which, None))
-                    for token in self.generate(ids, sampling):
-                        events.put((which, token))
-                        if stopped.is_set():
-                            break
-                events.put(None)
-            except BaseException as error:
-                events.put(error)
-
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(at_once)]
-        for worker in workers:
-            worker.start()
-        try:
-            left = at_once
-            while left:
-                event = events.get()
-                if isinstance(event, BaseException):
-                    raise event
-                if event is None:
-                    left -= 1
-                else:
-                    yield event
-        finally:
-            stopped.set()
-            for worker in workers:
-                worker.join()
+    def flow(self) -> Flow:
+        """See engines. What one request left in a slot serves another that begins alike, where that is asked for."""
+        return Flow(self._port, self._key, lambda ids, how: _options(ids, how, self._reuse), self._prefixes, self._lost)
 
     def _stream(self, options: dict[str, Any], count: int) -> Iterator[int | None]:
         """Greedy tokens as they come; None at the end. Where the stream left some out, it ends early after fetching them."""
@@ -329,18 +296,33 @@ def _trained(found: Mapping[str, bytes]) -> int | None:
     return None
 
 
-def _options(prompt: Sequence[int], sampling: Sampling, done: int) -> dict[str, Any]:
-    """A /completion request. Only a continued generation reuses the cache: the first token's time counts the prompt."""
-    return {
+def _options(prompt: Sequence[int], sampling: Sampling, reuse: bool) -> dict[str, Any]:
+    """A /completion request. Where generation is measured, only a continued one reuses the cache: the first token's time
+    counts the prompt."""
+    options = {
         "prompt": list(prompt),
         "temperature": max(0.0, sampling.temperature),
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
-        "min_p": 0.0,
-        "repeat_penalty": 1.0,
-        "samplers": ["top_k", "top_p", "temperature"],
-        "seed": (sampling.seed + done) % (1 << 32),
-        "cache_prompt": done > 0,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repeat_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "presence_penalty": sampling.presence_penalty,
+        "samplers": ["penalties", "top_k", "top_p", "min_p", "temperature"],
+        "seed": sampling.seed % (1 << 32),
+        "cache_prompt": reuse,
         "return_tokens": True,
         "ignore_eos": not sampling.stop_ids,
     }
+    if sampling.logprobs is not None:
+        options["n_probs"] = max(1, sampling.logprobs)
+    match sampling.constraint:
+        case Constraint("json"):
+            options["json_schema"] = {"type": "object"}
+        case Constraint("json_schema", text):
+            options["json_schema"] = json.loads(text)
+        case Constraint("regex", text):
+            options["grammar"] = _regex.grammar(text)
+        case Constraint("grammar", text):
+            options["grammar"] = text
+    return options

@@ -20,7 +20,9 @@ FORMATS = ("mlx",)
 MODULES = ("mlx", "mlx_lm")
 PACKAGE = "mlx-lm"
 EXTRA = "mlx"
-CAN = frozenset({"logits", "generate", "encode", "render"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
+SAMPLES: frozenset[str] = frozenset()
+CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu")
 KV = {"auto": 2.0, "q8": 1 + 2 * 2 / 64}
 """See engines. The model's own dtype, or 8 bits in groups with a scale and a bias (mlx_lm.models.cache)."""

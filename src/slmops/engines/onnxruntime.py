@@ -22,7 +22,9 @@ FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
 PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
-CAN = frozenset({"logits", "generate", "encode", "render"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
+SAMPLES: frozenset[str] = frozenset()
+CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu", "npu")
 KV = {"auto": 4.0, "f32": 4.0}
 """See engines. The graph's own: keys and values have the type that it computes in."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, _openvino
+from slmops.engines import Footprint, Options, _openvino, _openvino_flow
 from slmops.engines import Session as Session
 
 FORMATS = ("openvino",)
@@ -17,6 +17,7 @@ MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
 PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
+SAMPLES, CONSTRAINTS = _openvino_flow.SAMPLES, _openvino_flow.CONSTRAINTS
 DEVICES = _openvino.DEVICES
 KV = _openvino.KV
 FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.69)

@@ -10,7 +10,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, _openvino
+from slmops.engines import Footprint, Options, _openvino, _openvino_flow
 from slmops.engines import Session as Session
 
 FORMATS = ("openvino",)
@@ -18,6 +18,7 @@ MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
 PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render", "parallel"})
+SAMPLES, CONSTRAINTS = _openvino_flow.SAMPLES, _openvino_flow.CONSTRAINTS
 DEVICES = ("cpu", "gpu")
 KV = _openvino.KV
 FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.71)

@@ -26,7 +26,9 @@ FORMATS = ("compressed_tensors", "huggingface")
 MODULES = ("torch", "transformers", "compressed_tensors")
 PACKAGE = "transformers"
 EXTRA = "train"
-CAN = frozenset({"logits", "generate", "encode", "render"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
+SAMPLES: frozenset[str] = frozenset()
+CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "cuda", "mps")
 KV = {"auto": 2.0}
 """See engines. The model's own dtype."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported
+from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unreachable, Unsupported
 from slmops.core.tensor import Array, Lazy, Tensor
 from slmops.formats import _safetensors
 
@@ -209,7 +209,7 @@ def _asking(name: Name, ask: Callable[[], Result]) -> Result:
         if status in ("401", "403"):
             cure = "run `hf auth login` (or set HF_TOKEN) with a token that may read it"
             raise SourceNotFound(f"the Hub refuses {name} ({status})", cure) from None
-        raise SourceNotFound(f"the Hub answered {status} for {name}", "try again later") from None
+        raise _refused(status, f" for {name}") from None
     except (hub.NotASafetensorsRepoError, hub.SafetensorsParsingError):
         raise
     except Exception as error:
@@ -218,15 +218,22 @@ def _asking(name: Name, ask: Callable[[], Result]) -> Result:
         raise
 
 
-def _unreachable(name: Name, error: Exception) -> SourceNotFound:
+def _unreachable(name: Name, error: Exception) -> SourceNotFound | Unreachable:
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
     if offline:
         return SourceNotFound(f"{name} is not (wholly) in the cache, and HF_HUB_OFFLINE is set", "unset it to download once")
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-    return SourceNotFound(
+    return Unreachable(
         f"{name} is not (wholly) in the cache, and the Hub cannot be reached ({reason})",
         "connect and run again (what was downloaded is kept), or give a local folder",
     )
+
+
+def _refused(status: str, asked: str) -> SourceNotFound | Unreachable:
+    """A server's trouble passes; what it says of the question does not."""
+    if status == "429" or status.startswith("5"):
+        return Unreachable(f"the Hub answered {status}{asked}", "try again later")
+    return SourceNotFound(f"the Hub answered {status}{asked}", "check HF_TOKEN and HF_ENDPOINT, if they are set")
 
 
 def _status(error: BaseException) -> str:
@@ -246,7 +253,7 @@ SECONDS = 60.0
 def listed(
     *, search: str | None, task: str | None, filters: Sequence[str], parameters: str | None, sort: str, limit: int
 ) -> list[Any]:
-    """What the Hub lists (huggingface_hub's ModelInfo), at most `limit`. Raises SourceNotFound."""
+    """What the Hub lists (huggingface_hub's ModelInfo), at most `limit`. Raises Unreachable."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -268,7 +275,7 @@ def listed(
 
 
 def figures(name: Name) -> Any:
-    """Downloads, likes and gating of a model (huggingface_hub's ModelInfo). Raises SourceNotFound."""
+    """Downloads, likes and gating of a model (huggingface_hub's ModelInfo). Raises Unreachable."""
     from huggingface_hub import HfApi
 
     expand: Any = ["downloads", "gated", "likes"]
@@ -291,15 +298,15 @@ def _within(ask: Callable[[], Result]) -> Result:
     try:
         answer, error = answers.get(timeout=SECONDS)
     except queue.Empty:
-        raise SourceNotFound(f"the Hub did not answer in {SECONDS:.0f} s", "try again later") from None
+        raise Unreachable(f"the Hub did not answer in {SECONDS:.0f} s", "try again later") from None
     if error is None:
         return cast(Result, answer)
     if isinstance(error, hub.OfflineModeIsEnabled):
         raise SourceNotFound("the Hub is not asked, for HF_HUB_OFFLINE is set", "unset it") from None
     if isinstance(error, hub.HfHubHTTPError):
-        raise SourceNotFound(f"the Hub answered {_status(error)}", "try again later") from None
+        raise _refused(_status(error), "") from None
     if isinstance(error, OSError) or type(error).__module__.split(".")[0] in CLIENTS:
-        raise SourceNotFound(f"the Hub cannot be reached ({str(error)[:200]})", "connect and run again") from None
+        raise Unreachable(f"the Hub cannot be reached ({str(error)[:200]})", "connect and run again") from None
     if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
         raise CorruptInput(f"the Hub's answer makes no sense ({type(error).__name__})", "try again later") from None
     raise error

@@ -107,8 +107,8 @@ def under_load(worker: Worker, prompts: Sequence[Sequence[int]], new_tokens: int
     lengths: list[int] = []
     for _ in range(ROUNDS):
         stamps: dict[int, list[float]] = {}
-        for which, _, seconds in worker.serve(list(itertools.islice(turn, PER_SLOT * at_once)), sampling, at_once):
-            stamps.setdefault(which, []).append(seconds)
+        for which, count, seconds in worker.serve(list(itertools.islice(turn, PER_SLOT * at_once)), sampling, at_once):
+            stamps.setdefault(which, []).extend([seconds] * max(1, count))
         made = sum(len(own) - 1 for own in stamps.values())
         rates.append(made / max(own[-1] for own in stamps.values()))
         for own in stamps.values():

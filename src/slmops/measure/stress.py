@@ -134,8 +134,8 @@ def at_once(worker: Worker, prompt: Sequence[int], found: Stress) -> Stress:
     """The same with AT_ONCE requests in flight. The worker is of an engine with "parallel" in CAN, opened for as many."""
     made = [0] * AT_ONCE
     with _watched(worker):
-        for which, token, _ in worker.serve([list(prompt)] * AT_ONCE, Sampling(max_tokens=SHORT), AT_ONCE):
-            made[which] += token is not None
+        for which, count, _ in worker.serve([list(prompt)] * AT_ONCE, Sampling(max_tokens=SHORT), AT_ONCE):
+            made[which] += count
     fault = f"{AT_ONCE} requests at once: answers of {made} tokens came, and {SHORT} were asked"
     faults = found.faults if made == [SHORT] * AT_ONCE else (*found.faults, fault)
     return dataclasses.replace(found, requests=found.requests + AT_ONCE, faults=faults, at_once=AT_ONCE)

@@ -19,7 +19,7 @@ from slmops.core.yaml12 import Places, Way
 from slmops.pipeline import schema
 from slmops.pipeline.desk import INPUTS
 from slmops.pipeline.schema import Fault
-from slmops.pipeline.steps import ROOM
+from slmops.pipeline.steps import ROOM, checked
 
 NAMED = r"[a-z][a-z0-9_-]{0,63}"
 FOUND = re.compile(r"\$\{([^}]*)\}?")
@@ -243,7 +243,7 @@ def _steps(steps: Sequence[Mapping[str, Any]], places: Places) -> Iterator[Fault
         # What a step above makes is unknown; values that lean on such a one are checked when it runs.
         if not broken and set(keys) - set(literal) <= set(module.INPUTS):
             try:
-                module.check(literal)
+                checked(module, literal)
             except SlmopsError as error:
                 yield Fault(*places.of((*way, kind)), str(error), error.cure)
         outputs[name] = module.outputs(keys)

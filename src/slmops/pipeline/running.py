@@ -25,7 +25,7 @@ from slmops.pipeline import document
 from slmops.pipeline.desk import Desk
 from slmops.pipeline.document import Pipeline, Step
 from slmops.pipeline.records import Records
-from slmops.pipeline.steps import ROOM
+from slmops.pipeline.steps import ROOM, checked
 from slmops.plan import hardware
 from slmops.plan.hardware import Machine
 
@@ -95,7 +95,7 @@ def do(job: Job, desk: Desk) -> Outcome:
             return known
         desk.key = memo.key if memo is not None else ""
         began, clock = time.time(), time.perf_counter()
-        module.check(dict(job.keys))
+        checked(module, dict(job.keys))
         made = module.run(dict(job.keys), desk)
         done = memo or remembered(job.kind, job.keys, desk)
         record = {

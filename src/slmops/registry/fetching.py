@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from slmops.core.errors import CorruptInput, NoSpace, SourceNotFound
+from slmops.core.errors import CorruptInput, NoSpace, Unreachable
 from slmops.core.store import file_digest, no_space, sync_file
 from slmops.core.units import size
 from slmops.core.watch import Watch
@@ -289,10 +289,10 @@ def git_hash(path: Path) -> str:
 
 
 def proven(piece: Piece, path: Path) -> Blob | None:
-    """What a file is as a blob, if it is the piece. Raises SourceNotFound where it is a part of it."""
+    """What a file is as a blob, if it is the piece. Raises Unreachable where it is a part of it."""
     found = path.stat().st_size
     if found < piece.size:
-        raise SourceNotFound(
+        raise Unreachable(
             f"{piece.key[:19]} broke off after {size(found)} of {size(piece.size)}", "pull again: it goes on there"
         )
     blob = Blob(f"sha256:{file_digest(path)}", found)

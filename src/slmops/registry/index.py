@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slmops.core.errors import CorruptInput
+from slmops.core.errors import CorruptInput, OutputExists
 from slmops.core.store import write_whole
 from slmops.registry import references
 from slmops.registry.manifest import MANIFEST
@@ -50,6 +50,12 @@ class Index:
     def origin(self, digest: str) -> str:
         """Where a manifest came from; HERE where it was made here."""
         return str(self.entries[digest].get("annotations", {}).get(ORIGIN, HERE))
+
+    def give(self, name: Reference, digest: str, replace: bool) -> None:
+        """Raises OutputExists where the name is another artifact's, unless `replace`."""
+        if (other := self.tags.get(name, digest)) != digest and not replace:
+            raise taken(name, other)
+        self.tags[name] = digest
 
     def drop(self, digest: str) -> None:
         self.entries.pop(digest, None)
@@ -130,3 +136,8 @@ def parse(content: bytes, what: str = NAME) -> Index:
         if isinstance(tag, str) and (reference := references.parse(tag)) is not None:
             found.tags[reference] = digest
     return found
+
+
+def taken(name: Reference, digest: str) -> OutputExists:
+    """What to say of a name that is another artifact's."""
+    return OutputExists(f"{name} is {digest[:19]} already", "choose another name, or --force to move it")

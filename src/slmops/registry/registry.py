@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from slmops.core import receipt
-from slmops.core.errors import CorruptInput, OutputExists, SlmopsError, SourceNotFound
+from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
 from slmops.core.store import no_space
 from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
 from slmops.registry import policy as policies
@@ -96,12 +96,16 @@ class Registry:
                 return found[0]
             fault = f"{text} is the start of {len(found)} digests" if found else f"the registry has no artifact {text}"
             raise SourceNotFound(fault, "slmops models ls shows what it has")
+        return self._named(text)[1]
+
+    def _named(self, text: str) -> tuple[Reference, str]:
+        """The whole name that is meant, and its digest. Raises SourceNotFound."""
         reference = references.named(text)
-        if (digest := self.catalog.tagged(reference.name, reference.tag)) is not None:
-            return digest
         tags = self.catalog.tags(reference.name)
-        if len(tags) == 1 and ":" not in text and (digest := self.catalog.tagged(reference.name, tags[0])) is not None:
-            return digest
+        if reference.tag not in tags and len(tags) == 1 and ":" not in text:
+            reference = Reference(reference.name, tags[0])
+        if (digest := self.catalog.tagged(reference.name, reference.tag)) is not None:
+            return reference, digest
         cure = f"its tags: {', '.join(tags[:20])}" if tags else "slmops models ls shows what it has"
         raise SourceNotFound(f"the registry has no artifact {reference}", cure)
 
@@ -236,12 +240,10 @@ class Registry:
         def edit(held: Index) -> None:
             for gone in instead:
                 held.drop(gone)
-            for name, digest in names.items():
-                if (other := held.tags.get(name, digest)) != digest and not replace:
-                    raise _taken(name, other)
             for one in found:
                 held.add(one.digest, one.size, one.artifact_type, origin)
-            held.tags.update(names)
+            for name, digest in names.items():
+                held.give(name, digest, replace)
 
         self.change(edit)
 
@@ -249,7 +251,7 @@ class Registry:
         """Raises OutputExists where the name is another step's artifact: asked before the work, not after."""
         digest = self.catalog.tagged(name.name, name.tag)
         if digest is not None and (not step or self.manifest(digest).ours("step") != step):
-            raise _taken(name, digest)
+            raise index.taken(name, digest)
 
     # Names
 
@@ -259,9 +261,7 @@ class Registry:
         def edit(held: Index) -> None:
             if digest not in held.entries:
                 raise SourceNotFound(f"the registry has no artifact {digest}", "it was removed meanwhile")
-            if (other := held.tags.get(name, digest)) != digest and not replace:
-                raise _taken(name, other)
-            held.tags[name] = digest
+            held.give(name, digest, replace)
 
         digest = self.resolve(text)
         self.change(edit)
@@ -284,11 +284,7 @@ class Registry:
                 with contextlib.suppress(OSError):
                     self.blobs.touch(digest)  # its grace begins now
 
-        digest, named = self.resolve(text), None
-        if references.SHORT.fullmatch(text) is None:
-            named = references.named(text)
-            if self.catalog.tagged(named.name, named.tag) is None:  # a name without a tag, whose only one is meant
-                named = Reference(named.name, self.catalog.tags(named.name)[0])
+        named, digest = (None, self.resolve(text)) if references.SHORT.fullmatch(text) else self._named(text)
         self.change(edit)
         return digest, gone
 
@@ -368,7 +364,7 @@ class Registry:
         """Bring the catalog up to index.json, if that is another than it was made from."""
         if self.catalog.seen() != self._seen():
             with _lock.held(self.root / "index.lock"):
-                self.catalog.sync(index.read(self.root), self._seen(), self._load)
+                self._fill()
 
     def reindex(self) -> None:
         """Make the catalog anew from index.json and the manifests; a file that SQLite cannot read is set aside.
@@ -406,7 +402,3 @@ class Registry:
         with contextlib.suppress(SlmopsError):
             document = self.document(found.layers[0].blob if found.subject is not None else found.config)
         return found, document, self.blobs.path(digest).stat().st_mtime
-
-
-def _taken(name: Reference, digest: str) -> OutputExists:
-    return OutputExists(f"{name} is {digest[:19]} already", "choose another name, or --force to move it")

@@ -35,6 +35,15 @@ MOST_BUNDLE = 8 << 20
 MOST_KEY = 1 << 20
 
 
+PASSWORD = "SLMOPS_KEY_PASSWORD"
+"""The environment's variable with the password of a key: an option would be seen by every process of the machine."""
+
+
+def password() -> str | None:
+    """Of the private key, from the environment."""
+    return os.environ.get(PASSWORD) or None
+
+
 @dataclass(frozen=True)
 class Signer:
     """What is signed with: a key; a key and its certificate, followed by those that it leads over; else Sigstore."""
@@ -79,7 +88,7 @@ def sign(registry: Registry, digest: str, by: Signer) -> tuple[str, str]:
         if by.key is None:
             cure = "sign with --key where there is no network"
             raise VerificationFailed(f"Sigstore did not sign: {_said(error)}", cure) from error
-        cure = "a PEM file of a key on P-256, P-384 or P-521; its password is in SLMOPS_KEY_PASSWORD: slmops models key"
+        cure = "a PEM file of a key on P-256, P-384 or P-521; its password is in {PASSWORD}: slmops models key"
         raise CorruptInput(f"{by.key} cannot sign: {_said(error)}", cure) from error
     for attached, earlier in bundles(registry, digest):
         if earlier.get("verificationMaterial") == bundle.get("verificationMaterial") and _covers(found, earlier):

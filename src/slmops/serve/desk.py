@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from slmops.core.errors import SourceNotFound, Unreachable
 from slmops.serve.model import Answer
 from slmops.serve.models import Models
-from slmops.serve.request import Caller, Outcome, Request
+from slmops.serve.request import Caller, Embedded, Outcome, Request
 
 
 class Watcher(Protocol):
@@ -38,24 +40,45 @@ class Desk:
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
-        admitted: list[Watcher] = []
-        try:
-            for watcher in self._watchers:
-                watcher.admit(request, caller)
-                admitted.append(watcher)
+        with self._admitted(outcome):
             # Opening reads files: not on the loop that all connections share.
             model = await asyncio.to_thread(self.models.get, request.model)
             answer = self._answer(outcome)
             model.take(answer)
+        return answer
+
+    async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
+        """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
+        that does not fit into the context."""
+        outcome = Outcome(Request(model, texts=tuple(texts)), caller)
+        with self._admitted(outcome):
+            try:
+                async with asyncio.timeout(self._timeout):
+                    found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
+            except TimeoutError:
+                raise self._late() from None
+        outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    @contextmanager
+    def _admitted(self, outcome: Outcome) -> Iterator[None]:
+        """Past every watcher; they are told where it goes wrong."""
+        admitted: list[Watcher] = []
+        try:
+            for watcher in self._watchers:
+                watcher.admit(outcome.request, outcome.caller)
+                admitted.append(watcher)
+            yield
         except BaseException as error:
-            outcome.reason = type(error).__name__
+            outcome.ended, outcome.reason = time.monotonic(), type(error).__name__
             for watcher in admitted:
                 watcher.ended(outcome)
-            if isinstance(error, SourceNotFound) and caller.models != ("*",):
-                offer = ", ".join(self.names(caller)[:20])  # the names of others' models are not theirs to know
-                raise SourceNotFound(f"no model {request.model[:100]!r} is served here", f"one of: {offer}") from None
+            if isinstance(error, SourceNotFound) and outcome.caller.models != ("*",):
+                # The names of others' models are not theirs to know.
+                fault = f"no model {outcome.request.model[:100]!r} is served here"
+                raise SourceNotFound(fault, f"one of: {', '.join(self.names(outcome.caller)[:20])}") from None
             raise
-        return answer
 
     def _answer(self, outcome: Outcome) -> Answer:
         if self._timeout is None:
@@ -65,13 +88,12 @@ class Desk:
             late.cancel()
             self._ended(outcome)
 
-        def give_up() -> None:
-            answer.tell(Unreachable(f"it was not answered within {self._timeout:g} s", "ask for fewer tokens, or later"))
-            loop.call_soon(answer.cancel)  # once that is told
-
-        loop, answer = asyncio.get_running_loop(), Answer(outcome, ended)
-        late = loop.call_later(self._timeout, give_up)
+        answer = Answer(outcome, ended)
+        late = asyncio.get_running_loop().call_later(self._timeout, answer.give_up, self._late())
         return answer
+
+    def _late(self) -> Unreachable:
+        return Unreachable(f"it was not answered within {self._timeout:g} s", "ask for fewer tokens, or later")
 
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:

@@ -59,6 +59,8 @@ class Request:
     """Texts that end the answer and are not part of it."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as chat templates take them: {"type": "function", "function": {...}}."""
+    texts: tuple[str, ...] = ()
+    """To be embedded (Desk.embed); nothing is continued."""
     adapter: str | None = None
     """A LoRA adapter of the model, by its name."""
 
@@ -87,6 +89,8 @@ class Piece:
 
     text: str
     logprobs: tuple[Logprob, ...] = ()
+    tokens: int = 1
+    """That it is of: pieces that nobody has taken yet become one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,14 @@ class Ended:
     reason: Literal["stop", "length"]
     tokens: int
     """That were generated."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A vector of length 1 for each text."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    prompt_tokens: int
 
 
 Event = Began | Piece | Ended

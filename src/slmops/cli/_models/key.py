@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from slmops.cli import _signer
 from slmops.cli._sub import Said
 
-HELP = f"make a pair of keys to sign with; {_signer.PASSWORD} encrypts the private one"
+HELP = "make a pair of keys to sign with; SLMOPS_KEY_PASSWORD encrypts the private one"
 EXAMPLE = "slmops models key release.pem"
 
 
@@ -24,5 +23,5 @@ def run(arguments: argparse.Namespace) -> Said:
     path = Path(arguments.path)
     if path.suffix == ".pub":
         raise UsageError(f"{path} would be the public key's name", "NAME.pem")
-    public = signing.make_key(path, _signer.password())
+    public = signing.make_key(path, signing.password())
     return Said({"private": str(path), "public": str(public)}, f"{path}: keep it to yourself\n{public}: for who verifies")

@@ -7,13 +7,13 @@ CODE            raised when the same inputs and parameters would make something 
 REMEMBERED      whether it runs once for the same inputs, parameters and code
 JUDGES          whether what stands below waits for it, whatever it refers to
 ACTS            whether it waits for all that stands above it: it changes names, or files outside the registry
-check(keys)     raises SlmopsError for values that make no sense; of what is still a reference the key is left out
 outputs(keys)   what later steps may refer to: name -> one of TYPES, or a mapping of such; "*" stands for any name
 plan(keys, desk)  -> Foreseen: what it would do, from headers and shapes
 run(keys, desk)   -> Made. What it files in the registry is added there before it returns
 
 and may hold
 
+check(keys)        raises SlmopsError for values that make no sense; of what is still a reference the key is left out
 SPREADS         True where it uses an executor by itself, so that it runs where the pipeline does
 hangs(keys, desk)  -> what the result hangs on besides inputs, parameters and code: engines, the machine
 """
@@ -68,3 +68,9 @@ class Made:
     """Why the pipeline ends here: a gate, or a check, that did not hold."""
     keep: bool = True
     """False: not to be remembered, though nothing is wrong."""
+
+
+def checked(module: Any, keys: dict[str, Any]) -> None:
+    """The step's own `check`, where it has one."""
+    if hasattr(module, "check"):
+        module.check(keys)

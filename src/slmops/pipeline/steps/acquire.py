@@ -28,10 +28,6 @@ CODE = "1"
 REMEMBERED, JUDGES, ACTS = False, True, False  # a branch of the Hub moves: it is asked each time; fetched is once
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {"model": "model", "path": "path", "licence": "text", "parameters": "number"}
 

@@ -23,10 +23,6 @@ CODE = "1"
 REMEMBERED, JUDGES, ACTS = False, True, True
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {"artifact": "artifact"}
 

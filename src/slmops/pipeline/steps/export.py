@@ -22,10 +22,6 @@ CODE = "1"
 REMEMBERED, JUDGES, ACTS = False, False, True
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {"path": "path", "bytes": "number"}
 

@@ -36,10 +36,6 @@ CODE = ledger.CODE
 REMEMBERED, JUDGES, ACTS = True, False, False
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {"measured": "measurement"}
 

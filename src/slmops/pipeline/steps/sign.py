@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from slmops.pipeline.desk import Desk
@@ -23,10 +22,6 @@ CODE = "1"
 REMEMBERED, JUDGES, ACTS = False, False, True
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {"artifact": "artifact"}
 
@@ -38,7 +33,7 @@ def plan(keys: dict[str, Any], desk: Desk) -> Foreseen:
 def run(keys: dict[str, Any], desk: Desk) -> Made:
     digest = desk.filed(keys["artifact"])
     certificate = desk.file(keys["certificate"]) if "certificate" in keys else None
-    signer = signing.Signer(desk.file(keys["key"]), certificate, os.environ.get("SLMOPS_KEY_PASSWORD") or None)
+    signer = signing.Signer(desk.file(keys["key"]), certificate, signing.password())
     _, who = signing.sign(desk.registry, digest, signer)
     documents.write(desk.registry, digest)
     return Made({"artifact": digest}, f"signed by {who}")

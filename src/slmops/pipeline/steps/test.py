@@ -30,10 +30,6 @@ CODE = "1"
 REMEMBERED, JUDGES, ACTS = True, True, False
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {}
 

@@ -26,10 +26,6 @@ CODE = compiler.WRITERS_CODE
 REMEMBERED, JUDGES, ACTS = True, True, False
 
 
-def check(keys: dict[str, Any]) -> None:
-    pass
-
-
 def outputs(keys: dict[str, Any]) -> dict[str, Any]:
     return {}
 

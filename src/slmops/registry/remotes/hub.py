@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmops.core.errors import SourceNotFound, UsageError
+from slmops.core.errors import SourceNotFound, Unreachable, UsageError
 from slmops.core.watch import Watch
 from slmops.registry import blobs, contents, fetching
 from slmops.registry._http import Client
@@ -116,7 +116,7 @@ def _listing(registry: Registry, name: Name) -> tuple[str, dict[str, File]]:
 
     try:
         return _hub.listing(name)
-    except SourceNotFound as fault:
+    except (SourceNotFound, Unreachable) as fault:
         held = {
             attached.subject
             for attached, document in registry.attached("origin")
@@ -125,7 +125,7 @@ def _listing(registry: Registry, name: Name) -> tuple[str, dict[str, File]]:
         tags = [tag for row in registry.rows() if row.digest in held for tag in row.tags]
         if not tags:
             raise
-        raise SourceNotFound(str(fault), f"{fault.cure}; the registry has {', '.join(tags[:5])} of it") from None
+        raise type(fault)(str(fault), f"{fault.cure}; the registry has {', '.join(tags[:5])} of it") from None
 
 
 def _pieces(registry: Registry, files: Mapping[str, File]) -> dict[str, Piece]:

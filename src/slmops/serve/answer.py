@@ -1,0 +1,95 @@
+"""What comes back of a request: its events, as many as have come at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+
+from slmops.core.errors import SlmopsError
+from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request
+
+
+class Answer:
+    """Written by its model and read by a wire format, both on the server's loop."""
+
+    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None]) -> None:
+        """`ended` is called once, however the request ends."""
+        self.outcome, self._ended = outcome, ended
+        self._events: deque[Event | BaseException] = deque()
+        self._reader: asyncio.Future[None] | None = None
+        self.on_cancel: Callable[[Answer], None] | None = None
+        """What its model does when nobody waits for it any more."""
+        self.cancelled = False
+
+    @property
+    def request(self) -> Request:
+        return self.outcome.request
+
+    async def next(self, seconds: float | None = None) -> Event | None:
+        """The next event; None when so many seconds have passed without one. Raises what the engine raised."""
+        if not self._events:
+            loop = asyncio.get_running_loop()
+            self._reader = loop.create_future()
+            timer = loop.call_later(seconds, self._wake) if seconds is not None else None
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+                if timer is not None:
+                    timer.cancel()
+            if not self._events:
+                return None
+        event = self._events.popleft()
+        if isinstance(event, BaseException):
+            raise event
+        return event
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: its place is free at once. Nothing where it has ended."""
+        if self.outcome.ended is None:
+            self.cancelled = True
+            self._end("cancelled")
+            if self.on_cancel is not None:
+                self.on_cancel(self)
+
+    def give_up(self, error: SlmopsError) -> None:
+        """It ends with this error, and its place is free at once. Nothing where it has ended."""
+        if self.outcome.ended is None:
+            self.take(error)
+            if self.on_cancel is not None:
+                self.on_cancel(self)
+
+    def take(self, event: Event | BaseException) -> None:
+        """From its model. A piece joins one that nobody has taken yet."""
+        if self.cancelled:
+            return
+        outcome, events = self.outcome, self._events
+        match event:
+            case Piece():
+                if outcome.first is None:
+                    outcome.first = time.monotonic()
+                outcome.tokens += event.tokens
+                if events and isinstance(last := events[-1], Piece):
+                    events[-1] = Piece(last.text + event.text, last.logprobs + event.logprobs, last.tokens + event.tokens)
+                    return
+            case Began():
+                outcome.began = time.monotonic()
+                outcome.prompt_tokens, outcome.cached_tokens = event.prompt_tokens, event.cached_tokens
+            case Ended():
+                outcome.tokens = event.tokens
+                self._end(event.reason)
+            case _:
+                self._end(type(event).__name__)
+        events.append(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    def _end(self, reason: str) -> None:
+        if self.outcome.ended is None:
+            self.outcome.ended, self.outcome.reason = time.monotonic(), reason
+            self._ended(self.outcome)
