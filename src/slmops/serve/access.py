@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.routing import BaseRoute, Match, Mount, Route
@@ -65,6 +65,8 @@ class Access:
     tokens: Tokens | None = None
     certificates: bool = False
     """Whether every connection has shown a client certificate that holds."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """Who has signed in to the page."""
     own: bool = True
     """Whether the server can be reached from this machine alone."""
     origins: frozenset[str] = frozenset()
@@ -112,8 +114,8 @@ class _Refused(Exception):
 class Guard:
     """ASGI middleware in front of every route."""
 
-    def __init__(self, app: ASGIApp, access: Access, routes: Sequence[BaseRoute], sessions: Sessions) -> None:
-        self._app, self._access, self._routes, self._sessions = app, access, routes, sessions
+    def __init__(self, app: ASGIApp, access: Access, routes: Sequence[BaseRoute]) -> None:
+        self._app, self._access, self._routes = app, access, routes
         for route in routes:
             if not isinstance(route, Route | Mount):
                 raise TypeError(f"{route!r}: the guard knows routes and mounts only")
@@ -127,7 +129,7 @@ class Guard:
         method, path, name = scope["method"], scope["path"], "nobody"
         send = _secured(send, scope["scheme"] == "https")
         try:
-            headers = self._sessions.lent(scope, _head(scope))
+            headers = self._access.sessions.lent(scope, _head(scope))
             level, own = self._route(scope)
             self._place(headers, scope, level)
             try:

@@ -19,7 +19,6 @@ from slmops.serve import page, rights
 from slmops.serve.access import CALLER, Access, Guard
 from slmops.serve.desk import Desk
 from slmops.serve.request import Caller
-from slmops.serve.sessions import Sessions
 
 ROOM = "serve.wire"
 CORS: dict[str, Any] = {
@@ -47,8 +46,6 @@ def build(desk: Desk, access: Access) -> Starlette:
         there = {route.path for route in found}
         return [path for path in page.SHOWN if path in there and caller.role in rights.MAY[rights.least("GET", path)]]
 
-    sessions = Sessions()
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         yield
@@ -59,11 +56,11 @@ def build(desk: Desk, access: Access) -> Starlette:
         Route("/health/ready", ready, methods=["GET"]),
         Route("/slmops/models", loaded, methods=["GET"]),
         *page.routes(),
-        *sessions.routes(lambda http: http.scope[CALLER], sees),
+        *access.sessions.routes(lambda http: http.scope[CALLER], sees),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    middleware = [Middleware(Guard, access=access, routes=found, sessions=sessions)]
+    middleware = [Middleware(Guard, access=access, routes=found)]
     if access.origins:
         # In front of the guard, so that pages can read its refusals too.
         middleware.insert(0, Middleware(CORSMiddleware, **CORS, allow_origins=sorted(access.origins)))

@@ -78,7 +78,7 @@ export function plane(points, across, up, says, pointed) {
   const level = up.alike ? y.place(up.alike) : 0;
   const band = level && level < HIGH - BOTTOM - 4 ? [
     svg("rect.band", { x: LEFT, width: WIDE - RIGHT - LEFT, y: level, height: HIGH - BOTTOM - level }),
-    svg("text.aside", { x: WIDE - RIGHT - 4, y: HIGH - BOTTOM - 6, "text-anchor": "end" }, "no difference that counts"),
+    svg("text.aside", { x: LEFT + 6, y: level + 15 }, "no difference that counts"),
   ] : null;
   const ranges = placed.filter(({ one }) => one.low !== null).map(({ one, x: at }) =>
     svg(`line.range.c${one.kind % 6}`, { x1: at, x2: at, y1: y.place(one.low), y2: y.place(one.high) }));
