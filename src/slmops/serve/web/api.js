@@ -26,7 +26,7 @@ async function answered(path, options) {
     const body = await found.json();
     said = String(body?.error?.message ?? body?.error ?? "");
   } catch { /* no JSON: the status says it */ }
-  if (found.status === 401 && path !== "/slmops/session") refused.dispatchEvent(new Event("refused"));
+  if (found.status === 401 && !options.headers?.authorization) refused.dispatchEvent(new Event("refused"));
   const wait = Number(found.headers.get("retry-after")) || null;
   throw new Fault(said.slice(0, 600) || `The server answered ${found.status}`, found.status, wait);
 }
