@@ -78,9 +78,7 @@ def opened(chromium: Any) -> Iterator[Opened]:
     faults: list[str] = []
     pages: list[Any] = []
 
-    def visit(
-        url: str, view: str = "", *, width: int = 1280, dark: bool = False, expected: str = "", clock: bool = False
-    ) -> Any:
+    def visit(url: str, at: str = "", width: int = 1280, dark: bool = False, expected: str = "", clock: bool = False) -> Any:
         size = {"width": width, "height": 800}
         context = chromium.new_context(viewport=size, color_scheme="dark" if dark else "light")
         context.add_init_script(WATCH)

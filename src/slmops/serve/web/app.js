@@ -45,6 +45,8 @@ function signin(entered) {
     h("img", { src: document.querySelector("link[rel=icon]").href, alt: "", width: "40", height: "40" }),
     h("h1", { id: "signin-title" }, "Sign in"),
     h("p.quiet", {}, "This server asks for a key. It is sent once and not kept in this page."),
+    // For those who keep keys in a password manager, which wants a name beside.
+    h("input", { type: "text", name: "username", autocomplete: "username", value: location.host, hidden: true, "aria-hidden": "true" }),
     h("label", { for: "key" }, "Key"), field, fault, press);
   form.addEventListener("submit", async (event) => {
     event.preventDefault();

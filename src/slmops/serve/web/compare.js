@@ -59,16 +59,17 @@ export function compare() {
     found = a.fault || b.fault ? null : difference(a.text, b.text);
     const words = a.fault || b.fault ? "Not both have answered."
       : !found ? "The answers are too long to be compared word by word."
-      : !found.differ ? "The answers are the same, word for word."
+      : found.same ? "The answers are the same, word for word."
+      : !found.differ ? "The words are the same; marks or spaces differ."
       : `The answers differ in ${found.differ} of ${found.of} words.`;
     const kept = a.clock?.first && b.clock?.first;
-    verdict.replaceChildren(h("div.differ", {}, h("p", {}, words), found?.differ ? h("label.check", {}, marks, "mark them") : null), kept ? table(sides.map((one) => one.letter), a, b) : "");
+    verdict.replaceChildren(h("div.differ", {}, h("p", {}, words), found && !found.same ? h("label.check", {}, marks, "mark them") : null), kept ? table(sides.map((one) => one.letter), a, b) : "");
     verdict.hidden = false;
     say(words);
   }
 
   function show() {
-    const marked = marks.checked && found?.differ > 0;
+    const marked = marks.checked && found && !found.same;
     sides.forEach((one, place) => one.mark(marked ? [found.left, found.right][place] : null));
   }
 

@@ -4,7 +4,10 @@
 const MOST = 3000;
 const WORDS = /\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu;
 
-/** {left, right, differ, of}: each side as [{text, same}], how many words differ, of how many; null where it is too long. */
+/**
+ * {left, right, same, differ, of}: each side as [{text, same}], whether they are one text, how many words differ, of how many
+ * (marks and spaces are shown, and not counted); null where it is too long.
+ */
 export function difference(one, other) {
   const a = one.match(WORDS) ?? [], b = other.match(WORDS) ?? [];
   let head = 0, tail = 0;
@@ -28,9 +31,9 @@ export function difference(one, other) {
     } else if (j >= y.length || (i < x.length && table[(i + 1) * wide + j] >= table[i * wide + j + 1])) left[head + i++] = false;
     else right[head + j++] = false;
   }
-  const words = (parts) => parts.filter((part) => part.trim()).length;
+  const words = (parts) => parts.filter((part) => /[\p{L}\p{N}]/u.test(part)).length;
   const differ = Math.max(words(a.filter((_, place) => !left[place])), words(b.filter((_, place) => !right[place])));
-  return { left: joined(a, left), right: joined(b, right), differ, of: Math.max(words(a), words(b)) };
+  return { left: joined(a, left), right: joined(b, right), same: one === other, differ, of: Math.max(words(a), words(b)) };
 }
 
 /** Neighbours of one kind as one part; a space between two that differ differs with them. */

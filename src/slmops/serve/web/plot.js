@@ -76,10 +76,7 @@ export function plane(points, across, up, says, pointed) {
   const steps = best.map(({ x: at, y: level }, place) => (place ? go(round(at), round(level)) : `M${round(at)} ${round(level)}`));
   const line = best.length > 1 ? svg("path.front", { d: steps.join("") }) : null;
   const level = up.alike ? y.place(up.alike) : 0;
-  const band = level && level < HIGH - BOTTOM - 4 ? [
-    svg("rect.band", { x: LEFT, width: WIDE - RIGHT - LEFT, y: level, height: HIGH - BOTTOM - level }),
-    svg("text.aside", { x: LEFT + 6, y: level + 15 }, "no difference that counts"),
-  ] : null;
+  const band = level && level < HIGH - BOTTOM - 4 ? svg("rect.band", { x: LEFT, width: WIDE - RIGHT - LEFT, y: level, height: HIGH - BOTTOM - level }) : null;
   const ranges = placed.filter(({ one }) => one.low !== null).map(({ one, x: at }) =>
     svg(`line.range.c${one.kind % 6}`, { x1: at, x2: at, y1: y.place(one.low), y2: y.place(one.high) }));
   const marks = placed.map(({ one, x: at, y: level }) => {
