@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def opened(chromium: Any) -> Iterator[Opened]:
 
 def until(page: Any, holds: Callable[[], Any]) -> None:
     """Playwright's own wait_for_function evaluates text in the page, which the policy forbids."""
-    for _ in range(200):
+    for _ in range(100):
         if holds():
             return
         page.wait_for_timeout(100)
@@ -371,6 +372,23 @@ def test_the_load_is_polled_only_while_it_is_seen(server: str, opened: Opened) -
     assert not asked
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     until(page, lambda: asked)
+
+
+def test_tokens_a_second_are_those_of_the_metrics(server: str, opened: Opened) -> None:
+    page = opened(server, clock=True)
+    counts = iter([100, 140, 180, 5, 25])
+    metrics = '# TYPE slmops_generation_tokens_total counter\nslmops_generation_tokens_total{{model_name="home"}} {}.0\n'
+    metrics += 'slmops_prompt_tokens_total{{model_name="home"}} 7.0\nslmops_generation_tokens_total{{model_name="b"}} 1.0\n'
+    page.route("**/metrics", lambda route: route.fulfill(body=metrics.format(next(counts))))
+    sees = {"name": "anyone", "role": "admin", "session": False, "sees": ["/slmops/models", "/metrics"]}
+    page.route("**/slmops/session", lambda route: route.fulfill(json=sees))
+    page.reload()
+    page.clock.pause_at(datetime.now() + timedelta(minutes=1))
+    tile = view(page, "Load").locator(".tile", has_text="tokens/s").locator(".value")
+    for wanted in ("20", "20", "–", "10"):  # 40 tokens in 2 s, again, a server that began anew, 20 in 2 s
+        page.wait_for_timeout(300)
+        page.clock.run_for(2000)
+        until(page, lambda wanted=wanted: tile.inner_text() == wanted)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (360, True), (1280, False), (1280, True)])

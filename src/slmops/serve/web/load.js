@@ -8,13 +8,13 @@ import { dot, models, size } from "./models.js";
 import { trace } from "./plot.js";
 import { poll } from "./poll.js";
 
-const SECONDS = 2, KEPT = 90;
+const SECONDS = 2, SPAN = 10, KEPT = 90;
 
 export function load() {
   const tiles = {
     running: tile("in flight"),
     waiting: tile("waiting"),
-    speed: tile("tokens/s"),
+    speed: tile(`tokens/s over ${SPAN} s`),
     memory: tile("memory", size),
   };
   const table = h("div.wide.sheet", { tabindex: "0", role: "region", "aria-label": "Models" });
@@ -23,28 +23,30 @@ export function load() {
     h("div.bar", {}, h("h1", { id: "load-title" }, "Load"), h("p.quiet", {}, `every ${SECONDS} s while this is seen`)),
     h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Load of the server" },
       h("div.tiles", {}, Object.values(tiles).map((one) => one.node)), note, h("div.table-bar", {}, h("h2", {}, "Models")), table));
-  let stop = () => {}, before = null;
+  let stop = () => {}, counts = [];
 
   async function look(signal) {
     const [, count] = await Promise.all([models.refresh(signal), models.sees.includes("/metrics") ? tokens(signal) : null]);
     const now = performance.now(), sum = (key) => models.states.reduce((all, one) => (one[key] === undefined ? all : all + one[key]), models.open ? 0 : null);
-    let speed = null;
-    if (count !== null) {
-      // A counter that fell began anew.
-      if (before && count >= before.count) speed = (count - before.count) / ((now - before.at) / 1000);
-      before = { count, at: now };
-    }
+    tiles.speed.add(count === null ? null : speed(now, count));
     tiles.running.add(sum("running"));
     tiles.waiting.add(sum("waiting"));
-    tiles.speed.add(speed);
     tiles.memory.add(sum("memory"));
     note.textContent = models.open ? "" : "This key may ask models; what they are at takes an operator's key.";
     draw();
   }
 
+  /** Tokens a second over the last SPAN; the server counts them as answers end. null: not known yet. */
+  function speed(now, count) {
+    if (counts.length && count < counts.at(-1).count) counts = []; // it began anew
+    counts = [...counts.filter((one) => now - one.at <= SPAN * 1000), { at: now, count }];
+    const first = counts[0];
+    return now > first.at ? (count - first.count) / ((now - first.at) / 1000) : null;
+  }
+
   /** Tokens generated since the server began. */
   async function tokens(signal) {
-    const lines = (await text("/metrics", signal)).split("\n").filter((line) => /^slmops_(generated|generation)_tokens_total[{ ]/.test(line));
+    const lines = (await text("/metrics", signal)).split("\n").filter((line) => /^slmops_generation_tokens_total[{ ]/.test(line));
     return lines.reduce((all, line) => all + (Number(line.slice(line.lastIndexOf(" ") + 1)) || 0), 0);
   }
 
@@ -63,7 +65,7 @@ export function load() {
     },
     left() {
       stop();
-      before = null;
+      counts = [];
     },
   };
 }
