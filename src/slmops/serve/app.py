@@ -15,11 +15,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
-from slmops.serve import health
-from slmops.serve.access import Access, Guard
+from slmops.serve import health, page, rights
+from slmops.serve.access import CALLER, Access, Guard
 from slmops.serve.desk import Desk
 from slmops.serve.logs import Trails
 from slmops.serve.metrics import Metrics
+from slmops.serve.request import Caller
 
 ROOM = "serve.wire"
 CORS: dict[str, Any] = {
@@ -37,6 +38,10 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     async def loaded(_: Request) -> Response:
         return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
+    def sees(caller: Caller) -> list[str]:
+        there = {route.path for route in found}
+        return [path for path in page.SHOWN if path in there and caller.role in rights.MAY[rights.least("GET", path)]]
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         await anyio.to_thread.run_sync(desk.models.start)
@@ -51,6 +56,8 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         *health.routes(desk.models),
         Route("/slmops/models", loaded, methods=["GET"]),
         Route("/metrics", measured, methods=["GET"]),
+        *page.routes(),
+        *access.sessions.routes(lambda http: http.scope[CALLER], sees),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)

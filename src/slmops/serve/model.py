@@ -315,7 +315,7 @@ class Model:
         text = await asyncio.to_thread(self._text, request)
         return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
 
-    def embed(self, texts: Sequence[str]) -> Awaitable[Embedded]:
+    async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
         if self._embedding >= self._depth:

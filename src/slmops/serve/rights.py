@@ -26,9 +26,13 @@ ROUTES: dict[Level, str] = {
         GET /health/ready
         GET /health/startup
         GET /
+        GET /web/{}/{}
     """,
     # Answers, and the names of models, of which each caller is shown those that it may use.
     "user": """
+        GET /slmops/session
+        POST /slmops/session
+        DELETE /slmops/session
         GET /v1/models
         GET /v1/models/{}
         POST /v1/chat/completions
@@ -55,6 +59,7 @@ ROUTES: dict[Level, str] = {
     # What the server does, and changes to it that cost nobody what they have.
     "operator": """
         GET /slmops/models
+        GET /slmops/registry
         GET /api/ps
         POST /api/pull
         POST /api/create
