@@ -384,6 +384,9 @@ def test_who_dawdles_is_cut(listening: tuple[int, Any], parts: tuple[bytes, ...]
     port, (server, _) = listening
     got, seconds = said(port, *parts, pause=pause)
     assert seconds < 4.5 and got[9:12] in (answer, answer or b"400"), got[:100]
+    until = time.monotonic() + 5
+    while server.server_state.tasks and time.monotonic() < until:
+        time.sleep(0.01)
     assert not server.server_state.tasks
 
 
