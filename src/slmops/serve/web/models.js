@@ -54,9 +54,10 @@ class Models extends EventTarget {
 
 export const models = new Models();
 
-/** What a model is at, in words; for the line below its name. */
-export function told(one) {
-  const said = [one.word, [one.engine, one.scheme].filter(Boolean).join(" "), one.memory ? size(one.memory) : ""].filter(Boolean);
+/** What a model is at, in words; for the line below its name. `brief`: without what it is computed by. */
+export function told(one, brief = false) {
+  const by = brief ? "" : [one.engine, one.scheme].filter(Boolean).join(" ");
+  const said = [one.word, by, one.memory ? size(one.memory) : ""].filter(Boolean);
   if (one.running) said.push(`${one.running} in flight`);
   if (one.waiting) said.push(`${one.waiting} waiting`);
   if (one.pinned) said.push("pinned");
