@@ -297,6 +297,10 @@ def test_two_models_side_by_side(server: str, opened: Opened) -> None:
     assert sorted(marked) == [["off now"], ["on"]] or sorted(marked) == [["off", "now"], ["on"]]
     page.get_by_label("mark them").uncheck()
     assert page.locator("#compare mark").count() == 0 and page.locator("#compare .side .md").first.is_visible()
+    # An answer does not stand under another model's name.
+    page.locator("#compare .pick").first.click()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#compare .side .answer").count() == 1 and not verdict.is_visible()
 
 
 def _second(route: Any) -> None:
