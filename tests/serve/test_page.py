@@ -142,6 +142,11 @@ def idle(page: Any) -> bool:
     return not any(one["running"] or one["waiting"] for one in states)
 
 
+def chosen(page: Any) -> None:
+    """The list of models is open, and the keys go to it."""
+    until(page, lambda: page.evaluate("document.activeElement.type") == "radio")
+
+
 def view(page: Any, name: str) -> Any:
     page.get_by_role("navigation").get_by_role("link", name=name).click()
     found = page.locator(f"#{name.lower()}")
@@ -263,6 +268,7 @@ def test_models_are_picked_with_keys_alone(server: str, opened: Opened) -> None:
     pick = page.locator("#chat .pick")
     pick.focus()
     page.keyboard.press("Enter")
+    chosen(page)
     row = page.locator("#chat .row", has_text="home")
     assert "loaded" in row.inner_text() and "not loaded" in page.locator("#chat .row", has_text="onnx").inner_text()
     page.keyboard.press("ArrowDown")
@@ -299,8 +305,9 @@ def test_two_models_side_by_side(server: str, opened: Opened) -> None:
     assert page.locator("#compare mark").count() == 0 and page.locator("#compare .side .md").first.is_visible()
     # An answer does not stand under another model's name.
     page.locator("#compare .pick").first.click()
+    chosen(page)
     page.keyboard.press("ArrowDown")
-    assert page.locator("#compare .side .answer").count() == 1 and not verdict.is_visible()
+    until(page, lambda: page.locator("#compare .side .answer").count() == 1 and not verdict.is_visible())
 
 
 def _second(route: Any) -> None:
