@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
@@ -22,12 +23,12 @@ import slmops
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
+from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
 from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, operator, status
-from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Generate, Options, Show, told
+from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Embed, Generate, Options, Show, seconds, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
 
@@ -56,7 +57,34 @@ def routes(desk: Desk) -> list[Route]:
     async def generate(http: HttpRequest) -> Response:
         return await _answered(http, desk, Generate, _Text)
 
+    async def embed(http: HttpRequest) -> Response:
+        try:
+            body, vectors, count, began = await embedded(http)
+        except BAD as fault:
+            return failure(fault)
+        facts = {"total_duration": round((time.monotonic() - began) * 1e9), "load_duration": 0, "prompt_eval_count": count}
+        return JSONResponse({"model": body.model, "embeddings": vectors, **facts})
+
+    async def embeddings(http: HttpRequest) -> Response:
+        try:
+            _, vectors, _, _ = await embedded(http)
+        except BAD as fault:
+            return failure(fault)
+        return JSONResponse({"embedding": vectors[0] if vectors else []})
+
+    async def embedded(http: HttpRequest) -> tuple[Embed, list[list[float]], int, float]:
+        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
+        body, began = await read(http, Embed), time.monotonic()
+        keep = seconds(body.keep_alive)
+        await asyncio.to_thread(cards.find, desk.models, body.model)
+        texts = body.texts()
+        found = await desk.embed(body.model, texts, caller(http)) if texts else Embedded((), 0)
+        await _keep(http, desk, body.model, keep)
+        return body, [_cut(vector, body.dimensions) for vector in found.vectors], found.prompt_tokens, began
+
     return [
+        Route("/api/embed", embed, methods=["POST"]),
+        Route("/api/embeddings", embeddings, methods=["POST"]),
         Route("/api/version", version, methods=["GET", "HEAD"]),
         Route("/api/tags", tags, methods=["GET", "HEAD"]),
         Route("/api/ps", loaded, methods=["GET"]),
@@ -91,7 +119,7 @@ async def _answered(
 ) -> Response:
     try:
         body = await read(http, form)
-        keep = body.kept()
+        keep = seconds(body.keep_alive)
         await asyncio.to_thread(cards.find, desk.models, body.model)
         if body.empty:
             return await _held(http, desk, keep, body, writer)
@@ -100,8 +128,7 @@ async def _answered(
         request = body.request(defaults)
         (body.options or defaults).fits(model.context)
         answers, began = await begin(http, desk, [request])
-        if keep is not None and caller(http).role in OPERATORS:
-            await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
+        await _keep(http, desk, body.model, keep)
         if body.streamed:
             return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
         (found,) = await whole(http, answers, began)
@@ -153,10 +180,23 @@ async def _held(
     operator(http)
     unload = keep == 0
     await asyncio.to_thread(desk.models.unload if unload else desk.models.load, body.model)
-    if keep:
-        await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
+    if not unload:
+        await _keep(http, desk, body.model, keep)
     ending = {"done": True, "done_reason": "unload" if unload else "load"}
     return JSONResponse({**_head(body.model), **writer.piece(""), **ending})
+
+
+async def _keep(http: HttpRequest, desk: Desk, name: str, keep: float | None) -> None:
+    """How long the model stays from now on: for operators to say. Of others it is let pass, and changes no answer."""
+    if keep is not None and caller(http).role in OPERATORS:
+        await asyncio.to_thread(desk.models.keep, name, None if keep == FOREVER else keep)
+
+
+def _cut(vector: Sequence[float], dimensions: int | None) -> list[float]:
+    """The first so many numbers, of length 1 again, as Ollama has it."""
+    held = list(vector[: dimensions or None])
+    length = math.sqrt(sum(one * one for one in held))
+    return [one / length for one in held] if length else held
 
 
 def _head(name: str) -> dict[str, Any]:
