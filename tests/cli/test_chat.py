@@ -151,4 +151,4 @@ def test_one_command_from_nothing_to_an_answer(tmp_path: Path) -> None:
     tags = {tag for row in listed for tag in row["tags"]}
     assert {"org/home-5m:latest", "org/home-5m:q8", "org/home-5m:source"} <= tags
     assert "is here already" in ran("run", "org/home-5m:q8", SAID, "--variant", "x", code=2, **gone).stderr
-    assert "cannot be reached" in ran("run", "Org/None", SAID, code=3, **gone).stderr
+    assert "cannot be reached" in ran("run", "Org/None", SAID, code=16, **gone).stderr

@@ -149,15 +149,16 @@ def asked(url: str, body: object, method: str = "POST") -> tuple[int, str]:
 
 
 def test_formats_hold_the_answer(client: Any) -> None:
+    room = {"type": "object", "properties": {"room": {"enum": ["attic"]}}, "required": ["room"]}
     schema = {
         "type": "object",
-        "properties": {"colour": {"type": "string", "enum": ["red", "green"]}},
-        "required": ["colour"],
+        "properties": {"tool": {"enum": ["set_light"]}, "arguments": room},
+        "required": ["tool", "arguments"],
         "additionalProperties": False,
     }
     for model in ("home", "openvino", "onnx"):
         held = client.chat(model, ASKED, format=schema, options=GREEDY)
-        assert json.loads(held.message.content)["colour"] in ("red", "green"), model
+        assert json.loads(held.message.content)["arguments"]["room"] == "attic", model
     assert isinstance(json.loads(client.generate("home", "x", format="json", options=GREEDY).response), dict)
 
 
