@@ -82,7 +82,7 @@ def _trail(scope: Scope) -> Trail:
         elif name == b"traceparent":
             trail.parent = value.decode("latin-1")
     if SANE.fullmatch(trail.id) is None:
-        trail.id = secrets.token_hex(16)
+        trail.id = "req_" + secrets.token_hex(12)
     if PARENT.fullmatch(trail.parent) is None:
         trail.parent = ""
     return trail
