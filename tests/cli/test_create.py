@@ -105,7 +105,7 @@ def test_quantized_and_with_an_adapter(tmp_path: Path) -> None:
 def test_foundrys_folder_is_honoured(made: Path, tmp_path: Path) -> None:
     """As Foundry Local keeps models: genai_config.json beside inference_model.json, and here no other chat template."""
     folder = tmp_path / "Home-5M"
-    shutil.copytree(made / "onnx", folder, ignore=shutil.ignore_patterns("slmops.json", "inference_model.json"))
+    shutil.copytree(made / "onnx", folder, ignore=shutil.ignore_patterns("slmops.json", "inference_model.json", "*.jinja"))
     config = json.loads((folder / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(config))

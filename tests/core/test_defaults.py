@@ -65,3 +65,13 @@ def test_foundrys_template(tmp_path: Path) -> None:
     for wrong in ({"prompt": "no place"}, {"user": "{Content}"}, {"prompt": 1}):
         with pytest.raises(CorruptInput):
             foundry(tmp_path, wrong)
+
+
+def test_foundrys_sampling(tmp_path: Path) -> None:
+    def said(config: object) -> Defaults:
+        (tmp_path / defaults.FOUNDRY).write_text(json.dumps({"Name": "x:1", "ModelConfig": config}))
+        return defaults.foundry(tmp_path)
+
+    assert defaults.foundry(tmp_path) == Defaults() == said(None) == said({"max_length": 512, "top_k": "x"})
+    assert said({"do_sample": False, "temperature": 1}).parameters == {"temperature": 0}
+    assert said({"temperature": 0.5, "top_k": 7}).parameters == {"temperature": 0.5, "top_k": 7}

@@ -2,7 +2,8 @@
 
     {"system": str, "messages": [{"role": str, "content": str}], "parameters": {name: value}, "template": Jinja}
 
-All keys may be absent; parameters have Ollama's names. Of Foundry Local's `inference_model.json` the PromptTemplate is read.
+All keys may be absent; parameters have Ollama's names. Of Foundry Local's `inference_model.json` the PromptTemplate and what
+its ModelConfig says of sampling are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from slmops.core.errors import CorruptInput
 
 NAME = "defaults.json"
 FOUNDRY = "inference_model.json"
+SAMPLED = ("temperature", "top_k", "top_p", "min_p")
 MOST_BYTES = 1 << 20
 FORM: Any = {
     "system": str | None,
@@ -70,6 +72,15 @@ def read(folder: Path) -> Defaults:
             value.get("template"),
         )
     return NOTHING
+
+
+def foundry(folder: Path) -> Defaults:
+    """What Foundry's `inference_model.json` says of sampling. Raises CorruptInput."""
+    path = folder / FOUNDRY
+    said = _object(path).get("ModelConfig") if path.is_file() else None
+    said = said if isinstance(said, dict) else {}
+    numbers = {key: said[key] for key in SAMPLED if isinstance(said.get(key), int | float) and said[key] > 0}
+    return Defaults(parameters={"temperature": 0} if said.get("do_sample") is False else numbers)
 
 
 def foundry_template(folder: Path) -> str | None:
