@@ -71,6 +71,7 @@ def test_a_modelfile_makes_a_model(made: Path, tmp_path: Path) -> None:
     lineage = ran(home, "models", "lineage", "butler").stdout
     assert facts["digest"][7:19] in lineage or "other" in lineage
     assert "line 2" in refused(home, tmp_path, "FROM butler\nPARAMETER colour red", 4)
+    assert "top_p" in refused(home, tmp_path, "FROM butler\nPARAMETER top_p 5", 2)
     assert "leave TEMPLATE out" in refused(home, tmp_path, "FROM butler\nTEMPLATE {{ .Tools }}", 6)
     assert "no artifact" in refused(home, tmp_path, "FROM nobody", 3)
 

@@ -40,7 +40,7 @@ def test_chat_whole_and_streamed_are_one_answer(client: Any, model: str) -> None
     assert whole.prompt_eval_count > 5 and whole.eval_count > 5
     assert 0 < whole.eval_duration < whole.total_duration < 60e9 and whole.prompt_eval_duration > 0
     parts = list(client.chat(model, ASKED, options=GREEDY, stream=True))
-    assert "".join(part.message.content for part in parts) == whole.message.content and len(parts) > 5
+    assert "".join(part.message.content for part in parts) == whole.message.content and len(parts) > 1
     assert [part.done for part in parts] == [False] * (len(parts) - 1) + [True]
     assert (parts[-1].done_reason, parts[-1].eval_count) == ("stop", whole.eval_count)
 

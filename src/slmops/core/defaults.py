@@ -19,7 +19,8 @@ from slmops.core.errors import CorruptInput
 
 NAME = "defaults.json"
 FOUNDRY = "inference_model.json"
-SAMPLED = ("temperature", "top_k", "top_p", "min_p")
+SAMPLED = {"temperature": 100, "top_k": 1 << 20, "top_p": 1, "min_p": 1}
+"""What is heeded of Foundry's, and the most that it may be."""
 MOST_BYTES = 1 << 20
 FORM: Any = {
     "system": str | None,
@@ -79,8 +80,12 @@ def foundry(folder: Path) -> Defaults:
     path = folder / FOUNDRY
     said = _object(path).get("ModelConfig") if path.is_file() else None
     said = said if isinstance(said, dict) else {}
-    numbers = {key: said[key] for key in SAMPLED if isinstance(said.get(key), int | float) and said[key] > 0}
+    numbers = {key: said[key] for key, most in SAMPLED.items() if _within(said.get(key), most, key == "top_k")}
     return Defaults(parameters={"temperature": 0} if said.get("do_sample") is False else numbers)
+
+
+def _within(value: Any, most: int, whole: bool) -> bool:
+    return isinstance(value, int if whole else int | float) and 0 < value <= most
 
 
 def foundry_template(folder: Path) -> str | None:

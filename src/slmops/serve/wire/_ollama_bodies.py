@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import Constraint, Sampling
@@ -262,7 +262,6 @@ class Embed(Body):
 class Named(Body):
     """Who is meant: `model`, or the older `name`."""
 
-    model_config = ConfigDict(extra="forbid")
     model: Annotated[str | None, Field(max_length=300)] = None
     name: Annotated[str | None, Field(max_length=300)] = None
 

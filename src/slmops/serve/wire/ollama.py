@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import slmops
-from slmops.core.errors import SlmopsError
+from slmops.core.errors import SlmopsError, SourceNotFound
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
@@ -76,7 +76,8 @@ def routes(desk: Desk) -> list[Route]:
         """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
         body, began = await read(http, Embed), time.monotonic()
         keep = seconds(body.keep_alive)
-        await asyncio.to_thread(cards.find, desk.models, body.model)
+        if desk.models.at_hand(body.model) is None:
+            await asyncio.to_thread(cards.find, desk.models, body.model)
         texts = body.texts()
         found = await desk.embed(body.model, texts, caller(http)) if texts else Embedded((), 0)
         await _keep(http, desk, body.model, keep)
@@ -120,13 +121,14 @@ async def _answered(
     try:
         body = await read(http, form)
         keep = seconds(body.keep_alive)
-        await asyncio.to_thread(cards.find, desk.models, body.model)
+        model = desk.models.at_hand(body.model)
+        if model is None:  # found by reading: not on the loop that all connections share
+            model = await asyncio.to_thread(cards.model, desk.models, body.model)
         if body.empty:
             return await _held(http, desk, keep, body, writer)
-        model = await asyncio.to_thread(desk.models.get, body.model)
-        defaults = Options.model_validate(model.artifact.defaults.parameters)
-        request = body.request(defaults)
-        (body.options or defaults).fits(model.context)
+        request = body.request(Options.model_validate(model.artifact.defaults.parameters))
+        if body.options is not None:
+            body.options.fits(model.context)
         answers, began = await begin(http, desk, [request])
         await _keep(http, desk, body.model, keep)
         if body.streamed:
@@ -165,20 +167,22 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
 
 
 def _call(one: Called) -> dict[str, Any]:
-    """Arguments that break off are what they were until then: a text under a key of its own would be no argument."""
-    with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(found := json.loads(one.arguments), dict):
-            function = {"index": one.call.index, "name": one.call.name, "arguments": found}
-            return {"id": one.call.id, "function": function}
-    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": {}}}
+    """Of arguments that broke off at a limit none are told: half of them would be others."""
+    try:
+        found = json.loads(one.arguments)
+    except (ValueError, RecursionError):
+        found = {}
+    arguments = found if isinstance(found, dict) else {}
+    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
 
 
 async def _held(
     http: HttpRequest, desk: Desk, keep: float | None, body: Common, writer: type[_Chat] | type[_Text]
 ) -> Response:
-    """Without a prompt, the model is loaded, or with keep_alive 0 unloaded."""
-    operator(http)
+    """Without a prompt, the model is loaded, as a question would load it; with keep_alive 0 an operator unloads it."""
     unload = keep == 0
+    if unload:
+        operator(http)
     await asyncio.to_thread(desk.models.unload if unload else desk.models.load, body.model)
     if not unload:
         await _keep(http, desk, body.model, keep)
@@ -189,7 +193,9 @@ async def _held(
 async def _keep(http: HttpRequest, desk: Desk, name: str, keep: float | None) -> None:
     """How long the model stays from now on: for operators to say. Of others it is let pass, and changes no answer."""
     if keep is not None and caller(http).role in OPERATORS:
-        await asyncio.to_thread(desk.models.keep, name, None if keep == FOREVER else keep)
+        # Who removes a name meanwhile does not take the answer away.
+        with contextlib.suppress(SourceNotFound):
+            await asyncio.to_thread(desk.models.keep, name, None if keep == FOREVER else keep)
 
 
 def _cut(vector: Sequence[float], dimensions: int | None) -> list[float]:
