@@ -183,7 +183,12 @@ def _parameters(registry: Registry, digest: str) -> str:
 
 def _facts(folder: Path, digest: str) -> dict[str, Any]:
     """Of a model's receipt or headers; no weight is read."""
-    return _described(folder, digest or folder.stat().st_mtime)
+    try:
+        return _described(folder, digest or folder.stat().st_mtime)
+    except OSError as error:
+        raise SourceNotFound(
+            f"the model's files are gone: {error.strerror}", "start the server with what is there"
+        ) from None
 
 
 @functools.lru_cache(maxsize=256)
