@@ -20,41 +20,11 @@ EXAMPLES = int(os.environ.get("SLMOPS_MALFORMED", "150"))
 """Of each route; more where the environment says so."""
 ROUTES = ["chat", "generate", "embed", "embeddings", "show", "pull", "push", "create", "copy", "delete"]
 FIELDS = [
-
-]  # fmt: skip
-    "model",
-    "name",
-    "messages",
-    "prompt",
-    "stream",
-    "options",
-    "format",
-    "keep_alive",
-    "think",
-    "tools",
-    "logprobs",
-    "top_logprobs",
-    "truncate",
-    "system",
-    "raw",
-    "suffix",
-    "template",
-    "images",
-    "context",
-    "input",
-    "dimensions",
-    "verbose",
-    "source",
-    "destination",
-    "from",
-    "files",
-    "adapters",
-    "license",
-    "parameters",
-    "quantize",
-    "insecure",
+    "model", "name", "messages", "prompt", "stream", "options", "format", "keep_alive", "think", "tools", "logprobs",
+    "top_logprobs", "truncate", "system", "raw", "suffix", "template", "images", "context", "input", "dimensions",
+    "verbose", "source", "destination", "from", "files", "adapters", "license", "parameters", "quantize", "insecure",
     "colour",
-]
+]  # fmt: skip
 KEYS = [
     "role",
     "content",
