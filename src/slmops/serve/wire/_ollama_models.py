@@ -51,8 +51,9 @@ def model(models: Models, text: str) -> Model:
     return models.get(text)
 
 
-def tags(models: Models) -> list[dict[str, Any]]:
-    return _entries(models, models.names)
+def tags(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
+    """names: those that are shown to who asks."""
+    return _entries(models, names)
 
 
 def loaded(models: Models) -> list[dict[str, Any]]:

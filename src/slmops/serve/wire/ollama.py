@@ -39,7 +39,7 @@ def routes(desk: Desk) -> list[Route]:
         return JSONResponse({"version": slmops.__version__})
 
     async def tags(_: HttpRequest) -> Response:
-        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models)})
+        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.models.names)})
 
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
