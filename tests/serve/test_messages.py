@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from typing import Any
 
 import pytest
@@ -26,7 +25,6 @@ LIGHT: Any = {
 COLD = {"temperature": 0}
 """By this way, for newer clients have no word for it."""
 TIMER: Any = {"name": "set_timer", "input_schema": {"type": "object", "properties": {}}}
-LLAMA_SERVER = pytest.mark.skipif(shutil.which("llama-server") is None, reason="llama-server is not on PATH")
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_stops_limits_and_beginnings_of_answers(client: Any) -> None:
     assert counted < more == read.input_tokens + read.cache_read_input_tokens
 
 
-@pytest.mark.parametrize("model", [pytest.param("home", marks=LLAMA_SERVER), "openvino"])
+@pytest.mark.parametrize("model", ["home", "openvino", "onnx"])
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "set_light"}])
 def test_tools(client: Any, model: str, choice: Any) -> None:
     asked: dict[str, Any] = {"model": model, "messages": ASKED, "max_tokens": 60, "extra_body": COLD}

@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops import run
@@ -315,7 +315,7 @@ class Model:
         text = await asyncio.to_thread(self._text, request)
         return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
 
-    def embed(self, texts: Sequence[str]) -> Awaitable[Embedded]:
+    async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
         if self._embedding >= self._depth:
@@ -324,9 +324,6 @@ class Model:
             if self._closing.is_set():
                 raise Gone
             self._embedding += 1
-        return self._embedded(texts)
-
-    async def _embedded(self, texts: Sequence[str]) -> Embedded:
         try:
             worker = await asyncio.to_thread(self.load)
             found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]

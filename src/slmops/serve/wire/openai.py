@@ -29,13 +29,13 @@ def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
     models = desk.models
 
-    async def listed(_: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, name) for name in models.names]})
+    async def listed(http: HttpRequest) -> Response:
+        return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
 
     async def one(http: HttpRequest) -> Response:
-        name = http.path_params["name"]
-        if name not in models.names:
-            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(models.names)}"))
+        name, names = http.path_params["name"], desk.names(caller(http))
+        if name not in names:
+            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
 
     async def chat(http: HttpRequest) -> Response:
