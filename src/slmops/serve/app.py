@@ -48,8 +48,8 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         yield
         await anyio.to_thread.run_sync(desk.models.close)
 
-    async def measured(http: Request) -> Response:
-        page, kind = await anyio.to_thread.run_sync(metrics.page, http.headers.get("accept", ""))
+    async def measured(_: Request) -> Response:
+        page, kind = await anyio.to_thread.run_sync(metrics.page)
         return Response(page, media_type=kind)
 
     found = [
