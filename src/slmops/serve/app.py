@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,6 +17,8 @@ from slmops.core import plugins
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
 from slmops.serve.named import Named
+from slmops.serve.wire._openai_faults import error
+from slmops.serve.wire._openapi import document
 
 ROOM = "serve.wire"
 
@@ -44,4 +47,20 @@ def build(desk: Desk, access: Access) -> Starlette:
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
-    return Starlette(routes=found, middleware=[Middleware(Named), Middleware(Guard, access=access)], lifespan=lifespan)
+
+    async def unrouted(_: Request, fault: Exception) -> Response:
+        assert isinstance(fault, HTTPException)
+        answer = error(fault.status_code, fault.detail, "no_such_route")
+        answer.headers.update(fault.headers or {})
+        return answer
+
+    async def described(_: Request) -> Response:
+        return JSONResponse(document(found))
+
+    found.append(Route("/openapi.json", described, methods=["GET"]))
+    return Starlette(
+        routes=found,
+        exception_handlers={HTTPException: unrouted},
+        middleware=[Middleware(Named), Middleware(Guard, access=access)],
+        lifespan=lifespan,
+    )
