@@ -45,6 +45,8 @@ OWNERS = {
     "pydantic": {"serve/wire/"},
     "starlette": {"serve/"},
     "uvicorn": {"cli/serve.py"},
+    "prometheus_client": {"serve/metrics.py"},
+    "opentelemetry": {"serve/telemetry.py"},
 }
 
 

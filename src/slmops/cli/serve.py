@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _served
+
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="an artifact's folder or its name; NAME=FOLDER calls it NAME"
-    )
+    _served.add(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
     parser.add_argument("--keys", metavar="FILE", help="a file of keys, one a line: who sends none of them is refused")
@@ -20,11 +20,6 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-host", action="append", default=[], metavar="NAME", help="a name that requests may be sent to"
     )
-    parser.add_argument("--engine", help="in place of the preferred one of each format")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
-    parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -32,17 +27,15 @@ def run(arguments: argparse.Namespace) -> int:
     import socket
     from pathlib import Path
 
-    from slmops.cli import _reference
     from slmops.core.errors import EngineMissing, UsageError
-    from slmops.engines import Options
 
     try:
         import uvicorn
 
-        from slmops.serve import app
+        from slmops.serve import app, logs
         from slmops.serve.access import Access
         from slmops.serve.desk import Desk
-        from slmops.serve.models import Models
+        from slmops.serve.metrics import Metrics
     except ImportError as error:
         raise EngineMissing(
             f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
@@ -52,17 +45,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.host not in LOOPBACK and not keys and not arguments.insecure:
         cure = "give --keys FILE, or say --insecure if something in front of it checks who asks"
         raise UsageError(f"{arguments.host} can be reached from elsewhere, and no keys are asked for", cure)
-    if not 0 <= arguments.port < 1 << 16 or min(arguments.queue, arguments.context, arguments.parallel) < 1:
-        raise UsageError("a port is 0 to 65535; --queue, --context and --parallel are at least 1")
-    folders = {}
-    for text in arguments.models:
-        name, _, place = text.rpartition("=")
-        folder = _reference.folder(place)
-        folders[name or _called(text)] = folder
-    options = Options(device=arguments.device, context=arguments.context, parallel=arguments.parallel)
-    models = Models(folders, arguments.engine, options, arguments.queue)
-    for name in folders:
-        models.get(name)  # what cannot be opened is said now, not to the first who asks
+    if not 0 <= arguments.port < 1 << 16:
+        raise UsageError("a port is 0 to 65535")
+    models = _served.models(arguments)
     hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
@@ -76,12 +61,15 @@ def run(arguments: argparse.Namespace) -> int:
             ) from None
         shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
         url = f"http://{shown}:{listening.getsockname()[1]}"
-        facts = {"url": url, "models": list(folders)}
-        print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {', '.join(folders)}; Ctrl-C ends it", flush=True)
+        names = models.names
+        said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
+        facts = {"url": url, "models": names}
+        print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
+        metrics = Metrics(models)
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models), Access.of(keys, hosts)),
-                log_level="warning",
+                app.build(Desk(models, [metrics]), Access.of(keys, hosts), metrics),
+                log_config=None,
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,
@@ -91,20 +79,13 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         try:
-            server.run([listening])
+            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, models):
+                server.run([listening])
         except (KeyboardInterrupt, SystemExit):
             pass  # asked to end, and it has: what was being computed was finished
         finally:
             models.close()
     return 0
-
-
-def _called(text: str) -> str:
-    """What a model is called that was given as a folder or a name: a folder by its last part."""
-    from pathlib import Path
-
-    path = Path(text)
-    return path.resolve().name if path.exists() else text
 
 
 def _keys(path: object) -> list[str]:

@@ -15,7 +15,7 @@ from slmops.serve.request import Caller
 CALLER = "slmops.caller"
 """Where the guard leaves in the scope who asks."""
 MOST_BODY = 1 << 20
-OPEN = frozenset({"/health/live", "/health/ready"})
+OPEN = frozenset({"/health/live", "/health/ready", "/health/startup"})
 """Paths that need no key: they say nothing but that the server is there."""
 
 

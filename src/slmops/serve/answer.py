@@ -61,8 +61,7 @@ class Answer:
         outcome = self.outcome
         match event:
             case Piece():
-                if outcome.first is None:
-                    outcome.first = time.monotonic()
+                outcome.piece(time.monotonic())
                 outcome.tokens += event.tokens
             case Began():
                 outcome.began = time.monotonic()
@@ -91,6 +90,7 @@ class Answer:
                 self.outcome.tokens = event.tokens
                 self._end(event.reason)
             case BaseException():
+                self.outcome.fault = event
                 self._end(type(event).__name__)
         events.append(event)
         self._wake()

@@ -14,36 +14,37 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
+from slmops.serve import health
 from slmops.serve.access import Access, Guard
 from slmops.serve.desk import Desk
-from slmops.serve.named import Named
+from slmops.serve.logs import Trails
+from slmops.serve.metrics import Metrics
 from slmops.serve.wire._openai_faults import error
 from slmops.serve.wire._openapi import document
 
 ROOM = "serve.wire"
 
 
-def build(desk: Desk, access: Access) -> Starlette:
+def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
-
-    async def live(_: Request) -> Response:
-        return JSONResponse({"status": "live"})
-
-    async def ready(_: Request) -> Response:
-        return JSONResponse({"status": "ready"})
 
     async def loaded(_: Request) -> Response:
         return JSONResponse([{**vars(one)} for one in desk.models.states()])
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        await anyio.to_thread.run_sync(desk.models.start)
         yield
         await anyio.to_thread.run_sync(desk.models.close)
 
+    async def measured(_: Request) -> Response:
+        page, kind = await anyio.to_thread.run_sync(metrics.page)
+        return Response(page, media_type=kind)
+
     found = [
-        Route("/health/live", live, methods=["GET"]),
-        Route("/health/ready", ready, methods=["GET"]),
+        *health.routes(desk.models),
         Route("/slmops/models", loaded, methods=["GET"]),
+        Route("/metrics", measured, methods=["GET"]),
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
@@ -58,9 +59,5 @@ def build(desk: Desk, access: Access) -> Starlette:
         return JSONResponse(document(found))
 
     found.append(Route("/openapi.json", described, methods=["GET"]))
-    return Starlette(
-        routes=found,
-        exception_handlers={HTTPException: unrouted},
-        middleware=[Middleware(Named), Middleware(Guard, access=access)],
-        lifespan=lifespan,
-    )
+    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access)]
+    return Starlette(routes=found, exception_handlers={HTTPException: unrouted}, middleware=around, lifespan=lifespan)

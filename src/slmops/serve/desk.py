@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Protocol
 
 from slmops.serve import tools
-from slmops.serve.model import Answer, Model
+from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
 from slmops.serve.tools._reader import Reader
@@ -37,11 +37,13 @@ class Desk:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
         with self._admitted(outcome):
-            # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, request.model)
-            outcome.request, calls = await _fitted(request, model)
-            answer = Answer(outcome, self._ended, calls)
-            model.take(answer)
+            while True:
+                model = await self._model(outcome)
+                outcome.request, calls = await _fitted(request, model)
+                answer = Answer(outcome, self._ended, calls)
+                with contextlib.suppress(Gone):
+                    model.take(answer)
+                    break
         return answer
 
     async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
@@ -49,25 +51,41 @@ class Desk:
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
+            while True:
+                with contextlib.suppress(Gone):
+                    found = await (await self._model(outcome)).embed(texts)
+                    break
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
     async def count(self, request: Request, caller: Caller) -> int:
         """Tokens that the model would read for a request. Raises what `ask` raises."""
-        outcome = Outcome(request, caller)
+        outcome, found = Outcome(request, caller), None
         with self._admitted(outcome):
-            model = await asyncio.to_thread(self.models.get, request.model)
-            outcome.request, _ = await _fitted(request, model)
-            found = await model.count(outcome.request)
-        outcome.ended, outcome.reason = time.monotonic(), "stop"
+            while found is None:
+                model = await self._model(outcome)
+                outcome.request, _ = await _fitted(request, model)
+                with contextlib.suppress(Gone):
+                    found = await model.count(outcome.request)
+        outcome.prompt_tokens, outcome.ended, outcome.reason = found, time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
-    @contextmanager
+    async def _model(self, outcome: Outcome) -> Model:
+        """What the name leads to; unloaded before it is asked, it raises Gone, and is looked up again."""
+        name = outcome.request.model
+        model = self.models.at_hand(name)
+        if model is None:
+            # Opening reads files: not on the loop that all connections share.
+            model = await asyncio.to_thread(self.models.get, name)
+        outcome.served = model.served.get(name)
+        return model
+
+    @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:
         """Past every watcher; they are told where it goes wrong."""
+        outcome.caller.trail.outcomes.append(outcome)
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
@@ -75,7 +93,7 @@ class Desk:
                 admitted.append(watcher)
             yield
         except BaseException as error:
-            outcome.ended, outcome.reason = time.monotonic(), type(error).__name__
+            outcome.ended, outcome.reason, outcome.fault = time.monotonic(), type(error).__name__, error
             for watcher in admitted:
                 watcher.ended(outcome)
             raise

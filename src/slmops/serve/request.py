@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,22 @@ from slmops.engines import Sampling
 GREEDY = Sampling()
 
 
+GAPS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
+"""Seconds between two pieces of an answer, as they are counted: a CPU makes 1 to 500 tokens a second of a small model."""
+
+
+@dataclass
+class Trail:
+    """What one HTTP request is known by, in logs, in the audit log and in traces."""
+
+    id: str = ""
+    """Its X-Request-Id."""
+    parent: str = ""
+    """The traceparent that it came with (W3C Trace Context), empty without one."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Of what was asked of models on its way."""
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks, as access.py found out."""
@@ -19,6 +36,7 @@ class Caller:
     name: str = "anyone"
     """Of the key, never the key."""
     role: Literal["admin", "operator", "user", "metrics"] = "user"
+    trail: Trail = field(default_factory=Trail, compare=False)
 
 
 @dataclass(frozen=True)
@@ -114,6 +132,21 @@ class Embedded:
 Event = Began | Piece | Call | Arguments | Ended
 
 
+@dataclass(frozen=True)
+class Served:
+    """What answers to a name: which bytes, in which engine."""
+
+    name: str
+    """One for all ways to write it."""
+    digest: str
+    """sha256:..., empty for a folder that is not in the registry."""
+    engine: str
+    quant: str
+    """The scheme of its weights; empty where it does not say."""
+    release: str
+    """stable or canary."""
+
+
 @dataclass
 class Outcome:
     """What came of a request: written as its events pass, told to every watcher once it has ended."""
@@ -132,3 +165,19 @@ class Outcome:
     """Generated so far, by the engine's own count once it has ended, by pieces before."""
     reason: str = ""
     """stop, length, cancelled, or the kind of the error: "EngineCrashed"."""
+    served: Served | None = None
+    """What it was given to; None where nothing was found, or nothing took it."""
+    fault: BaseException | None = None
+    """What was raised in place of an end: for logs, not for strangers."""
+    last: float | None = None
+    """When the last text came."""
+    gaps: list[int] = field(default_factory=lambda: [0] * (len(GAPS) + 1))
+    """How often so much time passed between two pieces: at most GAPS[i], the last one more than all."""
+
+    def piece(self, now: float) -> None:
+        """Text came."""
+        if self.last is not None:
+            self.gaps[bisect.bisect_left(GAPS, now - self.last)] += 1
+        else:
+            self.first = now
+        self.last = now

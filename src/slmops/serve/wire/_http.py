@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -23,6 +24,7 @@ from slmops.core.errors import (
     UsageError,
 )
 from slmops.serve.access import CALLER
+from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Caller, Event
 
@@ -58,7 +60,7 @@ class ClientLeft(Exception):
 def caller(http: HttpRequest) -> Caller:
     """Who asks."""
     found: Caller = http.scope[CALLER]
-    return found
+    return dataclasses.replace(found, trail=http.scope[TRAIL])
 
 
 async def following(http: HttpRequest, answer: Answer) -> Event:

@@ -20,8 +20,8 @@ from starlette.routing import Route
 from slmops.core.errors import SlmopsError
 from slmops.serve.access import TooLarge
 from slmops.serve.desk import Desk
+from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
-from slmops.serve.named import NAME
 from slmops.serve.request import Arguments, Began, Call, Ended, Piece
 from slmops.serve.wire._answers import Whole, begin, merged, whole
 from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, first_fault, headers, status
@@ -63,7 +63,7 @@ async def _answered(http: HttpRequest, desk: Desk) -> Response:
     answers, (began,) = await begin(http, desk, [request])
     head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
     if body.stream:
-        return Stream(answers, _events(head, answers[0], began, http.scope[NAME]), SSE)
+        return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), SSE)
     (one,) = await whole(http, answers, [began])
     usage = {**_read(began), "output_tokens": one.ended.tokens}
     return JSONResponse({**head, "content": _content(one), **_reason(one.ended), "usage": usage})
@@ -167,7 +167,7 @@ def _error(code: int, said: str, name: str) -> dict[str, Any]:
 
 async def _faultless(http: HttpRequest, answer: Awaitable[Response]) -> Response:
     """The answer, or what is wrong in this format."""
-    name = http.scope[NAME]
+    name = http.scope[TRAIL].id
     try:
         return await answer
     except TooLarge:
