@@ -107,7 +107,8 @@ def test_errors_are_the_clients_own_and_name_the_field(client: object) -> None:
     assert large.value.status_code == 413
     listed = client.models.list().data  # type: ignore[attr-defined]
     assert [one.id for one in listed] == ["home", "onnx", "openvino"]
-    assert client.models.retrieve("home").owned_by == "slmops"  # type: ignore[attr-defined]
+    card = client.models.retrieve("home")  # type: ignore[attr-defined]
+    assert (card.owned_by, card.context_length, card.loaded) == ("slmops", 256, True)
 
 
 def test_who_leaves_frees_the_place(made: Path) -> None:

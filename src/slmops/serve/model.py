@@ -119,6 +119,11 @@ class Model:
         return dict(worker.effective) if worker is not None else {}
 
     @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return min(self.options.context, self.artifact.context)
+
+    @property
     def pid(self) -> int | None:
         """The worker's process, if it is loaded."""
         worker = self._worker

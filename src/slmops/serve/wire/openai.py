@@ -65,7 +65,14 @@ def routes(desk: Desk) -> list[Route]:
 
 
 def _card(models: Models, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": int(models.began), "owned_by": "slmops"}
+    """context_length is known once the model was asked for: opening what nobody asks for would read files."""
+    card = {"id": name, "object": "model", "created": int(models.began), "owned_by": "slmops"}
+    model = models.at_hand(name)
+    return {
+        **card,
+        "context_length": model.context if model is not None else None,
+        "loaded": model is not None and model.loaded,
+    }
 
 
 async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Completion]) -> Response:
