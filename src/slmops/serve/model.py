@@ -268,7 +268,10 @@ class Model:
             answer.take(Began(one["prompt"], one["cached"]))
         if "error" in one:
             del self._flights[one["which"]]
-            answer.take(worker.fault(one["error"]))
+            fault = worker.fault(one["error"])
+            answer.take(fault)
+            if isinstance(fault, EngineCrashed):
+                worker.kill()  # what it kept has died under it: a new one is started for the next request
             return
         count = one.get("tokens", 0)
         flight.tokens += count
