@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from slmops.serve import app, logs
+        from slmops.serve import app, logs, telemetry
         from slmops.serve.access import Access
         from slmops.serve.desk import Desk
         from slmops.serve.metrics import Metrics
@@ -65,10 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
         facts = {"url": url, "models": names}
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
-        metrics = Metrics(models)
+        metrics, told = Metrics(models), telemetry.Telemetry(arguments.otlp) if telemetry.wanted(arguments.otlp) else None
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models, [metrics]), Access.of(keys, hosts), metrics),
+                app.build(Desk(models, [metrics, *([told] if told else [])]), Access.of(keys, hosts), metrics),
                 log_config=None,
                 server_header=False,
                 access_log=False,
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
             pass  # asked to end, and it has: what was being computed was finished
         finally:
             models.close()
+            if told is not None:
+                told.close()
     return 0
 
 

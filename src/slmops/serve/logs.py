@@ -166,7 +166,8 @@ def writing(form: str, level: str, out: TextIO | None = None) -> Iterator[None]:
     writer.setFormatter(Json() if form == "json" else Text())
     handler = _Dropping(lines)
     listener = logging.handlers.QueueListener(lines, writer)
-    loggers = [(logging.getLogger(name), least) for name, least in (("slmops", level), ("uvicorn", "warning"))]
+    levels = {"slmops": level, "uvicorn": "warning", "opentelemetry": "error"}
+    loggers = [(logging.getLogger(name), least) for name, least in levels.items()]
     for one, least in loggers:
         one.addHandler(handler)
         one.setLevel(least.upper())

@@ -96,8 +96,8 @@ class Model:
 
     @property
     def busy(self) -> int:
-        """Requests that were taken and have not ended."""
-        return len(self._waiting) + len(self._flights) + self._embedding
+        """Requests that were taken and have not ended; and one, while its worker is being started."""
+        return len(self._waiting) + len(self._flights) + self._embedding + self._opening.locked()
 
     @property
     def closing(self) -> bool:
@@ -168,7 +168,8 @@ class Model:
             raise
         self.fault, self._faults = None, 0
         self.loads += 1
-        self.since, self.load_seconds = time.time(), time.monotonic() - self._last_start
+        self.since, self.last_used = time.time(), time.monotonic()
+        self.load_seconds = self.last_used - self._last_start
         return worker
 
     # ---- on the loop
@@ -272,7 +273,10 @@ class Model:
             answer.take(Began(one["prompt"], one["cached"]))
         if "error" in one:
             del self._flights[one["which"]]
-            answer.take(worker.fault(one["error"]))
+            fault = worker.fault(one["error"])
+            answer.take(fault)
+            if isinstance(fault, EngineCrashed):
+                worker.kill()  # what it kept has died under it: a new one is started for the next request
             return
         count = one.get("tokens", 0)
         flight.tokens += count
