@@ -172,6 +172,25 @@ def test_the_second_turn_computes_only_what_is_new(talk: Talk) -> None:
     assert second.cached is not None and second.prompt > second.cached >= first.prompt - 2
 
 
+def test_prompts_that_begin_alike_do_not_meet(talk: Talk) -> None:
+    """Whole blocks of a paged cache, one more and one less, many at once and again: nobody reads what is another's."""
+    if "parallel" not in plugins.load("engines", talk.name).CAN:
+        pytest.skip(f"{talk.name} shares nothing between requests")
+    (base,) = talk.worker.encode([talk.prompt("please " + "set the kitchen light to 30 percent and " * 12)])
+    prompts = [base[-length:] for length in (32, 63, 64, 65, 95, 96)] + [base[:64] + base[-20:]]
+    with run.open_worker(talk.artifact, talk.name, Options(device="cpu", context=512)) as alone:
+        sampling = run.stopping(Sampling(max_tokens=12), talk.artifact)
+        expected = ["".join(one.text for one in alone.generate(ids, sampling)) for ids in prompts]
+    for turn in range(6):
+        asked = [(turn + place // 4) % len(prompts) for place in range(8)]
+        first = len(talk.said)
+        for which, number in enumerate(asked, first):
+            talk.said[which] = Said()
+            talk.worker.add(which, sampling, ids=prompts[number])
+        found = talk.wait(*range(first, first + 8))
+        assert [one.text for one in found] == [expected[number] for number in asked]
+
+
 SCHEMA = {
     "type": "object",
     "properties": {
