@@ -124,7 +124,7 @@ def talk(request: pytest.FixtureRequest, made: Path) -> Iterator[Talk]:
     found.worker.close()
 
 
-def test_answers_together_are_those_of_run(talk: Talk, made: Path) -> None:
+def test_answers_together_are_those_of_run(talk: Talk) -> None:
     """Eight in flight, of several lengths; by the engine's other way to generate where it has one (slmops run's)."""
     prompts = [talk.prompt(text) for text in ASKED]
     with run.open_worker(talk.artifact, talk.name, Options(device="cpu", context=512)) as alone:
@@ -243,7 +243,7 @@ def test_constraints_are_kept_to(talk: Talk) -> None:
             assert re.fullmatch(r"(yes|no) [0-9]{2,4}", text), text
 
 
-def test_log_probabilities_are_those_of_the_logits(talk: Talk, made: Path) -> None:
+def test_log_probabilities_are_those_of_the_logits(talk: Talk) -> None:
     if "logprobs" not in plugins.load("engines", talk.name).SAMPLES:
         with pytest.raises(Unsupported, match="cannot do this: logprobs"):
             _host.check_sampling(talk.name, FORMS[talk.name], Sampling(logprobs=2))
@@ -293,7 +293,7 @@ def near(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.dot(one, other))
 
 
-def test_vectors_of_texts(talk: Talk) -> None:
+def test_vectors_of_texts(talk: Talk, made: Path) -> None:
     if "embed" not in plugins.load("engines", talk.name).CAN:
         with pytest.raises(Unsupported, match=f"{talk.name} cannot embed"):
             _host.check_can(talk.name, FORMS[talk.name], "embed")
@@ -303,3 +303,8 @@ def test_vectors_of_texts(talk: Talk) -> None:
     assert all(near(one, one) == pytest.approx(1) for one in vectors) and {len(one) for one in vectors} == {256}
     assert near(vectors[0], vectors[1]) > near(vectors[0], vectors[2])
     assert found[0][1] == len(talk.worker.encode([ASKED[0]])[0])
+    if talk.name == "llamacpp" and _host.installed("transformers") is not None:
+        other = Talk("transformers", made / FORMS["transformers"], Options(device="cpu", context=512))
+        vector, count = other.worker.embed(ASKED[0], other.artifact.begin)
+        other.worker.close()
+        assert near(vector, vectors[0]) > 0.99 and count == found[0][1]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported
 from slmops.engines import Options, _host
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece
@@ -107,6 +107,8 @@ class Model:
         """A request. Raises Busy, and Unsupported for what the engine cannot do."""
         if self._closing.is_set():
             raise Busy("the server is about to end", "ask again when it is back")
+        if answer.request.adapter is not None:
+            raise Unsupported("adapters are not loaded with a model here", "merge it: slmops convert MODEL --adapter FOLDER")
         _host.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
         if len(self._waiting) >= self._depth:
             raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment")
