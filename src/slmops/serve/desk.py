@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from slmops.serve import tools
 from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
 from slmops.serve.tools._reader import Reader
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -37,50 +39,50 @@ class Desk:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
         with self._admitted(outcome):
-            while True:
-                model = await self._model(outcome)
+
+            async def take(model: Model) -> Answer:
                 outcome.request, calls = await _fitted(request, model)
                 answer = Answer(outcome, self._ended, calls)
-                with contextlib.suppress(Gone):
-                    model.take(answer)
-                    break
-        return answer
+                model.take(answer)
+                return answer
+
+            return await self._given(outcome, take)
 
     async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
         """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            while True:
-                with contextlib.suppress(Gone):
-                    found = await (await self._model(outcome)).embed(texts)
-                    break
+            found = await self._given(outcome, lambda one: one.embed(texts))
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
     async def count(self, request: Request, caller: Caller) -> int:
         """Tokens that the model would read for a request. Raises what `ask` raises."""
-        outcome, found = Outcome(request, caller), None
+        outcome = Outcome(request, caller)
+
+        async def count(model: Model) -> int:
+            outcome.request, _ = await _fitted(request, model)
+            return await model.count(outcome.request)
+
         with self._admitted(outcome):
-            while found is None:
-                model = await self._model(outcome)
-                outcome.request, _ = await _fitted(request, model)
-                with contextlib.suppress(Gone):
-                    found = await model.count(outcome.request)
-        outcome.prompt_tokens, outcome.ended, outcome.reason = found, time.monotonic(), "stop"
+            found = await self._given(outcome, count)
+        outcome.ended, outcome.reason = time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
-    async def _model(self, outcome: Outcome) -> Model:
-        """What the name leads to; unloaded before it is asked, it raises Gone, and is looked up again."""
+    async def _given(self, outcome: Outcome, give: Callable[[Model], Awaitable[T]]) -> T:
+        """Give a request to what its name leads to."""
         name = outcome.request.model
-        model = self.models.at_hand(name)
-        if model is None:
+        while True:
             # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, name)
-        outcome.served = model.served.get(name)
-        return model
+            model = self.models.at_hand(name)
+            if model is None:
+                model = await asyncio.to_thread(self.models.get, name)
+            outcome.served = model.served.get(name)
+            with contextlib.suppress(Gone):  # unloaded in between
+                return await give(model)
 
     @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:

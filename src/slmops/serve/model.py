@@ -119,15 +119,15 @@ class Model:
         return dict(worker.effective) if worker is not None else {}
 
     @property
-    def context(self) -> int:
-        """Tokens of a prompt and its answer, at most."""
-        return min(self.options.context, self.artifact.context)
-
-    @property
     def pid(self) -> int | None:
         """The worker's process, if it is loaded."""
         worker = self._worker
         return worker.pid if worker is not None else None
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return min(self.options.context, self.artifact.context)
 
     def load(self) -> _host.Worker:
         """The worker, started now where there is none. From any thread but the loop's. Raises what opening raises."""

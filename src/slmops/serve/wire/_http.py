@@ -16,9 +16,12 @@ from slmops.core.errors import (
     EngineCrashed,
     EngineFailed,
     EngineMissing,
+    NoSpace,
+    OutputExists,
     PolicyRefused,
     SlmopsError,
     SourceNotFound,
+    UnknownFamily,
     Unreachable,
     Unsupported,
     UsageError,
@@ -33,12 +36,17 @@ LOOK = 0.2
 SSE = "text/event-stream"
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
+OPERATORS = frozenset({"admin", "operator"})
+"""Roles that may change which models are loaded."""
 STATUS: dict[type[SlmopsError], tuple[int, str]] = {
     SourceNotFound: (404, "model_not_found"),
     UsageError: (400, "invalid_value"),
     Unsupported: (400, "unsupported"),
     CorruptInput: (400, "invalid_value"),
+    UnknownFamily: (400, "unsupported"),
     PolicyRefused: (403, "forbidden"),
+    OutputExists: (409, "exists"),
+    NoSpace: (507, "no_space"),
     Busy: (429, "rate_limit_exceeded"),
     EngineCrashed: (503, "engine_crashed"),
     Unreachable: (503, "unreachable"),
@@ -61,6 +69,22 @@ def caller(http: HttpRequest) -> Caller:
     """Who asks."""
     found: Caller = http.scope[CALLER]
     return dataclasses.replace(found, trail=http.scope[TRAIL])
+
+
+def operator(http: HttpRequest) -> Caller:
+    """Who asks, where they may change which models there are, and which are loaded. Raises PolicyRefused.
+
+    Browsers say on whose behalf they ask; a page of another site is refused even where no key is.
+    """
+    found = caller(http)
+    if found.role not in OPERATORS:
+        raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
+    origin = http.headers.get("origin")
+    if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
+        origin is not None and origin.partition("://")[2] != http.headers.get("host")
+    ):
+        raise PolicyRefused("a page of another site may not do this")
+    return found
 
 
 async def following(http: HttpRequest, answer: Answer) -> Event:
@@ -91,7 +115,7 @@ def status(fault: SlmopsError) -> tuple[int, str, str]:
     code, word = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
     # What an engine says of itself in its last words is for the server's log, not for strangers.
     said = str(fault).splitlines()[0][:500] if code != 500 else "the engine failed"
-    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 429) else said
+    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 409, 429) else said
 
 
 def headers(fault: SlmopsError) -> dict[str, str]:
