@@ -44,7 +44,8 @@ def test_whole_and_streamed_are_one_answer(client: object, model: str) -> None:
     text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
     assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "stop"
-    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 5
+    # Pieces that come faster than they are sent become one.
+    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 3
 
 
 def test_the_helpers_of_the_client(client: object) -> None:
