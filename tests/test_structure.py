@@ -44,7 +44,7 @@ OWNERS = {
     "pytest": {"pytest_checks.py"},
     "pydantic": {"serve/wire/"},
     "starlette": {"serve/"},
-    "uvicorn": {"cli/serve.py"},
+    "uvicorn": {"cli/serve.py", "serve/connection.py"},
     "prometheus_client": {"serve/metrics.py"},
     "opentelemetry": {"serve/telemetry.py"},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 import socket
@@ -154,7 +155,9 @@ def test_a_killed_engine_costs_its_request_alone(made: Path) -> None:
 def test_keys_and_hosts(made: Path, tmp_path: Path) -> None:
     import openai
 
-    (tmp_path / "keys").write_text(f"# ours\n{KEY}\n")
+    (tmp_path / "keys").write_text(
+        f"keys:\n  ann:\n    role: user\n    sha256: {hashlib.sha256(KEY.encode()).hexdigest()}\n"
+    )
     with serving(f"home={made / 'gguf'}", "--keys", tmp_path / "keys") as (url, _):
         asked = {"model": "home", "messages": ASKED, "temperature": 0, "max_tokens": 2}
         for wrong in ("another", KEY[:-1], KEY + "x", ""):
@@ -206,4 +209,4 @@ def test_what_cannot_be_served_is_said_before_it_listens(made: Path, tmp_path: P
         code, said = ended(made / "gguf", "--port", taken.getsockname()[1])
     assert code == 2 and "--port" in said
     (tmp_path / "keys").write_text("short\n")
-    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 2
+    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 4

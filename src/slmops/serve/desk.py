@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
+from slmops.core.errors import SourceNotFound, Unreachable
 from slmops.serve import tools
 from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
@@ -32,8 +33,13 @@ class Watcher(Protocol):
 class Desk:
     """What wire formats are given: `routes(desk)`."""
 
-    def __init__(self, models: Models, watchers: Sequence[Watcher] = ()) -> None:
-        self.models, self._watchers = models, tuple(watchers)
+    def __init__(self, models: Models, watchers: Sequence[Watcher] = (), timeout: float | None = None) -> None:
+        """timeout: seconds from the asking to the last token, waiting included, after which a request is given up."""
+        self.models, self._watchers, self._timeout = models, tuple(watchers), timeout
+
+    def names(self, caller: Caller) -> list[str]:
+        """The models that a caller may use: what every wire format lists."""
+        return [name for name in self.models.names if caller.uses(name)]
 
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
@@ -42,7 +48,7 @@ class Desk:
 
             async def take(model: Model) -> Answer:
                 outcome.request, calls = await _fitted(request, model)
-                answer = Answer(outcome, self._ended, calls)
+                answer = self._answer(outcome, calls)
                 model.take(answer)
                 return answer
 
@@ -53,7 +59,11 @@ class Desk:
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            found = await self._given(outcome, lambda one: one.embed(texts))
+            try:
+                async with asyncio.timeout(self._timeout):
+                    found = await self._given(outcome, lambda one: one.embed(texts))
+            except TimeoutError:
+                raise self._late() from None
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
@@ -98,7 +108,26 @@ class Desk:
             outcome.ended, outcome.reason, outcome.fault = time.monotonic(), type(error).__name__, error
             for watcher in admitted:
                 watcher.ended(outcome)
+            if isinstance(error, SourceNotFound) and outcome.caller.models != ("*",):
+                # The names of others' models are not theirs to know.
+                fault = f"no model {outcome.request.model[:100]!r} is served here"
+                raise SourceNotFound(fault, f"one of: {', '.join(self.names(outcome.caller)[:20])}") from None
             raise
+
+    def _answer(self, outcome: Outcome, calls: Reader | None) -> Answer:
+        if self._timeout is None:
+            return Answer(outcome, self._ended, calls)
+
+        def ended(outcome: Outcome) -> None:
+            late.cancel()
+            self._ended(outcome)
+
+        answer = Answer(outcome, ended, calls)
+        late = asyncio.get_running_loop().call_later(self._timeout, answer.give_up, self._late())
+        return answer
+
+    def _late(self) -> Unreachable:
+        return Unreachable(f"it was not answered within {self._timeout:g} s", "ask for fewer tokens, or later")
 
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:

@@ -26,6 +26,7 @@ from slmops.core.errors import (
     Unsupported,
     UsageError,
 )
+from slmops.serve import rights
 from slmops.serve.access import CALLER
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
@@ -36,7 +37,6 @@ LOOK = 0.2
 SSE = "text/event-stream"
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
-OPERATORS = frozenset({"admin", "operator"})
 """Roles that may change which models are loaded."""
 STATUS: dict[type[SlmopsError], tuple[int, str]] = {
     SourceNotFound: (404, "model_not_found"),
@@ -72,18 +72,10 @@ def caller(http: HttpRequest) -> Caller:
 
 
 def operator(http: HttpRequest) -> Caller:
-    """Who asks, where they may change which models there are, and which are loaded. Raises PolicyRefused.
-
-    Browsers say on whose behalf they ask; a page of another site is refused even where no key is.
-    """
+    """Who asks, where a part of what a route takes is an operator's; whole routes are in rights.py. Raises PolicyRefused."""
     found = caller(http)
-    if found.role not in OPERATORS:
+    if found.role not in rights.MAY["operator"]:
         raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
-    origin = http.headers.get("origin")
-    if http.headers.get("sec-fetch-site", "none") not in ("none", "same-origin") or (
-        origin is not None and origin.partition("://")[2] != http.headers.get("host")
-    ):
-        raise PolicyRefused("a page of another site may not do this")
     return found
 
 

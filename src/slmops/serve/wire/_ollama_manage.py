@@ -29,7 +29,7 @@ from slmops.formats import _hub
 from slmops.registry import Registry, push, references, remotes
 from slmops.registry._distribution import Repository, parse
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import Body, operator, status
+from slmops.serve.wire._http import Body, status
 from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
@@ -89,17 +89,16 @@ class Create(Named):
 
 
 def routes(desk: Desk) -> list[Route]:
-    """The routes that manage models. Who may use them is looked at with each request."""
+    """The routes that manage models. Who may use them stands in rights.py."""
     jobs = _Jobs()
 
-    def allowed(http: HttpRequest) -> None:
-        operator(http)
+    def allowed() -> None:
         if not desk.models.registry:
             raise PolicyRefused("this server serves what it was given, and not the registry", "slmops serve --registry")
 
     async def pulled(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             body = await read(http, Pull)
             return await jobs.answer(_pulling(body), body.stream)
         except BAD as fault:
@@ -107,7 +106,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def pushed(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             body = await read(http, Pull)
             return await jobs.answer(_pushing(body), body.stream)
         except BAD as fault:
@@ -115,7 +114,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def created(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             body = await read(http, Create)
             name, wanted = references.named(body.meant), body.wanted()
 
@@ -129,7 +128,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def copied(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             body = await read(http, Copy)
             await asyncio.to_thread(_copy, body.source, references.named(body.destination))
         except BAD as fault:
@@ -138,7 +137,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def deleted(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             body = await read(http, Named)
             await asyncio.to_thread(_remove, body.meant)
         except BAD as fault:
@@ -147,7 +146,7 @@ def routes(desk: Desk) -> list[Route]:
 
     async def blob(http: HttpRequest) -> Response:
         try:
-            allowed(http)
+            allowed()
             digest = references.digest(http.path_params["digest"])
             if await asyncio.to_thread(_has, digest):
                 return Response(status_code=200)

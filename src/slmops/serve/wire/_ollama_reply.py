@@ -9,24 +9,21 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from slmops.core.errors import SlmopsError
-from slmops.serve.access import TooLarge
 from slmops.serve.wire._http import first_fault, headers, status
 
 NDJSON = "application/x-ndjson"
-BAD = (TooLarge, ValidationError, SlmopsError)
+BAD = (ValidationError, SlmopsError)
 """What `failure` makes an answer of."""
 Form = TypeVar("Form", bound=BaseModel)
 
 
 async def read(http: HttpRequest, form: type[Form]) -> Form:
-    """The body of a request. Raises TooLarge, ValidationError."""
+    """The body of a request. Raises ValidationError."""
     return form.model_validate_json(await http.body())
 
 
-def failure(fault: TooLarge | ValidationError | SlmopsError) -> Response:
+def failure(fault: ValidationError | SlmopsError) -> Response:
     """An error in this format."""
-    if isinstance(fault, TooLarge):
-        return JSONResponse({"error": "the request is too large"}, 413)
     if isinstance(fault, ValidationError):
         return JSONResponse({"error": first_fault(fault)[1]}, 400)
     code, _, said = status(fault)

@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 
 from slmops.core.errors import SlmopsError
-from slmops.serve.access import TooLarge
 from slmops.serve.wire._http import ClientLeft, first_fault, headers, status
 
 
@@ -17,8 +16,6 @@ async def faultless(answer: Awaitable[Response]) -> Response:
     """The answer, or what is wrong in this format."""
     try:
         return await answer
-    except TooLarge:
-        return error(413, "the request is too large", "request_too_large")
     except ValidationError as fault:
         return invalid(fault)
     except SlmopsError as fault:

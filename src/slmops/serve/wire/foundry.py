@@ -1,8 +1,8 @@
 """Foundry Local's own routes: /status, /models/loaded, /models/load/NAME, /models/unload/NAME; inference is openai.py's.
 
 https://github.com/microsoft/Foundry-Local (sdk_v2/cpp/src/service of 2026-07), and the same under /openai as its 0.x had
-them (sdk_legacy). Foundry changes state on GET, without asking who: here that takes an operator, and no page of another
-site may.
+them (sdk_legacy). Foundry changes state on GET, without asking who: here that takes an operator (rights.py), and no page
+of another site may.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import headers, operator, status
+from slmops.serve.wire._http import headers, status
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -38,7 +38,6 @@ def routes(desk: Desk) -> list[Route]:
     async def load(http: HttpRequest) -> Response:
         name = http.path_params["name"]
         try:
-            operator(http)
             fresh = await asyncio.to_thread(models.load, name)
         except SlmopsError as fault:
             return _failure(fault)
@@ -47,7 +46,6 @@ def routes(desk: Desk) -> list[Route]:
     async def unload(http: HttpRequest) -> Response:
         name = http.path_params["name"]
         try:
-            operator(http)
             there = await asyncio.to_thread(models.unload, name)
         except SlmopsError as fault:
             return _failure(fault)

@@ -18,7 +18,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
-from slmops.serve.access import TooLarge
 from slmops.serve.desk import Desk
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
@@ -170,8 +169,6 @@ async def _faultless(http: HttpRequest, answer: Awaitable[Response]) -> Response
     name = http.scope[TRAIL].id
     try:
         return await answer
-    except TooLarge:
-        return JSONResponse(_error(413, "the request is too large", name), 413)
     except ValidationError as fault:
         return JSONResponse(_error(400, first_fault(fault)[1], name), 400)
     except SlmopsError as fault:

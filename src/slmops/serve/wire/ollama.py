@@ -21,13 +21,14 @@ from starlette.routing import Route
 
 import slmops
 from slmops.core.errors import SlmopsError, SourceNotFound
+from slmops.serve import rights
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import OPERATORS, ClientLeft, Stream, caller, operator, status
+from slmops.serve.wire._http import ClientLeft, Stream, caller, operator, status
 from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Embed, Generate, Options, Show, seconds, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
@@ -192,7 +193,7 @@ async def _held(
 
 async def _keep(http: HttpRequest, desk: Desk, name: str, keep: float | None) -> None:
     """How long the model stays from now on: for operators to say. Of others it is let pass, and changes no answer."""
-    if keep is not None and caller(http).role in OPERATORS:
+    if keep is not None and caller(http).role in rights.MAY["operator"]:
         # Who removes a name meanwhile does not take the answer away.
         with contextlib.suppress(SourceNotFound):
             await asyncio.to_thread(desk.models.keep, name, None if keep == FOREVER else keep)

@@ -33,14 +33,14 @@ def routes(desk: Desk) -> list[Route]:
     models = desk.models
 
     @reads(None, "object", "data")
-    async def listed(_: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, name) for name in models.names]})
+    async def listed(http: HttpRequest) -> Response:
+        return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
 
     @reads(None, "id", "object", "created", "owned_by")
     async def one(http: HttpRequest) -> Response:
-        name = http.path_params["name"]
-        if name not in models.names:
-            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(models.names)}"))
+        name, names = http.path_params["name"], desk.names(caller(http))
+        if name not in names:
+            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
 
     @reads(Chat, *KEYS, media=SSE)
