@@ -5,10 +5,11 @@
     python bench/serve.py peers FOLDER.gguf [FOLDER.openvino] [--at-once 1,16,64]   # beside llama-server and OpenVINO
 
 `stub`: the server and its worker on one core, the load on another (Linux: taskset). The engine is bench/stubengine.py.
-`peers`: turn by turn, the same requests to a native llama-server (on PATH) and to `slmops serve` with that very llama-server as its
-worker; to OpenVINO's ContinuousBatchingPipeline in a loop of its own and to `slmops serve` on the same folder. Ratios are of
-neighbouring turns. Time to the first token and gaps between tokens are the client's; throughput is tokens over the time from
-the first request to the last token. The prompt differs from request to request, so no prefix cache has a part in it.
+`peers`: turn by turn, the same requests to a native llama-server (on PATH) and to `slmops serve` with a llama-server of that
+program as its worker, each request over a connection of its own; to OpenVINO's ContinuousBatchingPipeline in a loop of its
+own and to `slmops serve` on the same folder. Ratios are of neighbouring turns. Times to the first token and gaps between
+tokens are the client's; throughput is tokens over the time from the first request to the last token. The prompt differs
+from request to request, so no prefix cache has a part in it.
 """
 
 from __future__ import annotations
@@ -44,14 +45,18 @@ class Taken:
     fault: str = ""
 
 
+def post(body: dict[str, Any]) -> bytes:
+    data = json.dumps(body).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
+    return f"{head}{len(data)}\r\n\r\n".encode() + data
+
+
 async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: dict[str, Any]) -> Taken:
     """One completion over a connection that stays open."""
-    data, taken = json.dumps(body).encode(), Taken()
-    taken.sent = time.perf_counter()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-    writer.write(head.encode() + data)
+    taken = Taken(time.perf_counter())
+    writer.write(post(body))
     seen = b""
-    while not seen.endswith(b"0\r\n\r\n") if body["stream"] else not (b"\r\n\r\n" in seen and whole(seen)):
+    while not seen.endswith(b"\r\n0\r\n\r\n") if body["stream"] else not (b"\r\n\r\n" in seen and whole(seen)):
         more = await reader.read(1 << 18)
         if not more:
             taken.fault = f"cut off after {len(seen)} bytes"
@@ -76,22 +81,29 @@ def whole(seen: bytes) -> bool:
     return len(rest) >= int(length or 0)
 
 
-async def load(port: int, model: str, at_once: int, requests: int, tokens: int, stream: bool, prompt: str) -> list[Taken]:
+async def load(
+    port: int, at_once: int, requests: int, tokens: int, stream: bool, prompt: str, keep: bool, model: str = "m"
+) -> list[Taken]:
     """`requests` in all, `at_once` in flight."""
     waiting, found = list(range(requests)), list[Taken]()
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
+        # llama-server closes connections after a stream: where it is beside, each request has its own, here and there.
+        kept = None
         while waiting:
             number = waiting.pop()
             body = {"model": model, "prompt": f"{number} {prompt}", "max_tokens": tokens, "temperature": 0, "stream": stream}
             if stream:
                 body["stream_options"] = {"include_usage": True}
+            began = time.perf_counter()
+            reader, writer = kept or await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
             found.append(await ask(reader, writer, body))
-            if found[-1].fault or writer.is_closing() or reader.at_eof():
+            found[-1].sent = began
+            kept = (reader, writer) if keep and not found[-1].fault else None
+            if kept is None:
                 writer.close()
-                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
-        writer.close()
+        if kept is not None:
+            kept[1].close()
 
     await asyncio.gather(*(client() for _ in range(at_once)))
     return found
@@ -155,12 +167,11 @@ def run(
 async def idle(port: int, pid: int, count: int) -> dict[str, float]:
     """So many streams that wait for their second token."""
     before, writers = resident(pid), []
-    body = json.dumps({"model": "m", "prompt": "idle", "max_tokens": 1000, "stream": True}).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    request = post({"model": "m", "prompt": "idle", "max_tokens": 1000, "stream": True})
     failed = 0
     for _ in range(count):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(head.encode() + body)
+        writer.write(request)
         failed += not (await asyncio.wait_for(reader.readline(), 20)).startswith(b"HTTP/1.1 200")
         writers.append(writer)
     await asyncio.sleep(0.5)
@@ -210,6 +221,8 @@ def main() -> None:
     peers.add_argument("--at-once", default="1,16,64")
     peers.add_argument("--tokens", type=int, default=64)
     peers.add_argument("--rounds", type=int, default=5)
+    peers.add_argument("--requests", type=int, help="of a turn; twice as many as are at once, and 8 at least")
+    peers.add_argument("--context", type=int, default=256)
     for one in verbs.choices.values():
         one.add_argument("--json", type=Path, metavar="FILE")
     o = parser.parse_args()

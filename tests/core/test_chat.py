@@ -57,6 +57,7 @@ def test_hostile_templates_end_in_an_error(template: str) -> None:
     [
         ("{{ ['a', 'b'] | join(', ') }}{{ 'x'.join(['1', '2']) }}", "a, b1x2"),
         ("{{ 'aXb' | replace('X', '-') }}{{ 'aXbX'.replace('X', '', 1) }}", "a-babX"),
+        ("{% for one in ['aXb'] %}{{ one.replace('X', '-') }}{{ ', '.join([one]) }}{% endfor %}", "a-baXb"),
         ("{{ 'a\nb' | indent(2) }}{{ 'a' ~ 1 ~ none }}", "a\n  ba1None"),
         ("{{ 'a' + 'b' }}{{ 3 * 'ab' }}{{ 7 % 4 }}{{ '%s!' % 'hey' }}{{ [1] + [2] }}", "abababab3hey![1, 2]"),
         ("{{ {'k': ['é', 1.5, none]} | tojson }}{{ [1] | tojson(indent=2) }}", '{"k": ["é", 1.5, null]}[\n  1\n]'),

@@ -124,7 +124,7 @@ def talk(request: pytest.FixtureRequest, made: Path) -> Iterator[Talk]:
     found.worker.close()
 
 
-def test_answers_together_are_those_of_run(talk: Talk, made: Path) -> None:
+def test_answers_together_are_those_of_run(talk: Talk) -> None:
     """Eight in flight, of several lengths; by the engine's other way to generate where it has one (slmops run's)."""
     prompts = [talk.prompt(text) for text in ASKED]
     with run.open_worker(talk.artifact, talk.name, Options(device="cpu", context=512)) as alone:
@@ -170,6 +170,25 @@ def test_the_second_turn_computes_only_what_is_new(talk: Talk) -> None:
     assert first.cached is not None and first.cached < first.prompt
     second = talk.ask(talk.prompt("set the hall light to 70 percent", first.text, "and now to 20 percent"))[0]
     assert second.cached is not None and second.prompt > second.cached >= first.prompt - 2
+
+
+def test_prompts_that_begin_alike_do_not_meet(talk: Talk) -> None:
+    """Whole blocks of a paged cache, one more and one less, many at once and again: nobody reads what is another's."""
+    if "parallel" not in plugins.load("engines", talk.name).CAN:
+        pytest.skip(f"{talk.name} shares nothing between requests")
+    (base,) = talk.worker.encode([talk.prompt("please " + "set the kitchen light to 30 percent and " * 12)])
+    prompts = [base[-length:] for length in (32, 63, 64, 65, 95, 96)] + [base[:64] + base[-20:]]
+    with run.open_worker(talk.artifact, talk.name, Options(device="cpu", context=512)) as alone:
+        sampling = run.stopping(Sampling(max_tokens=12), talk.artifact)
+        expected = ["".join(one.text for one in alone.generate(ids, sampling)) for ids in prompts]
+    for turn in range(6):
+        asked = [(turn + place // 4) % len(prompts) for place in range(8)]
+        first = len(talk.said)
+        for which, number in enumerate(asked, first):
+            talk.said[which] = Said()
+            talk.worker.add(which, sampling, ids=prompts[number])
+        found = talk.wait(*range(first, first + 8))
+        assert [one.text for one in found] == [expected[number] for number in asked]
 
 
 SCHEMA = {
@@ -224,7 +243,7 @@ def test_constraints_are_kept_to(talk: Talk) -> None:
             assert re.fullmatch(r"(yes|no) [0-9]{2,4}", text), text
 
 
-def test_log_probabilities_are_those_of_the_logits(talk: Talk, made: Path) -> None:
+def test_log_probabilities_are_those_of_the_logits(talk: Talk) -> None:
     if "logprobs" not in plugins.load("engines", talk.name).SAMPLES:
         with pytest.raises(Unsupported, match="cannot do this: logprobs"):
             _host.check_sampling(talk.name, FORMS[talk.name], Sampling(logprobs=2))
@@ -274,7 +293,7 @@ def near(one: Sequence[float], other: Sequence[float]) -> float:
     return float(np.dot(one, other))
 
 
-def test_vectors_of_texts(talk: Talk) -> None:
+def test_vectors_of_texts(talk: Talk, made: Path) -> None:
     if "embed" not in plugins.load("engines", talk.name).CAN:
         with pytest.raises(Unsupported, match=f"{talk.name} cannot embed"):
             _host.check_can(talk.name, FORMS[talk.name], "embed")
@@ -284,3 +303,8 @@ def test_vectors_of_texts(talk: Talk) -> None:
     assert all(near(one, one) == pytest.approx(1) for one in vectors) and {len(one) for one in vectors} == {256}
     assert near(vectors[0], vectors[1]) > near(vectors[0], vectors[2])
     assert found[0][1] == len(talk.worker.encode([ASKED[0]])[0])
+    if talk.name == "llamacpp" and _host.installed("transformers") is not None:
+        other = Talk("transformers", made / FORMS["transformers"], Options(device="cpu", context=512))
+        vector, count = other.worker.embed(ASKED[0], other.artifact.begin)
+        other.worker.close()
+        assert near(vector, vectors[0]) > 0.99 and count == found[0][1]

@@ -106,7 +106,9 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         """Methods of texts that can grow them go through the filters of the same name."""
         text = getattr(function, "__self__", None)
         if isinstance(text, str) and getattr(function, "__name__", "") == "replace":
-            return _replace(text, *arguments, **named)
+            # Within loops and blocks, Jinja hands their variables along.
+            own = {key: value for key, value in named.items() if key not in ("_loop_vars", "_block_vars")}
+            return _replace(text, *arguments, **own)
         if isinstance(text, str) and getattr(function, "__name__", "") == "join":
             return _join(arguments[0] if arguments else (), text)
         return super().call(context, function, *arguments, **named)

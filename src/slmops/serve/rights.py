@@ -33,6 +33,7 @@ ROUTES: dict[Level, str] = {
         GET /slmops/session
         POST /slmops/session
         DELETE /slmops/session
+        GET /openapi.json
         GET /v1/models
         GET /v1/models/{}
         POST /v1/chat/completions

@@ -34,6 +34,7 @@ from slmops.serve.request import Caller, Event
 
 LOOK = 0.2
 """Seconds after which it is looked whether the client is still there."""
+SSE = "text/event-stream"
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
 """Roles that may change which models are loaded."""
