@@ -21,7 +21,7 @@ LEVELS = {
     "measure": 6, "registry": 6,
     "demo": 7, "trials": 7, "pruning": 7, "train": 7, "pytest_checks": 7, "optimize": 8,
     "serve": 8, "operate": 8, "deploy": 8, "compat": 8,
-    "pipeline": 9, "cli": 10, "__main__": 11, "__init__": 11,
+    "pipeline": 9, "library": 9, "cli": 10, "__main__": 11, "__init__": 11,
 }  # fmt: skip
 SIBLINGS_APART = ("architectures", "formats", "engines", "passes", "deploy")
 # A heavy library is imported in the files that own it, and nowhere else.

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     models = _served.models(arguments)
     hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
+    # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((arguments.host, arguments.port))

@@ -13,6 +13,7 @@ from typing import Any
 from slmops.core.errors import EngineFailed
 from slmops.core.tensor import Floats
 from slmops.engines import Constraint, Options, Sampling, _gguf, _regex, _words
+from slmops.engines._guidance import guided
 from slmops.engines._llamaserver_flow import Flow
 from slmops.engines._llamaserver_process import Process, Start
 
@@ -197,9 +198,9 @@ def _options(prompt: Sequence[int], sampling: Sampling, reuse: bool) -> dict[str
         options["n_probs"] = max(1, sampling.logprobs)
     match sampling.constraint:
         case Constraint("json"):
-            options["json_schema"] = {"type": "object"}
+            options["json_schema"] = guided({"type": "object"})
         case Constraint("json_schema", text):
-            options["json_schema"] = json.loads(text)
+            options["json_schema"] = guided(json.loads(text))
         case Constraint("regex", text):
             options["grammar"] = _regex.grammar(text)
         case Constraint("grammar", text):

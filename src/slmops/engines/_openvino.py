@@ -32,6 +32,9 @@ KV = {"auto": 1.1, "f32": 4.0, "f16": 2.0, "q8": 1.1}
 """See engines. The default on a CPU is u8, with a scale and a zero point in f32 for each head of each position; paged, keys
 have eight more positions for every 32 instead."""
 
+SPLIT = 512
+"""Tokens of a step while a prompt is read, so that answers in flight do not wait for the whole of a long one."""
+
 _CONSTANT = re.compile(rb'element_type="(\w+)"[^>]*? size="(\d+)"')
 
 
@@ -95,7 +98,7 @@ class Session:
             raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
         self._vocab = _vocabulary(folder)
         self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, options.context
-        self._reuse, self._parallel = options.reuse, options.parallel
+        self._reuse = options.reuse
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
         self._device, self._fallback = choose(options.device, self._core.available_devices)
@@ -204,12 +207,12 @@ class Session:
         return self._tokenizer
 
     def _scheduler(self) -> Any:
-        """A whole prompt in one step; of earlier ones nothing is remembered unless that is asked for."""
+        """A whole prompt in one step, nothing remembered of earlier ones; or, where that is asked for, remembered."""
         config = self._genai.SchedulerConfig()
-        # Seen with GenAI 2026.4.1: of several requests in flight with one prompt, some answer nonsense from a shared cache.
-        config.enable_prefix_caching = self._reuse and self._parallel == 1
-        config.dynamic_split_fuse = False
-        config.max_num_batched_tokens = max(self._context, 1 << 20)
+        # The cache of prefixes wants prompts that may be split: without (GenAI 2026.4.1), of requests in flight that begin
+        # alike, some answer nonsense.
+        config.enable_prefix_caching = config.dynamic_split_fuse = self._reuse
+        config.max_num_batched_tokens = SPLIT if self._reuse else max(self._context, 1 << 20)
         return config
 
 

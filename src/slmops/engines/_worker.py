@@ -27,7 +27,7 @@ from typing import Any, NoReturn, TextIO
 import numpy as np
 
 from slmops.core import plugins
-from slmops.core.errors import EngineFailed, SlmopsError, UsageError
+from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Constraint, Flow, News, Options, Sampling, Session, _flow, _words
 from slmops.ops.numpy import log_softmax
@@ -195,6 +195,8 @@ class Server:
             rows.append(row)
         if rows:
             self._answer({"news": rows, "at": time.perf_counter()})
+        if any(isinstance(one.error, EngineCrashed) for one in news):
+            os._exit(1)  # a server below that is no more: the owner starts all of it again
 
     def memory(self) -> dict[str, Any]:
         """Resident bytes now and at the peak."""
@@ -309,6 +311,8 @@ def main() -> None:
             module = plugins.load("engines", params["engine"])
             options = Options(**params["options"])
             opened.append(Server(module.open(Path(params["folder"]), options), module, options.context, answer))
+            if options.reuse:
+                assert opened[0].flow  # opened to serve: what is wrong is said now, and the first request finds it ready
             answer({"result": {**opened[0].facts(), **memory()}})
         elif method == "generate":
             opened[0].cancelled.clear()

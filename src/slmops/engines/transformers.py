@@ -20,14 +20,16 @@ from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
+from slmops.engines._flow import Weighed
 from slmops.engines._words import Words, check
+from slmops.ops.numpy import log_softmax
 
 FORMATS = ("compressed_tensors", "huggingface")
 MODULES = ("torch", "transformers", "compressed_tensors")
 PACKAGE = "transformers"
 EXTRA = "train"
-CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
-SAMPLES: frozenset[str] = frozenset()
+CAN = frozenset({"logits", "generate", "encode", "render", "turns", "embed"})
+SAMPLES = frozenset({"min_p", "repeat_penalty", "logprobs"})
 CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "cuda", "mps")
 KV = {"auto": 2.0}
@@ -133,7 +135,7 @@ class Session:
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
         check(ids, None, self._vocab, self._context)
         pick = self._picker(sampling)
-        cache, waiting = self._cache(), list(ids)
+        cache, waiting, seen = self._cache(), list(ids), list(ids)
         room = self._context - len(ids)
         for _ in range(min(sampling.max_tokens, room)):
             # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
@@ -141,31 +143,51 @@ class Session:
                 while len(waiting) > PREFILL:
                     self._forward(waiting[:PREFILL], cache, 1)
                     waiting = waiting[PREFILL:]
-                token = pick(self._forward(waiting, cache, 1)[-1:].float())
+                logits = self._forward(waiting, cache, 1)[-1:].float()
+                token = pick(seen, logits)
             if token in sampling.stop_ids:
                 return
-            yield token
+            if sampling.logprobs is None:
+                yield token
+            else:
+                yield Weighed.of(token, log_softmax(logits[0].cpu().numpy()), sampling.logprobs)
             waiting = [token]
+            seen.append(token)
 
     def _picker(self, sampling: Sampling) -> Any:
-        """Logits [1, vocab] -> token."""
+        """(ids so far, logits [1, vocab]) -> token."""
         torch = self._torch
-        if sampling.temperature == 0:
-            return lambda logits: int(logits.argmax())
         from transformers import generation
 
-        steps = generation.LogitsProcessorList([generation.TemperatureLogitsWarper(float(sampling.temperature))])
+        steps = generation.LogitsProcessorList()
+        if sampling.repeat_penalty != 1:
+            steps.append(generation.RepetitionPenaltyLogitsProcessor(float(sampling.repeat_penalty)))
+        device = self._device
+        if sampling.temperature == 0:
+            return lambda seen, logits: int(steps(torch.tensor([seen], device=device), logits).argmax())
+        steps.append(generation.TemperatureLogitsWarper(float(sampling.temperature)))
         if 0 < sampling.top_k < self._vocab:
             steps.append(generation.TopKLogitsWarper(sampling.top_k))
         if sampling.top_p < 1:
             steps.append(generation.TopPLogitsWarper(sampling.top_p))
+        if sampling.min_p > 0:
+            steps.append(generation.MinPLogitsWarper(float(sampling.min_p)))
         chance = torch.Generator(device="cpu").manual_seed(sampling.seed)
 
-        def pick(logits: Any) -> int:
-            weights = torch.softmax(steps(None, logits), dim=-1).cpu()
+        def pick(seen: Sequence[int], logits: Any) -> int:
+            weights = torch.softmax(steps(torch.tensor([seen], device=device), logits), dim=-1).cpu()
             return int(torch.multinomial(weights, 1, generator=chance))
 
         return pick
+
+    def embed(self, ids: Sequence[int]) -> Floats:
+        """The mean of the last hidden states of all positions."""
+        check(ids, None, self._vocab, self._context)
+        with self._torch.inference_mode():
+            row = self._torch.tensor([list(ids)], dtype=self._torch.int64, device=self._device)
+            states = self._model.base_model(input_ids=row, use_cache=False).last_hidden_state[0]
+            vector: Floats = states.to("cpu", self._torch.float32).mean(0).numpy()
+        return vector
 
     def encode(self, text: str) -> list[int]:
         return self._words.encode(text)

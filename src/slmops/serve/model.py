@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
 from slmops.engines import Options, Sampling, _host
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Served
@@ -171,6 +171,8 @@ class Model:
 
     def take(self, answer: Answer) -> None:
         """A request. Raises Busy, Unsupported for what the engine cannot do, and Gone where it was closed meanwhile."""
+        if answer.request.adapter is not None:
+            raise Unsupported("adapters are not loaded with a model here", "merge it: slmops convert MODEL --adapter FOLDER")
         _host.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
         if len(self._waiting) >= self._depth:
             raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
