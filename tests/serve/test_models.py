@@ -259,8 +259,7 @@ def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
         # The new one was loaded beside the old one, which answered meanwhile: nobody waited for it.
         ready = next(one.since for one in found.states() if one.engine == "onnxruntime")
         assert sum(moved < at < ready for engine, at in seen if engine == "llamacpp") > 3
-        pinned = {one.engine: one.pinned for one in found.states()}
-        assert pinned["onnxruntime"] and not pinned["llamacpp"]
+        assert within(10, lambda: [one.engine for one in found.states() if one.pinned] == ["onnxruntime"])
 
 
 @pytest.mark.slow
