@@ -97,8 +97,20 @@ def ask(loop: asyncio.AbstractEventLoop) -> Callable[..., tuple[str, Any]]:
 Ask = Callable[..., tuple[str, Any]]
 
 
+OTHERS: list[psutil.Process] = []
+"""Workers that other tests of this process keep for themselves."""
+
+
+@pytest.fixture(autouse=True)
+def apart() -> None:
+    OTHERS.clear()
+    OTHERS.extend(workers())
+
+
 def workers() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if "_worker" in " ".join(one.cmdline())]
+    """Those that the test started."""
+    found = [one for one in psutil.Process().children(recursive=True) if "_worker" in " ".join(one.cmdline())]
+    return [one for one in found if one not in OTHERS]
 
 
 def within(seconds: float, true: Callable[[], Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 import socket
@@ -44,7 +45,8 @@ def test_whole_and_streamed_are_one_answer(client: object, model: str) -> None:
     text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
     assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "stop"
-    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 5
+    # Pieces that come faster than they are sent become one.
+    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 3
 
 
 def test_the_helpers_of_the_client(client: object) -> None:
@@ -107,7 +109,8 @@ def test_errors_are_the_clients_own_and_name_the_field(client: object) -> None:
     assert large.value.status_code == 413
     listed = client.models.list().data  # type: ignore[attr-defined]
     assert [one.id for one in listed] == ["home", "onnx", "openvino"]
-    assert client.models.retrieve("home").owned_by == "slmops"  # type: ignore[attr-defined]
+    card = client.models.retrieve("home")  # type: ignore[attr-defined]
+    assert (card.owned_by, card.context_length, card.loaded) == ("slmops", 256, True)
 
 
 def test_who_leaves_frees_the_place(made: Path) -> None:
@@ -152,7 +155,9 @@ def test_a_killed_engine_costs_its_request_alone(made: Path) -> None:
 def test_keys_and_hosts(made: Path, tmp_path: Path) -> None:
     import openai
 
-    (tmp_path / "keys").write_text(f"# ours\n{KEY}\n")
+    (tmp_path / "keys").write_text(
+        f"keys:\n  ann:\n    role: user\n    sha256: {hashlib.sha256(KEY.encode()).hexdigest()}\n"
+    )
     with serving(f"home={made / 'gguf'}", "--keys", tmp_path / "keys") as (url, _):
         asked = {"model": "home", "messages": ASKED, "temperature": 0, "max_tokens": 2}
         for wrong in ("another", KEY[:-1], KEY + "x", ""):
@@ -204,4 +209,4 @@ def test_what_cannot_be_served_is_said_before_it_listens(made: Path, tmp_path: P
         code, said = ended(made / "gguf", "--port", taken.getsockname()[1])
     assert code == 2 and "--port" in said
     (tmp_path / "keys").write_text("short\n")
-    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 2
+    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 4

@@ -8,12 +8,13 @@ import json
 import math
 import shutil
 import struct
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from needs import needs
-from serve.serving import ANSWER, ASKED
+from serve.serving import ANSWER, ASKED, serving
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp", "openvino_genai")]
 
@@ -32,8 +33,7 @@ LIGHT: Any = {
 }
 TIMER: Any = {"type": "function", "function": {"name": "set_timer", "parameters": {"type": "object", "properties": {}}}}
 NAMED: Any = {"type": "function", "function": {"name": "set_light"}}
-LLAMA_SERVER = pytest.mark.skipif(shutil.which("llama-server") is None, reason="llama-server is not on PATH")
-HELD = pytest.mark.parametrize("model", [pytest.param("home", marks=LLAMA_SERVER), "openvino"])
+HELD = pytest.mark.parametrize("model", ["home", "openvino", "onnx"])
 """Models on engines that hold an answer to a form."""
 
 
@@ -93,12 +93,18 @@ def test_the_clients_own_parsing(client: Any, model: str) -> None:
 
 @HELD
 def test_answers_are_held_to_a_form(client: Any, model: str) -> None:
+    import openai
+
     def ask(**form: Any) -> str:
         found = client.chat.completions.create(model=model, messages=ASKED, temperature=0, **form)
         return str(found.choices[0].message.content)
 
     assert ask(extra_body={"regex": "(never|always) [0-9]{3}"})[:6] in ("never ", "always")
-    assert ask(extra_body={"grammar": 'root ::= "left" | "right"'}) in ("left", "right")
+    if model == "onnx":
+        with pytest.raises(openai.BadRequestError, match="constraint grammar"):
+            ask(extra_body={"grammar": 'root ::= "left" | "right"'})
+    else:
+        assert ask(extra_body={"grammar": 'root ::= "left" | "right"'}) in ("left", "right")
     assert json.loads(ask(response_format={"type": "json_object"})) == ANSWER
     room = {
         "type": "object",
@@ -138,11 +144,7 @@ def test_likelihoods(client: Any, model: str) -> None:
 def test_what_an_engine_cannot_is_refused(client: Any) -> None:
     import openai
 
-    for asked in (
-        {"response_format": {"type": "json_object"}},
-        {"tools": [LIGHT], "tool_choice": "required"},
-        {"logprobs": True},
-    ):
+    for asked in ({"frequency_penalty": 1}, {"extra_body": {"min_p": 0.5}}):
         with pytest.raises(openai.BadRequestError, match="onnxruntime cannot do this") as caught:
             client.chat.completions.create(model="onnx", messages=ASKED, **asked)
         assert caught.value.code == "unsupported" and caught.value.request_id.startswith("req_")
@@ -171,12 +173,15 @@ def test_several_answers(client: Any, model: str) -> None:
     texts = [one.message.content for one in whole.choices]
     assert len(set(texts)) > 1
     one = client.chat.completions.create(**{**asked, "n": 1})
-    assert one.choices[0].message.content == texts[0] and one.usage.prompt_tokens == whole.usage.prompt_tokens
+    assert model != "onnx" or one.choices[0].message.content == texts[0]
+    assert one.usage.prompt_tokens == whole.usage.prompt_tokens
     streamed = ["", "", ""]
     for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
-    assert streamed == texts and chunk.usage.completion_tokens == whole.usage.completion_tokens
+    assert all(streamed) and chunk.usage.prompt_tokens == whole.usage.prompt_tokens
+    if model == "onnx":  # answers that are computed together differ in their last bits, and then in what is drawn
+        assert streamed == texts and chunk.usage.completion_tokens == whole.usage.completion_tokens
 
 
 def test_texts_that_are_gone_on_with(client: Any) -> None:
@@ -201,7 +206,7 @@ def test_embeddings(client: Any) -> None:
     texts = ["turn on the light", "switch the light on", "what is the weather"]
     packed = client.embeddings.create(model="home", input=texts)  # the client asks for base64 by itself
     plain = client.embeddings.create(model="home", input=texts, encoding_format="float")
-    assert [one.embedding for one in plain.data] == pytest.approx([one.embedding for one in packed.data], abs=1e-6)
+    assert all(a.embedding == pytest.approx(b.embedding, abs=1e-6) for a, b in zip(plain.data, packed.data, strict=True))
     assert all(math.isclose(math.hypot(*one.embedding), 1, abs_tol=1e-3) for one in plain.data)
     assert plain.usage.prompt_tokens == plain.usage.total_tokens > 3 and [one.index for one in plain.data] == [0, 1, 2]
     raw = client.embeddings.with_raw_response.create(model="home", input="x", encoding_format="base64").http_response.json()
@@ -228,3 +233,27 @@ def test_async_and_awaited_together(server: str) -> None:
             return list(await asyncio.gather(*(one() for _ in range(6))))
 
     assert [json.loads(one) for one in asyncio.run(asked())] == [ANSWER] * 6
+
+
+def test_a_template_that_tells_of_functions(made: Path, tmp_path: Path) -> None:
+    """The sample under Qwen's template: a call that must come is begun as that template writes it."""
+    import openai
+
+    shutil.copytree(made / "gguf", tmp_path / "qwen")
+    receipt = json.loads((tmp_path / "qwen" / "slmops.json").read_text())
+    receipt["chat_template"] = (Path(__file__).parent.parent / "data" / "chat-templates" / "qwen2.5.jinja").read_text()
+    (tmp_path / "qwen" / "slmops.json").write_text(json.dumps(receipt))
+    with serving(tmp_path / "qwen", "--context", "512") as (url, _):
+        client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
+        asked: dict[str, Any] = {"model": "qwen", "messages": ASKED, "temperature": 0, "max_tokens": 60}
+        none = client.chat.completions.create(**asked).usage.prompt_tokens
+        may = client.chat.completions.create(**asked, tools=[LIGHT, TIMER])
+        assert may.usage.prompt_tokens > none + 50  # it is told of them
+        assert may.choices[0].finish_reason == "stop" and not may.choices[0].message.tool_calls
+        must = client.chat.completions.create(**asked, tools=[LIGHT, TIMER], tool_choice="required")
+        (call,) = must.choices[0].message.tool_calls
+        assert call.function.name == "set_light" and json.loads(call.function.arguments) == ANSWER["arguments"]
+        assert must.usage.prompt_tokens > may.usage.prompt_tokens  # <tool_call> stands before the answer
+        told = [*ASKED, must.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+        again = client.chat.completions.create(**{**asked, "messages": told}, tools=[LIGHT], parallel_tool_calls=False)
+        assert again.choices[0].finish_reason in ("stop", "length", "tool_calls")

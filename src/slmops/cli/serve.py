@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import argparse
 
-from slmops.cli import _served
+from slmops.cli import _access, _served
 
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     _served.add(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
-    parser.add_argument("--keys", metavar="FILE", help="a file of keys, one a line: who sends none of them is refused")
-    parser.add_argument("--insecure", action="store_true", help="listen on other addresses without keys")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a name that requests may be sent to"
-    )
+    _access.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
     import json
     import socket
-    from pathlib import Path
 
     from slmops.core.errors import EngineMissing, UsageError
 
@@ -33,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         import uvicorn
 
         from slmops.serve import app, logs, telemetry
-        from slmops.serve.access import Access
+        from slmops.serve.connection import Connection
         from slmops.serve.desk import Desk
         from slmops.serve.metrics import Metrics
     except ImportError as error:
@@ -41,14 +36,11 @@ def run(arguments: argparse.Namespace) -> int:
             f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
         ) from None
 
-    keys = _keys(Path(arguments.keys)) if arguments.keys else []
-    if arguments.host not in LOOPBACK and not keys and not arguments.insecure:
-        cure = "give --keys FILE, or say --insecure if something in front of it checks who asks"
-        raise UsageError(f"{arguments.host} can be reached from elsewhere, and no keys are asked for", cure)
+    _access.checked(arguments)
+    certificate, access = _access.certificate(arguments), _access.access(arguments)
     if not 0 <= arguments.port < 1 << 16:
         raise UsageError("a port is 0 to 65535")
     models = _served.models(arguments)
-    hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
@@ -60,16 +52,28 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
+        audit = _access.audit(arguments)
+        watchers, access = _access.watchers(arguments, audit), dataclasses.replace(access, told=audit)
         shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        url = f"http://{shown}:{listening.getsockname()[1]}"
+        url = f"http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}"
         names = models.names
         said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
         facts = {"url": url, "models": names}
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
         metrics, told = Metrics(models), telemetry.Telemetry(arguments.otlp) if telemetry.wanted(arguments.otlp) else None
+
+        async def looked() -> None:
+            assert certificate is not None
+            certificate.refresh()
+
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models, [metrics, *([told] if told else [])]), Access.of(keys, hosts), metrics),
+                app.build(Desk(models, [metrics, *watchers, *([told] if told else [])], arguments.timeout), access, metrics),
+                http=Connection,
+                proxy_headers=False,  # who asks is not for a header to say
+                ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
+                callback_notify=looked if certificate is not None else None,
+                timeout_notify=1,
                 log_config=None,
                 server_header=False,
                 access_log=False,
@@ -88,23 +92,6 @@ def run(arguments: argparse.Namespace) -> int:
             models.close()
             if told is not None:
                 told.close()
+            if audit is not None:
+                audit.close()
     return 0
-
-
-def _keys(path: object) -> list[str]:
-    from pathlib import Path
-
-    from slmops.core.errors import SourceNotFound, UsageError
-
-    assert isinstance(path, Path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SourceNotFound(f"the keys cannot be read: {path}: {error.strerror}", "a text file, one key a line") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not found or any(len(key) < 16 for key in found):
-        raise UsageError(
-            f"{path} needs one key a line, of 16 letters or more",
-            "python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-        )
-    return found

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from slmops.core.errors import SlmopsError
 from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request
 from slmops.serve.tools._reader import Reader
 
@@ -51,6 +52,13 @@ class Answer:
         if self.outcome.ended is None:
             self.cancelled = True
             self._end("cancelled")
+            if self.on_cancel is not None:
+                self.on_cancel(self)
+
+    def give_up(self, error: SlmopsError) -> None:
+        """It ends with this error, and its place is free at once. Nothing where it has ended."""
+        if self.outcome.ended is None:
+            self.take(error)
             if self.on_cancel is not None:
                 self.on_cancel(self)
 

@@ -14,14 +14,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slmops import run
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
 from slmops.engines import Options, Sampling, _host
 from slmops.serve.answer import Answer as Answer
-from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Served
+from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
@@ -124,6 +124,11 @@ class Model:
         worker = self._worker
         return worker.pid if worker is not None else None
 
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return min(self.options.context, self.artifact.context)
+
     def load(self) -> _host.Worker:
         """The worker, started now where there is none. From any thread but the loop's. Raises what opening raises."""
         with self._opening:
@@ -199,7 +204,7 @@ class Model:
                 return
             answer = self._waiting.popleft()
             try:
-                self._send(worker, answer, self._text(answer))
+                self._send(worker, answer, self._text(answer.request))
             except Exception as error:  # whatever it is, the request must end, and the next one be served
                 answer.take(error)
         if not self._waiting and not self._flights and not self._starting:
@@ -211,7 +216,7 @@ class Model:
         answer = self._waiting[0]
         try:
             worker = await asyncio.to_thread(self.load)
-            text = await asyncio.to_thread(self._text, answer)
+            text = await asyncio.to_thread(self._text, answer.request)
             if answer in self._waiting:
                 self._waiting.remove(answer)
                 self._send(worker, answer, text)
@@ -225,8 +230,7 @@ class Model:
             self._starting = False
             self._go_on()
 
-    def _text(self, answer: Answer) -> str | tuple[int, ...]:
-        request = answer.request
+    def _text(self, request: Request) -> str | tuple[int, ...]:
         if request.prompt is None:
             return self.artifact.prompt(request.messages, request.tools) + request.opening
         if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
@@ -283,7 +287,7 @@ class Model:
         if text or likely:
             told = tuple(Logprob(word, value, tuple(map(tuple, top))) for word, value, top in likely) if likely else ()
             answer.take(Piece(text, told, count))
-        if stops.met or "end" in one:
+        if stops.met is not None or "end" in one:
             if "end" in one:
                 del self._flights[one["which"]]
             else:
@@ -291,7 +295,8 @@ class Model:
             if rest := stops.rest():
                 answer.take(Piece(rest, (), 0))
             self._crashes = 0
-            answer.take(Ended("length" if one.get("end") == "length" and not stops.met else "stop", flight.tokens))
+            cut = one.get("end") == "length" and stops.met is None
+            answer.take(Ended("length" if cut else "stop", flight.tokens, stops.met))
 
     def _died(self, worker: _host.Worker) -> None:
         """Its own requests fail, and what waits finds a new one."""
@@ -310,9 +315,26 @@ class Model:
             worker.close()
         self._go_on()
 
+    async def count(self, request: Request) -> int:
+        """Tokens that the engine would read for a request. Raises as `take` does."""
+        with self._between():
+            worker = await asyncio.to_thread(self.load)
+            text = await asyncio.to_thread(self._text, request)
+            if isinstance(text, str):
+                return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text))
+        return len(text)
+
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
+        with self._between():
+            worker = await asyncio.to_thread(self.load)
+            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
+
+    @contextlib.contextmanager
+    def _between(self) -> Iterator[None]:
+        """Something is asked of the worker that is no request in flight. Raises Busy and Gone."""
         if self._embedding >= self._depth:
             raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment", cause="queue")
         with self._asked:
@@ -320,12 +342,10 @@ class Model:
                 raise Gone
             self._embedding += 1
         try:
-            worker = await asyncio.to_thread(self.load)
-            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+            yield
         finally:
             self._embedding -= 1
             self.last_used = time.monotonic()
-        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
 
     # ---- from other threads
 

@@ -63,6 +63,11 @@ class Models:
         """All that may be asked for."""
         return self._names.listed()
 
+    @property
+    def registry(self) -> bool:
+        """Whether what the registry has is served by its names."""
+        return self._names.registry
+
     def find(self, name: str) -> Target:
         """What a name leads to, loaded or not. May read the registry. Raises SourceNotFound."""
         return self._names.find(name)

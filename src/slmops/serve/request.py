@@ -6,6 +6,7 @@ import bisect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from slmops.engines import Sampling
@@ -29,14 +30,38 @@ class Trail:
     """Of what was asked of models on its way."""
 
 
+Role = Literal["admin", "operator", "user", "metrics"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one caller may ask for; None: as much as there is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Of prompts and answers together, as of the day."""
+    tokens_per_day: int | None = None
+    concurrent: int | None = None
+
+
+UNLIMITED = Limits()
+
+
 @dataclass(frozen=True)
 class Caller:
     """Who asks, as access.py found out."""
 
     name: str = "anyone"
     """Of the key, never the key."""
-    role: Literal["admin", "operator", "user", "metrics"] = "user"
+    role: Role = "user"
+    models: tuple[str, ...] = ("*",)
+    """Patterns (fnmatch) of the names of models that may be used."""
+    limits: Limits = UNLIMITED
     trail: Trail = field(default_factory=Trail, compare=False)
+
+    def uses(self, model: str) -> bool:
+        """Whether a model of this name may be used, whether there is one or not."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 @dataclass(frozen=True)
@@ -117,6 +142,8 @@ class Ended:
     reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
+    stop: str | None = None
+    """The text of `Request.stop` that ended it."""
 
 
 @dataclass(frozen=True)

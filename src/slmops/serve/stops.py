@@ -11,18 +11,19 @@ class Stops:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(filter(None, stops))
         self._held = ""
-        self.met = False
-        """Whether one of them came: nothing after it is given."""
+        self.met: str | None = None
+        """The one that came: nothing after it is given."""
 
     def feed(self, piece: str) -> str:
         """What is certain now, the piece included."""
-        if self.met:
+        if self.met is not None:
             return ""
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
-            self.met, self._held = True, ""
-            return text[: min(places)]
+            first, self.met = min(places)
+            self._held = ""
+            return text[:first]
         keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

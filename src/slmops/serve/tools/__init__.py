@@ -31,6 +31,7 @@ from slmops.run import Artifact
 from slmops.serve.request import Request
 from slmops.serve.tools import _schema
 from slmops.serve.tools._reader import Reader
+from slmops.serve.tools._schema import check as check
 
 ROOM = "serve.tools"
 PROBE = "probe_function"
@@ -81,7 +82,9 @@ def fit(request: Request, artifact: Artifact) -> tuple[Request, Reader | None]:
     if request.tool_choice == "required":
         text = json.dumps(_schema.calls(offered, module, request.parallel_calls))
         sampling = dataclasses.replace(request.sampling, constraint=Constraint("json_schema", text))
-        fitted = dataclasses.replace(fitted, sampling=sampling, opening=module.OPENS if notation.told else "")
+        fitted = dataclasses.replace(
+            fitted, sampling=sampling, opening=request.opening + (module.OPENS if notation.told else "")
+        )
     elif not notation.told or not notation.known:
         fault = "takes no functions" if not notation.told else "writes calls in a notation that is not known here"
         raise Unsupported(f"the chat template of this model {fault}", "tool_choice: required, or a function by name")
@@ -143,6 +146,6 @@ def call(identifier: str, name: str, arguments: str | Mapping[str, Any]) -> dict
         held = json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         held = None
-    if not isinstance(held, Mapping):
+    if not isinstance(held, Mapping) or not _schema.shallow(held):
         raise UsageError(f"the arguments of a call of {name[:64]} are not a JSON object")
     return {"id": identifier, "type": "function", "function": {"name": name, "arguments": dict(held)}}

@@ -49,7 +49,9 @@ class Reader:
                 told = self._calls and (self._object is None or self._object.told)
                 rest = self._held if told else self._marker + self._raw + self._held
                 found = [Piece(rest)] if rest.strip() or (rest and not self._calls) else []
-                found.append(Ended("tool_calls" if self._calls and event.reason == "stop" else event.reason, event.tokens))
+                found.append(
+                    Ended("tool_calls" if self._calls and event.reason == "stop" else event.reason, event.tokens, event.stop)
+                )
             case Piece():
                 found = []
             case _:

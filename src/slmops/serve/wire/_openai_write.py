@@ -1,4 +1,4 @@
-"""How answers are written in OpenAI's chat and text completions, whole and in chunks; and its errors."""
+"""How answers are written in OpenAI's chat and text completions, whole and in chunks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from pydantic import ValidationError
-from starlette.responses import JSONResponse, Response
-
 from slmops.core.errors import SlmopsError
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece
 from slmops.serve.wire._answers import Called, Whole, merged
-from slmops.serve.wire._http import first_fault, headers, status
+from slmops.serve.wire._openai_faults import said
 
 
 class ChatWriter:
@@ -150,27 +147,3 @@ def usage(began: Sequence[Began], tokens: int) -> dict[str, Any]:
     prompt, cached = sum(one.prompt_tokens for one in began), sum(one.cached_tokens for one in began)
     counts = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
     return {**counts, "prompt_tokens_details": {"cached_tokens": cached}}
-
-
-def said(fault: SlmopsError) -> tuple[int, dict[str, Any]]:
-    """The status and the body of an error."""
-    code, word, text = status(fault)
-    kind = "invalid_request_error" if code < 500 else "server_error"
-    return code, {"error": {"message": text, "type": kind, "param": None, "code": word}}
-
-
-def failure(fault: SlmopsError) -> Response:
-    """An error in this format."""
-    code, body = said(fault)
-    return JSONResponse(body, code, headers(fault))
-
-
-def error(status: int, said: str, code: str, param: str | None = None) -> Response:
-    body = {"error": {"message": said, "type": "invalid_request_error", "param": param, "code": code}}
-    return JSONResponse(body, status)
-
-
-def invalid(fault: ValidationError) -> Response:
-    """The first field that is wrong, by name."""
-    name, text = first_fault(fault)
-    return error(400, text, "invalid_value", name or None)
