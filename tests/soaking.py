@@ -152,7 +152,7 @@ class Load:
         import openai
 
         prompt, began = self._draw.choice(PROMPTS), time.monotonic()
-        fixed = self._draw.choice([None, *self._versions])
+        fixed = self._draw.choice([*[None] * 12, *self._versions])  # each other one has to be loaded first
         name, stream = (fixed.name if fixed is not None else ALIAS), self._draw.random() < 0.6
         leave = self._draw.randint(0, 6) if stream and self._draw.random() < 0.2 else None
         try:
