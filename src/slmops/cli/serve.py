@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
                 callback_notify=looked if certificate is not None else None,
                 timeout_notify=1,
-                log_level="warning",
+                log_level="error",  # strangers who send what is no HTTP must not fill the log
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,
