@@ -3,12 +3,13 @@
 
     python bench/races.py [--count N] [--seed N] [--json FILE]
 
-tests/interleavings.py has the pairs. tests/registry/test_races.py runs a sample.
+tests/interleavings.py has the pairs. tests/registry/test_races.py runs a sample. Needs docker-registry.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -28,18 +29,20 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     arguments = parser.parse_args()
     began, broken = time.perf_counter(), []
-    races = interleavings.drawn(arguments.count, arguments.seed)
-    with tempfile.TemporaryDirectory(prefix="slmops-races-") as scratch:
+    pairs = (*interleavings.PAIRS, *interleavings.NETWORKED)
+    races = interleavings.drawn(arguments.count, arguments.seed, pairs)
+    with tempfile.TemporaryDirectory(prefix="slmops-races-") as scratch, contextlib.ExitStack() as stack:
         work = Path(scratch)
         crashes.prepare(work)
+        stack.enter_context(crashes.served(work))
         for race in races:
             if said := interleavings.check(race, work):
                 broken.append({"pair": race.pair, "seed": race.seed, "said": said})
                 print(f"{race}: {said}", flush=True)
     seconds = round(time.perf_counter() - began)
-    print(f"{len(races)} races of {len(interleavings.PAIRS)} pairs, {len(broken)} broke a promise, {seconds} s")
+    print(f"{len(races)} races of {len(pairs)} pairs, {len(broken)} broke a promise, {seconds} s")
     if arguments.json:
-        facts = {"races": len(races), "pairs": interleavings.PAIRS, "broken": broken, "seconds": seconds}
+        facts = {"races": len(races), "pairs": pairs, "broken": broken, "seconds": seconds}
         Path(arguments.json).write_text(json.dumps(facts, indent=1) + "\n")
     return bool(broken)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from needs import needs
+from searched import CALM
 from slmops import compile as compiler
 from slmops import source, trials
-from slmops.measure import artifact
+from slmops.measure import artifact, gates
 from slmops.plan import decide, hardware
 
 pytestmark = [pytest.mark.slow, needs("xllamacpp")]
@@ -22,7 +23,9 @@ def test_a_kv_cache_makes_another_measurement_of_the_same_artifact(sample: Path,
     listed = decide.candidates(model, machine, limits, ["gguf"], ["q4"], lean=True)
     (one,) = [one for one in listed if one.engine == "llamacpp"]
     assert one.kv == "q8" and "of memory" in one.dropped
-    given = trials.Given(trials.Wanted(limits), (sample / "eval" / "text.txt").read_text()[:3000])
+    given = trials.Given(
+        trials.Wanted(limits, gates=tuple(map(gates.parse, CALM[1::2]))), (sample / "eval" / "text.txt").read_text()[:3000]
+    )
     with trials.laboratory(model, tmp_path, given, machine, compiler.Watch()) as lab:
         usual = decide.Candidate(one.format, one.scheme, one.engine, one.size, one.bits, None, one.speed)
         first, second = lab.outcome(usual).measured, lab.outcome(one).measured

@@ -2,7 +2,7 @@
 
 The verbs of the library are imported when first used, so that `import slmops` costs nothing:
 
-    slmops.load(source)       a checkpoint as a Model; no weight is read
+    slmops.load(source)       a checkpoint, a name of the registry or of the Hub as a Model; no weight is read
     slmops.convert(...)       quantize once, write several formats, prove each in its engine
     slmops.verify(folder)     prove an artifact again
     slmops.generate(...)      text from an artifact, in its engine
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slmops.compile import convert as convert
-    from slmops.prove import verify as verify
-    from slmops.run import generate as generate
-    from slmops.source import load as load
+    from slmops.library import generate as generate
+    from slmops.library import load as load
+    from slmops.library import verify as verify
 
 __version__ = "0.1.0"
-_VERBS = {"load": "source", "convert": "compile", "verify": "prove", "generate": "run"}
+_VERBS = {"load": "library", "convert": "compile", "verify": "library", "generate": "library"}
 
 
 def __getattr__(name: str) -> Any:

@@ -174,7 +174,7 @@ class Lab:
     def _recalled(self, facts: dict[str, Any]) -> Measured | None:
         """What was measured before, unless speeds varied too much to pass: then they are taken again."""
         known = self._ledger.recall(facts)
-        return known if known is not None and gates.steady(known).passed is not False else None
+        return known if known is not None and not gates.varied(known, self._wanted.gates) else None
 
     def judged(self, one: Candidate, outcome: Outcome) -> Trial:
         """With the verdicts of all gates."""
@@ -198,7 +198,7 @@ class Lab:
         facts = {**self._facts(one, key), "endured": True}
         known = self._recalled(facts)
         # What was left undecided is taken again.
-        if known is None or any(one.passed is None for one in gates.endured(known)):
+        if known is None or any(one.passed is None for one in gates.endured(known, self._wanted.gates)):
             known = artifact.endure(measured, self._text)
             self._ledger.keep(facts, known)
         return dataclasses.replace(trial, measured=known, verdicts=tuple(self._judge(one, known)))
@@ -268,7 +268,7 @@ class Lab:
 
     def _judge(self, one: Candidate, measured: Measured) -> Iterator[Verdict]:
         wanted, limits = self._wanted, self._wanted.limits
-        yield from gates.default(measured, wanted.quality, self._baseline)
+        yield from gates.default(measured, wanted.quality, self._baseline, wanted.gates)
         yield from gates.against(measured, self._baseline, wanted.required, self.machine.cache)
         yield from gates.limits(measured, limits.size, limits.memory, limits.speed, self._unfilled(one, measured))
         endured = measured.stress is not None

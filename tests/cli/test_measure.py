@@ -137,7 +137,6 @@ def test_gates_and_levels_that_make_no_sense(made: Path, capsys: pytest.CaptureF
         (["--require", "size"], "speed, memory"),
         (["--concurrency", "0"], "1 to 256"),
         (["--concurrency", "two"], "1 to 256"),
-        (["--concurrency", "2", "--engine", "llamacpp"], "llamaserver"),
     ):
         assert cli.main([*start, *words]) == UsageError.exit_code, words
         assert said in capsys.readouterr().err, words

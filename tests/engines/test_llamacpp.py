@@ -19,7 +19,17 @@ from slmops import stream
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats, Lazy
-from slmops.engines import Options, Sampling, _gguf, _host, _llamacpp_library, _llamacpp_render, llamacpp, llamaserver
+from slmops.engines import (
+    Options,
+    Sampling,
+    _gguf,
+    _host,
+    _llamacpp_library,
+    _llamacpp_render,
+    _llamaserver,
+    llamacpp,
+    llamaserver,
+)
 from slmops.formats import gguf, huggingface
 from slmops.ops.numpy import Reference
 from slmops.passes.quantize import chooser, quantize
@@ -216,19 +226,21 @@ def test_the_stub_for_rendering_keeps_the_tokenizer_only(folder: Path, tmp_path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[llamaserver.Session]:
-    session = llamaserver.open(folder, proof=False, device="cpu", threads=1, context=256)
+def server(folder: Path) -> Iterator[_llamaserver.Session]:
+    session = llamaserver.open(folder, Options(proof=False, device="cpu", threads=1, context=256))
     yield session
     session.close()
 
 
 @pytest.mark.slow
 @native
-def test_server_generates_every_token_of_the_stream(server: llamaserver.Session) -> None:
+def test_server_generates_every_token_of_the_stream(server: _llamaserver.Session) -> None:
     """Random weights write random bytes, so most tokens end within a character, which the stream leaves out."""
     made = list(server.generate(IDS[:20], Sampling(max_tokens=48)))
     assert len(made) == 48
-    whole = server._ask("/completion", {**llamaserver._options(IDS[:20], Sampling(), 0), "n_predict": 48})["tokens"]
+    whole = server._server.ask("/completion", {**_llamaserver._options(IDS[:20], Sampling(), False), "n_predict": 48})[
+        "tokens"
+    ]
     assert made == whole
     stopped = list(server.generate(IDS[:20], Sampling(max_tokens=48, stop_ids=(made[7],))))
     assert stopped == made[: made.index(made[7])]
@@ -236,7 +248,7 @@ def test_server_generates_every_token_of_the_stream(server: llamaserver.Session)
 
 @pytest.mark.slow
 @native
-def test_server_samples_cancels_and_respects_the_context(server: llamaserver.Session) -> None:
+def test_server_samples_cancels_and_respects_the_context(server: _llamaserver.Session) -> None:
     sampling = Sampling(max_tokens=11, temperature=1.0, top_k=50, seed=3)
     assert list(server.generate(IDS[:8], sampling)) == list(server.generate(IDS[:8], sampling))
     tokens = server.generate(IDS[:8], Sampling(max_tokens=200))
@@ -249,7 +261,7 @@ def test_server_samples_cancels_and_respects_the_context(server: llamaserver.Ses
 
 @pytest.mark.slow
 @native
-def test_server_texts_are_those_of_the_source(toy: Toy, server: llamaserver.Session) -> None:
+def test_server_texts_are_those_of_the_source(toy: Toy, server: _llamaserver.Session) -> None:
     source = tokenizers.Tokenizer.from_file(str(toy("qwen3") / "tokenizer.json"))
     for text in ("Hello, world!", "cafe\u0301", "<|im_start|>user\nHi<|im_end|>", " x", "你好"):
         ids = source.encode(text, add_special_tokens=False).ids
@@ -262,7 +274,7 @@ def test_server_texts_are_those_of_the_source(toy: Toy, server: llamaserver.Sess
 @pytest.mark.slow
 @native
 def test_killed_server_is_a_crash_and_a_dead_owner_takes_it_along(folder: Path) -> None:
-    session = llamaserver.open(folder, proof=False, device="cpu", threads=1, context=256)
+    session = llamaserver.open(folder, Options(proof=False, device="cpu", threads=1, context=256))
     tokens = session.generate(IDS[:8], Sampling(max_tokens=200))
     next(tokens)
     os.kill(session.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
@@ -272,13 +284,13 @@ def test_killed_server_is_a_crash_and_a_dead_owner_takes_it_along(folder: Path) 
     with pytest.raises(EngineCrashed):
         session.encode("x")
     session.close()
-    other = llamaserver.open(folder, proof=False, device="cpu", threads=1, context=256)
-    assert other._process.stdin is not None
-    other._process.stdin.close()
+    other = llamaserver.open(folder, Options(proof=False, device="cpu", threads=1, context=256))
+    assert other._server.process.stdin is not None
+    other._server.process.stdin.close()
     end = time.monotonic() + 10
-    while other._process.poll() is None and time.monotonic() < end:
+    while other._server.process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
-    assert other._process.poll() is not None
+    assert other._server.process.poll() is not None
     with pytest.raises(SlmopsError):
         other.encode("x")
     other.close()
@@ -287,6 +299,6 @@ def test_killed_server_is_a_crash_and_a_dead_owner_takes_it_along(folder: Path) 
 @native
 def test_server_refuses_what_it_cannot_do(folder: Path) -> None:
     with pytest.raises(UsageError, match="no logits"):
-        llamaserver.open(folder, proof=True, device="cpu", threads=1, context=64)
+        llamaserver.open(folder, Options(proof=True, device="cpu", threads=1, context=64))
     with pytest.raises(UsageError, match="npu"):
-        llamaserver.open(folder, proof=False, device="npu", threads=1, context=64)
+        llamaserver.open(folder, Options(proof=False, device="npu", threads=1, context=64))

@@ -13,11 +13,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import SAMPLE
-from searched import remembered, unchanged
+from searched import CALM, remembered, unchanged
 from slmops import cli
 from slmops.core import plugins
 from slmops.core.errors import EngineMissing, UsageError
@@ -29,7 +30,7 @@ no_ray = pytest.mark.skipif(not RAY.exists(), reason="not installed: ray; pip in
 
 def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     words = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf", "--json"]
-    words += ["--objective", "size,quality", "--executor", "ray", "--budget", "1h"]
+    words += ["--objective", "size,quality", "--executor", "ray", "--budget", "1h", *CALM]
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=SECONDS)
 
 
@@ -76,12 +77,10 @@ def test_trials_on_two_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
     schemes = [one["scheme"] for one in found["trials"]]
     assert schemes[0] == "f16" and len(set(schemes)) == len(schemes)
     assert all((out / one / "gguf" / "model.gguf").is_file() for one in schemes) and not list(out.rglob("*.partial"))
-    known = remembered(out)
-    kept = known | {path: path.stat().st_mtime_ns for path in out.glob("*/gguf/*")}
+    kept = remembered(out) | {path: path.stat().st_mtime_ns for path in out.glob("*/gguf/*")}
     again = optimize(out, cluster)
     assert again.returncode == 0 and unchanged(kept)
-    if len(known) == len(list((out / ".measurements").glob("*.json"))):  # else a busy machine failed a gate
-        assert json.loads(again.stdout)["choice"]["scheme"] == found["choice"]["scheme"]
+    assert json.loads(again.stdout)["choice"]["scheme"] == found["choice"]["scheme"]
 
 
 PIPELINE = """
@@ -104,18 +103,25 @@ steps:
 def test_steps_of_a_pipeline_on_two_nodes(cluster: dict[str, str], tmp_path: Path) -> None:
     """Both conversions at once, each on a node; what they filed is recalled here."""
     (tmp_path / "two.yaml").write_text(PIPELINE)
-    environment = {**cluster, "SLMOPS_HOME": str(tmp_path / "home")}
     words = [sys.executable, "-m", "slmops", "pipeline", "run", str(tmp_path / "two.yaml"), "--set", f"model={SAMPLE}"]
-    found = []
-    for executor in ("ray", "ray", "local"):
+
+    def run(executor: str) -> dict[str, Any]:
         done = subprocess.run(
             [*words, "--executor", executor, "--json"], capture_output=True, text=True, env=environment, timeout=SECONDS
         )
         assert done.returncode == 0, done.stderr
-        found.append({one["name"]: one for one in json.loads(done.stdout)["steps"]})
-    four, eight = found[0]["four"], found[0]["eight"]
-    assert (four["state"], eight["state"]) == ("made", "made")
-    assert four["began"] < eight["began"] + eight["seconds"] and eight["began"] < four["began"] + four["seconds"]
+        return {one["name"]: one for one in json.loads(done.stdout)["steps"]}
+
+    for attempt in range(3):  # on a busy machine the second node may begin when the first is done
+        environment = {**cluster, "SLMOPS_HOME": str(tmp_path / f"home{attempt}")}
+        first = run("ray")
+        four, eight = first["four"], first["eight"]
+        assert (four["state"], eight["state"]) == ("made", "made")
+        ends = [one["began"] + one["seconds"] for one in (four, eight)]
+        if together := max(four["began"], eight["began"]) < min(ends):
+            break
+    assert together
+    found = [first, run("ray"), run("local")]
     (tmp_path / "two.yaml").write_text(PIPELINE.replace("to: [gguf], quantize: q8", "to: [mlx], quantize: q4_k_m"))
     done = subprocess.run([*words, "--executor", "ray"], capture_output=True, text=True, env=environment, timeout=SECONDS)
     assert done.returncode == 6 and "line 9, step 'eight': " in done.stderr and "Traceback" not in done.stderr

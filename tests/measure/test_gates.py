@@ -58,6 +58,11 @@ def test_spread() -> None:
     assert gates.steady(measured(spread=0.6)).stops
     assert gates.steady(dataclasses.replace(measured(), speed=None)).stops
     assert gates.steady(measured(spread=float("nan"))).stops
+    # A bound of the user's own stands in the place of ours.
+    busy, own = measured(spread=0.6), [gates.parse("speed.spread<=2")]
+    assert gates.varied(busy) and not gates.varied(busy, own) and gates.varied(measured(spread=3.0), own)
+    assert "latency spread" in [one.gate for one in gates.default(busy)]
+    assert "latency spread" not in [one.gate for one in gates.default(busy, asked=own)]
 
 
 def test_against_the_baseline() -> None:

@@ -12,6 +12,7 @@ import pytest
 import crashes
 import interleavings
 from filed import artifact
+from ociregistry import needs_registry
 from slmops.registry import Registry, fsck
 from slmops.registry.references import named
 
@@ -128,3 +129,12 @@ def test_a_sample_of_races_keeps_every_promise(tmp_path: Path) -> None:
     crashes.prepare(tmp_path)
     for race in interleavings.drawn(len(interleavings.PAIRS), seed=7000):
         assert interleavings.check(race, tmp_path) == "", race
+
+
+@pytest.mark.slow
+@needs_registry
+def test_pulls_and_pushes_beside_each_other_and_gc(tmp_path: Path) -> None:
+    crashes.prepare(tmp_path)
+    with crashes.served(tmp_path):
+        for race in interleavings.drawn(len(interleavings.NETWORKED), 7000, interleavings.NETWORKED):
+            assert interleavings.check(race, tmp_path) == "", race

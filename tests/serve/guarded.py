@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from slmops.engines import Options
 from slmops.serve import access, app, keys, limits
 from slmops.serve.desk import Desk
+from slmops.serve.metrics import Metrics
 from slmops.serve.models import Models
+from slmops.serve.names import Names
 from slmops.serve.request import Caller, Role
 
 HOST = "127.0.0.1:8080"
@@ -30,8 +31,9 @@ def keys_file(folder: Path, **more: keys.Key) -> Path:
 def built(file: Path | None, **more: Any) -> Any:
     """The real application, which serves no model."""
     found = keys.Keys(file) if file is not None else None
-    desk = Desk(Models({}, None, Options(), 4), [limits.Limits(4096)])
-    return app.build(desk, access.Access(frozenset({"127.0.0.1", "localhost"}), found, **more))
+    models = Models(Names([]))
+    desk = Desk(models, [limits.Limits(4096)])
+    return app.build(desk, access.Access(frozenset({"127.0.0.1", "localhost"}), found, **more), Metrics(models))
 
 
 def scope(method: str, target: str, headers: list[tuple[bytes, bytes]]) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def test_so_many_at_once_and_none_is_counted_twice(limits: Limits) -> None:
     third = asked(limits, caller)
     with pytest.raises(Busy):
         asked(limits, caller)
+    second.request = Request("home", prompt="as it was fitted to its model")
     done(limits, second)
     done(limits, third)
     same = Request("home", prompt="x")
@@ -156,14 +157,14 @@ def test_a_model_of_others_is_refused_like_one_that_is_not_there(limits: Limits)
 
 def test_the_desk_names_to_a_caller_what_is_theirs() -> None:
     """Nor does an error name what others have."""
-    from slmops.engines import Options
     from slmops.serve.desk import Desk
     from slmops.serve.models import Models
+    from slmops.serve.names import Names
 
     class Three(Models):
         names = ["home", "secret", "home:v2"]  # type: ignore[assignment]  # noqa: RUF012
 
-    desk = Desk(Three({}, None, Options(), 4), [Limits(4096)])
+    desk = Desk(Three(Names([])), [Limits(4096)])
     caller = Caller("ann", models=("home*",))
     assert desk.names(caller) == ["home", "home:v2"] and desk.names(Caller()) == Three.names
     with pytest.raises(SlmopsError) as missing:
@@ -177,6 +178,7 @@ def test_a_request_that_takes_too_long_is_given_up(made: Path) -> None:
     from slmops.engines import Options
     from slmops.serve.desk import Desk
     from slmops.serve.models import Models
+    from slmops.serve.names import Entry, Names
 
     told: list[Any] = []
 
@@ -187,7 +189,7 @@ def test_a_request_that_takes_too_long_is_given_up(made: Path) -> None:
             told.append((outcome.reason, outcome.tokens))
 
     async def asking() -> None:
-        models = Models({"home": made / "gguf"}, None, Options(context=4096), 4)
+        models = Models(Names([Entry("home", made / "gguf", options=Options(context=4096))]))
         try:
             for timeout in (0.4, 60.0):
                 desk = Desk(models, [Told()], timeout)

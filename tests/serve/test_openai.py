@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -23,12 +22,6 @@ from needs import needs
 from serve.serving import ANSWER, ASKED, KEY, serving, status_of
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp")]
-
-
-@pytest.fixture(scope="module")
-def server(made: Path) -> Iterator[str]:
-    with serving(f"home={made / 'gguf'}", made / "onnx", made / "openvino", "--context", "256") as (url, _):
-        yield url
 
 
 @pytest.fixture
@@ -50,9 +43,9 @@ def test_whole_and_streamed_are_one_answer(client: object, model: str) -> None:
         )
     )
     text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
-    assert text == whole.choices[0].message.content and chunks[-1].usage == whole.usage
+    assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "stop"
-    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 5
+    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 3
 
 
 def test_the_helpers_of_the_client(client: object) -> None:
@@ -93,10 +86,13 @@ def test_errors_are_the_clients_own_and_name_the_field(client: object) -> None:
         ask(model="none", messages=ASKED)
     for wrong, field in (
         ({"temperature": 9}, "temperature"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"extra_body": {"colour": "red"}}, "colour"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
     ):

@@ -19,19 +19,19 @@ LONGEST = 48
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    what = "a folder that slmops wrote, its slmops.json, or what measure or optimize printed with --json"
+    what = "a folder that slmops wrote, its slmops.json, a name of the registry, or --json of measure or optimize"
     parser.add_argument("a", metavar="A", help=what)
     parser.add_argument("b", metavar="B", help="another of its kind")
 
 
 def run(arguments: argparse.Namespace) -> int:
     import json
-    from pathlib import Path
 
+    from slmops.cli import _reference
     from slmops.core.errors import CorruptInput
 
     try:
-        found = facts(Path(arguments.a), Path(arguments.b))
+        found = facts(_reference.folder(arguments.a), _reference.folder(arguments.b))
     except RecursionError:
         raise CorruptInput("one of the two is nested too deeply", "make it again") from None
     # What receipts say is not ours: nothing of it may steer the terminal.

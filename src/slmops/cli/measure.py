@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
     for one, raced, said in zip(found, races, verdicts, strict=True):
         baseline = found[0] if unquantized and one is not found[0] else None
         if DEFAULT in asked:
-            said.extend(gates.default(one, parent=baseline))
+            said.extend(gates.default(one, parent=baseline, asked=wanted))
         if baseline is not None:
             said.extend(gates.against(one, baseline, required, hardware.detect().cache, raced))
         said.extend(gates.added(one, wanted))

@@ -2,9 +2,9 @@
 
 Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`,
 `catalogues`, `cli`, `cli._models`, `cli._pipeline`, `cli._keys`, `cli._audit`, `measure.scorers`, `measure.checks`,
-`pipeline.steps`, `registry.remotes`, `serve.wire`). A file whose name starts with an underscore is furniture of the room,
-not a plugin. Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the plugin's and
-whose value is a module.
+`pipeline.steps`, `registry.remotes`, `serve.tools`, `serve.wire`). A file whose name starts with an underscore is furniture
+of the room, not a plugin. Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the
+plugin's and whose value is a module.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ WORDS = {
     "cli": "verb",
     "cli._models": "sub-verb of models",
     "serve.wire": "wire format",
+    "serve.tools": "notation of tool calls",
     "compat": "tool",
     "executors": "executor",
     "measure.scorers": "scorer",

@@ -104,6 +104,13 @@ def check_sampling(name: str, form: str, sampling: Sampling) -> None:
         raise Unsupported(f"{name} cannot do this: {', '.join(missing)}", cure)
 
 
+def check_can(name: str, form: str, word: str) -> None:
+    """Raise Unsupported where an engine's CAN lacks the word, naming those of the format that have it."""
+    if word not in plugins.load("engines", name).CAN:
+        able = [engine for engine in engines_for(form) if word in plugins.load("engines", engine).CAN]
+        raise Unsupported(f"{name} cannot {word}", f"--engine {' or '.join(able)} can" if able else "gguf's engines can")
+
+
 def at_once(name: str, wanted: int) -> int:
     """Options.parallel for so many requests in flight: 1 for engines that compute one at a time."""
     return wanted if "parallel" in plugins.load("engines", name).CAN else 1
@@ -283,6 +290,11 @@ class Worker:
     def render(self, conversations: Sequence[Sequence[Mapping[str, Any]]]) -> list[str | None]:
         texts: list[str | None] = self.ask("render", conversations=[list(messages) for messages in conversations])["texts"]
         return texts
+
+    def embed(self, text: str, bos: int | None) -> tuple[tuple[float, ...], int]:
+        """A vector of length 1, and the tokens of the text."""
+        found = self.ask("embed", text=text, bos=bos)
+        return tuple(found["vector"]), int(found["tokens"])
 
     def memory(self) -> dict[str, int]:
         """{"resident": bytes now, "peak": bytes at most} of the worker."""

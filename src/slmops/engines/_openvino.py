@@ -206,7 +206,8 @@ class Session:
     def _scheduler(self) -> Any:
         """A whole prompt in one step; of earlier ones nothing is remembered unless that is asked for."""
         config = self._genai.SchedulerConfig()
-        config.enable_prefix_caching = self._reuse
+        # Seen with GenAI 2026.4.1: of several requests in flight with one prompt, some answer nonsense from a shared cache.
+        config.enable_prefix_caching = self._reuse and self._parallel == 1
         config.dynamic_split_fuse = False
         config.max_num_batched_tokens = max(self._context, 1 << 20)
         return config

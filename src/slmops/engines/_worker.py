@@ -116,6 +116,16 @@ class Server:
     def decode(self, sequences: list[list[int]]) -> dict[str, Any]:
         return {"texts": [self._session.decode(ids) for ids in sequences]}
 
+    def embed(self, text: str, bos: int | None) -> dict[str, Any]:
+        """A vector of length 1 for a text."""
+        session: Any = self._session
+        ids = _words.begun(list(self._session.encode(text)), bos)
+        _words.fit(Sampling(max_tokens=1), len(ids), self._context)
+        vector = np.asarray(session.embed(ids), np.float64)
+        if not np.isfinite(vector).all():
+            raise EngineFailed("the engine's embedding holds NaN or infinity", "try another precision")
+        return {"vector": (vector / (np.linalg.norm(vector) or 1.0)).tolist(), "tokens": len(ids)}
+
     def render(self, conversations: list[list[dict[str, Any]]]) -> dict[str, Any]:
         return {"texts": [self._session.render(messages) for messages in conversations]}
 

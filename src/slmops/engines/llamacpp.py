@@ -7,7 +7,10 @@ attention off; otherwise everything is llama.cpp's default, so codes are multipl
 from __future__ import annotations
 
 import ctypes as c
+import dataclasses
+import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +19,17 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _words
+from slmops.engines import Footprint, Options, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _llamaserver, _words
 from slmops.engines._llamacpp_library import Library
+from slmops.engines._llamaserver_process import CACHE_MIB, Start
 
 FORMATS = ("gguf",)
 MODULES = ("xllamacpp",)
 PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
-CAN = frozenset({"logits", "generate", "encode", "render"})
-SAMPLES: frozenset[str] = frozenset()
-CONSTRAINTS: frozenset[str] = frozenset()
+CAN = _llamaserver.CAN | {"logits"}
+"""The server can what it can with `parallel` or `reuse`, and the Session below gives logits without."""
+SAMPLES, CONSTRAINTS = _llamaserver.SAMPLES, _llamaserver.CONSTRAINTS
 DEVICES = ("cpu", "gpu")
 KV = _gguf.KV
 FOOTPRINT = Footprint(base=60_000_000, reserved=True, chunk=512, rows=64, efficiency=1.0)
@@ -41,11 +45,20 @@ KV_TYPES = {"f32": _llamacpp_library.F32, "f16": _llamacpp_library.F16, "q8_0": 
 CODED = ("Q4_0", "Q4_1", "Q8_0")
 
 
-def open(folder: Path, options: Options) -> Session:
-    """Load the folder's GGUF. Raises EngineFailed with what llama.cpp said."""
+def open(folder: Path, options: Options) -> Session | _llamaserver.Session:
+    """Load the folder's GGUF, or have the wheel's own llama-server do so for requests that are computed together. Raises
+    EngineFailed with what llama.cpp said."""
     if options.device not in ("auto", *DEVICES):
         raise UsageError(f"llama.cpp has no device {options.device!r}", f"one of: auto, {', '.join(DEVICES)}")
+    if options.parallel > 1 or options.reuse:
+        version = f"xllamacpp {_llamacpp_library.version()}"
+        return _llamaserver.Session(_gguf.locate(folder), options, _served, version)
     return Session(_llamacpp_library.load(), _gguf.locate(folder), options)
+
+
+def _served(start: Start, port: int) -> list[str]:
+    settings = {**dataclasses.asdict(start), "port": port, "cache_mib": CACHE_MIB if start.reuse else 0}
+    return [sys.executable, "-P", str(Path(__file__).with_name("_llamacpp_serve.py")), json.dumps(settings)]
 
 
 class Session:

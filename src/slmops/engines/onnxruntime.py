@@ -16,15 +16,18 @@ import numpy as np
 
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, Sampling
+from slmops.engines import Constraint, Footprint, Options, Sampling
+from slmops.engines._flow import Weighed
+from slmops.engines._guidance import guided
+from slmops.ops.numpy import log_softmax
 
 FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
 PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
 CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
-SAMPLES: frozenset[str] = frozenset()
-CONSTRAINTS: frozenset[str] = frozenset()
+SAMPLES = frozenset({"repeat_penalty", "logprobs"})
+CONSTRAINTS = frozenset({"json", "json_schema", "regex"})
 DEVICES = ("cpu", "gpu", "npu")
 KV = {"auto": 4.0, "f32": 4.0}
 """See engines. The graph's own: keys and values have the type that it computes in."""
@@ -112,14 +115,18 @@ class OrtSession:
                 "top_p": sampling.top_p,
                 "random_seed": sampling.seed,
             }
-        generator = self._generator(len(tokens) + count, options)
+        options["repetition_penalty"] = sampling.repeat_penalty
+        generator = self._generator(len(tokens) + count, options, sampling.constraint)
         generator.append_tokens(tokens)
         for left in range(count - 1, -1, -1):
+            logs = None
+            if sampling.logprobs is not None:
+                logs = log_softmax(np.asarray(generator.get_logits(), np.float32).reshape(1, -1))[0]
             generator.generate_next_token()
             token = int(generator.get_next_tokens()[0])
             if token in sampling.stop_ids:
                 return
-            yield token
+            yield token if logs is None else Weighed.of(token, logs, sampling.logprobs or 0)
             if left and generator.is_done():
                 # An end of the model's own that the caller does not stop at: the runtime leaves it out, so feed it.
                 generator.append_tokens(np.array([token], np.int32))
@@ -193,12 +200,19 @@ class OrtSession:
             raise EngineFailed(f"ONNX Runtime cannot open {self._folder.name}: {error}") from None
         self._graph = graph
 
-    def _generator(self, length: int, options: Mapping[str, Any]) -> Any:
+    def _generator(self, length: int, options: Mapping[str, Any], constraint: Constraint | None = None) -> Any:
         params = self._og.GeneratorParams(self._model)
+        match constraint:
+            case Constraint("json"):
+                params.set_guidance("json_schema", json.dumps(guided({"type": "object"})))
+            case Constraint("json_schema", text):
+                params.set_guidance("json_schema", json.dumps(guided(json.loads(text))))
+            case Constraint("regex", text):
+                params.set_guidance("regex", text)
         # What generation_config.json asked for is the caller's to ask for: only what `options` says holds here.
-        plain = {"repetition_penalty": 1.0, "min_length": 0, "num_beams": 1, "no_repeat_ngram_size": 0}
+        plain = {"repetition_penalty": 1.0, "min_length": 0, "num_beams": 1, "no_repeat_ngram_size": 0, **options}
         # The KV cache is allocated for all of max_length at once.
-        params.set_search_options(max_length=length, **plain, **options)
+        params.set_search_options(max_length=length, **plain)
         return self._og.Generator(self._model, params)
 
     def _tokens(self, ids: Sequence[int]) -> Tokens:

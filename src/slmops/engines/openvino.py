@@ -17,7 +17,8 @@ MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
 PACKAGE = "openvino-genai"
 EXTRA = "openvino"
 CAN = frozenset({"logits", "generate", "encode", "render"})
-SAMPLES, CONSTRAINTS = _openvino_flow.SAMPLES, _openvino_flow.CONSTRAINTS
+SAMPLES, CONSTRAINTS = _openvino_flow.SAMPLES - {"logprobs"}, _openvino_flow.CONSTRAINTS
+"""Its stream tells tokens alone."""
 DEVICES = _openvino.DEVICES
 KV = _openvino.KV
 FOOTPRINT = Footprint(base=141_000_000, copies=2.4, plain=2.08, efficiency=0.69)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.routing import BaseRoute, Match, Mount, Route
@@ -20,6 +20,7 @@ from slmops.core.errors import PolicyRefused
 from slmops.serve import rights
 from slmops.serve.keys import Keys
 from slmops.serve.request import Caller
+from slmops.serve.sessions import Sessions
 
 CALLER = "slmops.caller"
 """Where the guard leaves in the scope who asks."""
@@ -74,6 +75,8 @@ class Access:
     tokens: Tokens | None = None
     certificates: bool = False
     """Whether every connection has shown a client certificate that holds."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """Who has signed in to the page."""
     own: bool = True
     """Whether the server can be reached from this machine alone."""
     origins: frozenset[str] = frozenset()
@@ -134,7 +137,7 @@ class Guard:
         method, path, name = scope["method"], scope["path"], "nobody"
         send = _secured(send, scope["scheme"] == "https")
         try:
-            headers = _head(scope)
+            headers = self._access.sessions.lent(scope, _head(scope))
             level, own = self._route(scope)
             self._place(headers, scope, level)
             try:

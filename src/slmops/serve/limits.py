@@ -99,7 +99,7 @@ class Limits:
     def ended(self, outcome: Outcome) -> None:
         """Give back what was reserved, and take what was used."""
         use = self._uses.get(outcome.caller.name)
-        mark = id(outcome.request)
+        mark = id(outcome.original)
         if use is None or mark not in use.reserved:
             return
         most, day = use.reserved[mark].pop()

@@ -26,9 +26,13 @@ ROUTES: dict[Level, str] = {
         GET /health/ready
         GET /health/startup
         GET /
+        GET /web/{}/{}
     """,
     # Answers, and the names of models, of which each caller is shown those that it may use.
     "user": """
+        GET /slmops/session
+        POST /slmops/session
+        DELETE /slmops/session
         GET /v1/models
         GET /v1/models/{}
         POST /v1/chat/completions
@@ -55,6 +59,7 @@ ROUTES: dict[Level, str] = {
     # What the server does, and changes to it that cost nobody what they have.
     "operator": """
         GET /slmops/models
+        GET /slmops/registry
         GET /api/ps
         POST /api/pull
         POST /api/create
@@ -64,7 +69,16 @@ ROUTES: dict[Level, str] = {
         GET /status
         GET /models/loaded
         GET /models/load/{}
+        POST /models/load/{}
         GET /models/unload/{}
+        POST /models/unload/{}
+        GET /openai/status
+        GET /openai/models
+        GET /openai/loadedmodels
+        GET /openai/load/{}
+        POST /openai/load/{}
+        GET /openai/unload/{}
+        POST /openai/unload/{}
     """,
     # The rest: what removes, what sends elsewhere, what ends the server, and every route that nobody thought of here.
 }
@@ -77,7 +91,7 @@ STREAMED = frozenset({"/api/blobs/{}"})
 
 CHANGING: frozenset[Level] = frozenset({"operator", "admin"})
 """Levels whose routes change something, unless they are only read: the audit log is told."""
-CHANGED_BY_GET = frozenset({"/models/load/{}", "/models/unload/{}"})
+CHANGED_BY_GET = frozenset({"/models/load/{}", "/models/unload/{}", "/openai/load/{}", "/openai/unload/{}"})
 """Foundry Local's way."""
 
 

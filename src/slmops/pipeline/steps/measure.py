@@ -76,7 +76,7 @@ def run(keys: dict[str, Any], desk: Desk) -> Made:
     facts = {"measured": measuring.facts(found), "verdicts": [], "machine": receipt.machine()}
     desk.registry.attach(digest, "measurement", report.plain(facts))
     # Speeds that varied too much to pass a gate are taken again by the next run.
-    return Made({"measured": wrapped(found, digest)}, said(found), keep=gates.steady(found).passed is not False)
+    return Made({"measured": wrapped(found, digest)}, said(found), keep=not gates.varied(found))
 
 
 def _engine(keys: dict[str, Any], desk: Desk) -> str:
