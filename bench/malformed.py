@@ -20,7 +20,8 @@ from pathlib import Path
 
 import psutil
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+# In place of this folder, whose serve.py would hide tests/serve.
+sys.path[0] = str(Path(__file__).resolve().parent.parent / "tests")
 
 
 def main() -> int:

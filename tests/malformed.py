@@ -19,7 +19,7 @@ from typing import Any
 SECONDS = 20.0
 """In which an answer must have come."""
 SKIPPED = frozenset({"/shutdown", "/api/pull", "/api/push"})
-"""End the server, or ask other servers: their bodies are still tried, as a user, who is refused."""
+"""End the server, or ask other servers. Where they are refused is test_matrix.py's."""
 TEXTS = (
     "", "home", "x" * 3000, "\x00", "\ud800", "\u202e", "../../etc/passwd", "%2e%2e", "{{ 7*7 }}", "\r\nX: y", "null",
     "{% for x in range(9**9) %}", "\u00e9" * 50, "-1", "1e999", "<|im_end|>", "sha256:" + "0" * 64, "a/b:c@d", "0" * 500,

@@ -23,9 +23,12 @@ pytestmark = [pytest.mark.slow, needs("starlette", "uvicorn", "xllamacpp", "open
 
 @pytest.fixture(scope="module")
 def server(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    file = guarded.keys_file(tmp_path_factory.mktemp("malformed"))
-    with serving(f"home={made / 'gguf'}", "--keys", file, "--context", "128") as (url, process):
-        yield url, process
+    folder = tmp_path_factory.mktemp("malformed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLMOPS_HOME", str(folder / "home"))  # an admin's requests may well remove something
+        file = guarded.keys_file(folder)
+        with serving(f"home={made / 'gguf'}", "--keys", file, "--context", "128") as (url, process):
+            yield url, process
 
 
 def routes() -> list[tuple[str, str]]:
