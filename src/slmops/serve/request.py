@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from slmops.core.errors import PolicyRefused
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
@@ -62,6 +63,11 @@ class Caller:
     def uses(self, model: str) -> bool:
         """Whether a model of this name may be used, whether there is one or not."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def check(self, model: str) -> None:
+        """Raises PolicyRefused where it may not, in words that do not tell whether there is one."""
+        if not self.uses(model):
+            raise PolicyRefused(f"{self.name} may not use the model {model[:100]!r}", "ask for one of GET /v1/models")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,9 @@ def find(models: Models, text: str) -> Target:
         raise SourceNotFound(f"model {text[:100]!r} not found", fault.cure) from None
 
 
-def tags(models: Models) -> list[dict[str, Any]]:
+def tags(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
     found = []
-    for name in models.names:
+    for name in names:
         with contextlib.suppress(SlmopsError):  # removed meanwhile, or damaged: fsck says which
             found.append(_entry(name, models.find(name)))
     return found

@@ -38,8 +38,8 @@ def routes(desk: Desk) -> list[Route]:
     async def version(_: HttpRequest) -> Response:
         return JSONResponse({"version": slmops.__version__})
 
-    async def tags(_: HttpRequest) -> Response:
-        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models)})
+    async def tags(http: HttpRequest) -> Response:
+        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.names(caller(http)))})
 
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
@@ -47,6 +47,7 @@ def routes(desk: Desk) -> list[Route]:
     async def show(http: HttpRequest) -> Response:
         try:
             body = await read(http, Show)
+            caller(http).check(body.meant)
             return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
         except BAD as fault:
             return failure(fault)
@@ -92,6 +93,7 @@ async def _answered(
 ) -> Response:
     try:
         body = await read(http, form)
+        caller(http).check(body.model)  # before anything tells whether it is there
         keep = body.kept()
         await asyncio.to_thread(cards.find, desk.models, body.model)
         if body.empty:
