@@ -29,10 +29,10 @@ def keys_file(folder: Path, **more: keys.Key) -> Path:
     return folder / "keys.yaml"
 
 
-def built(file: Path | None, entries: Sequence[Entry] = (), **more: Any) -> Any:
-    """The real application, which serves these models."""
+def built(file: Path | None, entries: Sequence[Entry] = (), rest: Entry | None = None, **more: Any) -> Any:
+    """The real application, which serves these models, and with `rest` what the registry has."""
     found = keys.Keys(file) if file is not None else None
-    models = Models(Names(entries))
+    models = Models(Names(entries, {}, rest))
     desk = Desk(models, [limits.Limits(4096)])
     return app.build(desk, access.Access(frozenset({"127.0.0.1", "localhost"}), found, **more), Metrics(models))
 
