@@ -117,13 +117,13 @@ def whose(one: Any, token: str) -> tuple[str, str] | None:
 @pytest.mark.parametrize("kid", ["r", "e", "d"])
 def test_a_token_of_each_kind_of_key_is_taken(provider: Provider, kid: str) -> None:
     one = issuer(provider)
-    assert whose(one, provider.token(kid)) == ("ann", "user")
-    assert whose(one, provider.token(kid, roles=["none", "ops", "staff"])) == ("ann", "operator")
-    assert whose(one, provider.token(kid, roles="root", aud=["other", "slmops"])) == ("ann", "admin")
+    assert whose(one, provider.token(kid)) == ("token:ann", "user")
+    assert whose(one, provider.token(kid, roles=["none", "ops", "staff"])) == ("token:ann", "operator")
+    assert whose(one, provider.token(kid, roles="root", aud=["other", "slmops"])) == ("token:ann", "admin")
     now = int(time.time())
     assert whose(one, provider.token(kid, exp=now - 10, nbf=now + 10, iat=now + 10)) is not None  # clocks differ
     deep = issuer(provider, claim="realm_access.roles")
-    assert whose(deep, provider.token(kid, realm_access={"roles": ["root"]})) == ("ann", "admin")
+    assert whose(deep, provider.token(kid, realm_access={"roles": ["root"]})) == ("token:ann", "admin")
 
 
 def forged(provider: Provider) -> dict[str, str]:
@@ -202,13 +202,13 @@ def forged(provider: Provider) -> dict[str, str]:
 
 def test_nothing_that_is_forged_is_taken(provider: Provider) -> None:
     one = issuer(provider)
-    assert whose(one, provider.token()) == ("ann", "user")
+    assert whose(one, provider.token()) == ("token:ann", "user")
     provider.asked.clear()
     tokens = forged(provider)
     for name, token in tokens.items():
         assert whose(one, token) is None, name
     assert len(tokens) > 55 and not [path for path in provider.asked if "evil" in path]
-    assert whose(one, provider.token()) == ("ann", "user")
+    assert whose(one, provider.token()) == ("token:ann", "user")
 
 
 def test_keys_that_change_are_asked_for_but_not_at_strangers_pace(provider: Provider) -> None:
@@ -223,11 +223,11 @@ def test_keys_that_change_are_asked_for_but_not_at_strangers_pace(provider: Prov
         assert whose(one, provider.token("e")) is None and len(provider.asked) == 2
         provider.served = ["e"]
         now[0] += 31
-        assert whose(one, provider.token("e")) == ("ann", "user") and len(provider.asked) == 4
+        assert whose(one, provider.token("e")) == ("token:ann", "user") and len(provider.asked) == 4
         assert whose(one, provider.token("r")) is None  # withdrawn
         provider.down = True
         now[0] += 4000
-        assert whose(one, provider.token("e")) == ("ann", "user")  # a provider that is down for a while
+        assert whose(one, provider.token("e")) == ("token:ann", "user")  # a provider that is down for a while
         now[0] += 90_000
         assert whose(one, provider.token("e")) is None  # and for a day
         provider.down, provider.lying = False, "https://evil.example"

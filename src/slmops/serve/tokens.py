@@ -85,7 +85,7 @@ class Issuer:
         role, name = self._role(claims), claims["sub"]
         if role is None or not isinstance(name, str) or not 0 < len(name) <= 128 or not name.isprintable():
             return None
-        return Caller(name, role)
+        return Caller(f"token:{name}", role)  # never the name of a key, which has no colon
 
     def _role(self, claims: Mapping[str, Any]) -> Role | None:
         value: Any = claims
