@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
                 callback_notify=looked if certificate is not None else None,
                 timeout_notify=1,
                 log_config=None,
+                log_level="error",  # strangers who send what is no HTTP must not fill the log
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,

@@ -48,7 +48,7 @@ def routes(desk: Desk) -> list[Route]:
     async def show(http: HttpRequest) -> Response:
         try:
             body = await read(http, Show)
-            _theirs(http, desk, body.meant)
+            caller(http).check(body.meant)
             return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
         except BAD as fault:
             return failure(fault)
@@ -78,7 +78,7 @@ def routes(desk: Desk) -> list[Route]:
         """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
         body, began = await read(http, Embed), time.monotonic()
         keep = seconds(body.keep_alive)
-        _theirs(http, desk, body.model)
+        caller(http).check(body.model)
         if desk.models.at_hand(body.model) is None:
             await asyncio.to_thread(cards.find, desk.models, body.model)
         texts = body.texts()
@@ -124,7 +124,7 @@ async def _answered(
     try:
         body = await read(http, form)
         keep = seconds(body.keep_alive)
-        _theirs(http, desk, body.model)
+        caller(http).check(body.model)  # before anything tells whether it is there
         model = desk.models.at_hand(body.model)
         if model is None:  # found by reading: not on the loop that all connections share
             model = await asyncio.to_thread(cards.model, desk.models, body.model)
@@ -178,13 +178,6 @@ def _call(one: Called) -> dict[str, Any]:
         found = {}
     arguments = found if isinstance(found, dict) else {}
     return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
-
-
-def _theirs(http: HttpRequest, desk: Desk, name: str) -> None:
-    """Raises SourceNotFound for a model that is not for who asks: others' names are not theirs to know."""
-    if not caller(http).uses(name):
-        cure = f"one of: {', '.join(desk.names(caller(http))[:20])}"
-        raise SourceNotFound(f"model {name[:100]!r} not found", cure)
 
 
 async def _held(
