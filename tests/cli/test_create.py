@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,17 +15,30 @@ from safetensors.numpy import save_file
 from conftest import SAMPLE
 from needs import needs
 from serve.serving import ANSWER, ASKED
+from slmops import cli
 
 pytestmark = [pytest.mark.slow, needs("xllamacpp")]
 SAID = ASKED[0]["content"]
 
 
-def ran(home: Path, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "slmops", *map(str, words)]
-    own = {**os.environ, "SLMOPS_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=own)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
-    return done
+class Ran(NamedTuple):
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def ran(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """A verb, in this process: what compiles is compiled once."""
+
+    def run(home: Path, *words: object, code: int = 0) -> Ran:
+        monkeypatch.setenv("SLMOPS_HOME", str(home))
+        capsys.readouterr()
+        found = cli.main(list(map(str, words)))
+        said = Ran(*capsys.readouterr())
+        assert found == code, said.stderr
+        return said
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +63,7 @@ MESSAGE assistant {{"tool": "none"}}
 '''
 
 
-def test_a_modelfile_makes_a_model(made: Path, tmp_path: Path) -> None:
+def test_a_modelfile_makes_a_model(made: Path, tmp_path: Path, ran: Callable[..., Ran]) -> None:
     home, file = tmp_path / "home", tmp_path / "Modelfile"
     file.write_text(MODELFILE.format(place=made / "gguf"))
     facts = json.loads(ran(home, "models", "create", "butler", "--modelfile", file, "--json").stdout)
@@ -66,22 +77,21 @@ def test_a_modelfile_makes_a_model(made: Path, tmp_path: Path) -> None:
     file.write_text("FROM butler\nSYSTEM You control a flat.\n")
     assert "--force" in ran(home, "models", "create", "butler", "--modelfile", file, code=12).stderr
     ran(home, "models", "create", "butler", "--modelfile", file, "--force")
-    # What was recalled by its step is the plain one still.
-    ran(home, "models", "verify", "butler")
     lineage = ran(home, "models", "lineage", "butler").stdout
     assert facts["digest"][7:19] in lineage or "other" in lineage
+
+    def refused(home: Path, folder: Path, text: str, code: int) -> str:
+        (folder / "wrong").write_text(text)
+        said: Ran = ran(home, "models", "create", "wrong", "--modelfile", folder / "wrong", code=code)
+        return said.stderr
+
     assert "line 2" in refused(home, tmp_path, "FROM butler\nPARAMETER colour red", 4)
     assert "top_p" in refused(home, tmp_path, "FROM butler\nPARAMETER top_p 5", 2)
     assert "leave TEMPLATE out" in refused(home, tmp_path, "FROM butler\nTEMPLATE {{ .Tools }}", 6)
     assert "no artifact" in refused(home, tmp_path, "FROM nobody", 3)
 
 
-def refused(home: Path, folder: Path, text: str, code: int) -> str:
-    (folder / "wrong").write_text(text)
-    return ran(home, "models", "create", "wrong", "--modelfile", folder / "wrong", code=code).stderr
-
-
-def test_quantized_and_with_an_adapter(tmp_path: Path) -> None:
+def test_quantized_and_with_an_adapter(tmp_path: Path, ran: Callable[..., Ran]) -> None:
     """The adapter is zero: its model answers as without it; FROM and ADAPTER are told from the Modelfile's place."""
     config = json.loads((Path(SAMPLE) / "config.json").read_text())
     width = config["hidden_size"]
@@ -103,7 +113,7 @@ def test_quantized_and_with_an_adapter(tmp_path: Path) -> None:
     assert (row["format"], row["scheme"]) == ("gguf", "q4_k_m")
 
 
-def test_foundrys_folder_is_honoured(made: Path, tmp_path: Path) -> None:
+def test_foundrys_folder_is_honoured(made: Path, tmp_path: Path, ran: Callable[..., Ran]) -> None:
     """As Foundry Local keeps models: genai_config.json beside inference_model.json, and here no other chat template."""
     folder = tmp_path / "Home-5M"
     shutil.copytree(made / "onnx", folder, ignore=shutil.ignore_patterns("slmops.json", "inference_model.json", "*.jinja"))

@@ -49,16 +49,8 @@ def run(arguments: argparse.Namespace) -> Said:
 
 def _bounded(parameters: dict[str, object]) -> None:
     """Whether the server will take them: better said now than to each who asks. Raises UsageError."""
-    from slmops.core.errors import UsageError
-
     try:
-        from pydantic import ValidationError
-
-        from slmops.serve.wire._http import first_fault
-        from slmops.serve.wire._ollama_bodies import Options
+        from slmops.serve.wire import _ollama_bodies
     except ImportError:
         return  # there is no server here
-    try:
-        Options.model_validate(parameters)
-    except ValidationError as fault:
-        raise UsageError(f"PARAMETER {first_fault(fault)[1]}", "docs/ollama.md says what each may be") from None
+    _ollama_bodies.check(parameters)

@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
-from slmops.serve.wire._http import Body
+from slmops.serve.wire._http import Body, first_fault
 
 MOST_TOKENS = 1 << 17
 MOST_SCHEMA = 64 << 10
@@ -110,6 +110,14 @@ class Options(Body):
                 f"num_ctx: {self.num_ctx} is asked for, and this model is served with {context}",
                 "leave it out, or start the server with --context",
             )
+
+
+def check(parameters: Mapping[str, object]) -> None:
+    """Whether they are options, each within its bounds. Raises UsageError."""
+    try:
+        Options.model_validate(parameters)
+    except ValidationError as fault:
+        raise UsageError(f"PARAMETER {first_fault(fault)[1]}", "docs/ollama.md says what each may be") from None
 
 
 class CalledFunction(Body):

@@ -70,19 +70,14 @@ def _facts(route: Route) -> Facts | None:
 
 
 def _operation(route: Route, facts: Facts | None, body: dict[str, Any] | None) -> dict[str, Any]:
-    content: dict[str, Any] = {_JSON: {"schema": {}}}
-    if facts is None:
-        content = {"*/*": {"schema": {}}}
-    elif facts.keys:
-        content = {_JSON: {"schema": {"type": "object", "required": list(facts.keys)}}}
-    if facts is not None and facts.media is not None:
-        content[facts.media] = {"schema": {}}
-    operation: dict[str, Any] = {
-        "responses": {
+    operation: dict[str, Any] = {"responses": {"default": {"description": "What this route gives."}}}
+    if facts is not None:
+        given = {"type": "object", "required": list(facts.keys)} if facts.keys else {}
+        content: dict[str, Any] = {_JSON: {"schema": given}, **({facts.media: {"schema": {}}} if facts.media else {})}
+        operation["responses"] = {
             "200": {"description": "What was asked for.", "content": content},
             "default": {"description": "What is wrong.", "content": {_JSON: {"schema": _ERROR}}},
         }
-    }
     parameters = [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         for name in route.param_convertors

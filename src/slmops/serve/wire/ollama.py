@@ -39,8 +39,8 @@ def routes(desk: Desk) -> list[Route]:
     async def version(_: HttpRequest) -> Response:
         return JSONResponse({"version": slmops.__version__})
 
-    async def tags(_: HttpRequest) -> Response:
-        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.models.names)})
+    async def tags(http: HttpRequest) -> Response:
+        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.names(caller(http)))})
 
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
@@ -48,6 +48,7 @@ def routes(desk: Desk) -> list[Route]:
     async def show(http: HttpRequest) -> Response:
         try:
             body = await read(http, Show)
+            _theirs(http, desk, body.meant)
             return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
         except BAD as fault:
             return failure(fault)
@@ -77,6 +78,7 @@ def routes(desk: Desk) -> list[Route]:
         """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
         body, began = await read(http, Embed), time.monotonic()
         keep = seconds(body.keep_alive)
+        _theirs(http, desk, body.model)
         if desk.models.at_hand(body.model) is None:
             await asyncio.to_thread(cards.find, desk.models, body.model)
         texts = body.texts()
@@ -122,6 +124,7 @@ async def _answered(
     try:
         body = await read(http, form)
         keep = seconds(body.keep_alive)
+        _theirs(http, desk, body.model)
         model = desk.models.at_hand(body.model)
         if model is None:  # found by reading: not on the loop that all connections share
             model = await asyncio.to_thread(cards.model, desk.models, body.model)
@@ -175,6 +178,13 @@ def _call(one: Called) -> dict[str, Any]:
         found = {}
     arguments = found if isinstance(found, dict) else {}
     return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
+
+
+def _theirs(http: HttpRequest, desk: Desk, name: str) -> None:
+    """Raises SourceNotFound for a model that is not for who asks: others' names are not theirs to know."""
+    if not caller(http).uses(name):
+        cure = f"one of: {', '.join(desk.names(caller(http))[:20])}"
+        raise SourceNotFound(f"model {name[:100]!r} not found", cure)
 
 
 async def _held(
