@@ -39,13 +39,14 @@ def main() -> int:
             every=arguments.every,
             seed=arguments.seed,
         )
-    told = {**vars(seen), "memory": None, "well": seen.well}
+    told = {**vars(seen), "memory": None, "started": len(seen.started), "well": seen.well}
     print(json.dumps({**told, "wrong": seen.wrong[:10], "malformed": seen.malformed[:10]}, indent=1))
     kept = [size for _, size in seen.memory]
     print(
         f"{seen.seconds:.0f} s: {seen.answered} right answers, {len(seen.wrong)} wrong; {seen.left} left; "
         f"{sum(seen.refused.values())} told to come again, {len(seen.malformed)} failed otherwise; {seen.kills} kills, "
-        f"{seen.moves} moves, {seen.evictions} evictions; {seen.busy} places taken at the end; memory "
+        f"{seen.moves} moves, {seen.evictions} evictions; {seen.busy} places taken, "
+        f"{seen.orphans} processes left at the end; memory "
         f"{min(kept) / 1e6:.0f} to {max(kept) / 1e6:.0f} MB, {seen.slope / 1e6:+.2f} MB a minute "
         f"(standard error {seen.spread / 1e6:.2f}); files {seen.files[0]} -> {seen.files[1]}"
     )

@@ -70,12 +70,16 @@ class Soak:
     spread: float = 0.0
     """Standard error of it."""
     memory: list[tuple[float, int]] = field(default_factory=list)
+    started: set[psutil.Process] = field(default_factory=set)
+    """Every process that was seen under the server."""
+    orphans: int = 0
+    """Of these, how many live on when it has ended."""
     files: tuple[int, int] = (0, 0)
     """Open at a third of the time and at the end."""
 
     @property
     def well(self) -> bool:
-        return not self.wrong and not self.malformed and self.busy == 0 and self.answered > 0
+        return not self.wrong and not self.malformed and not self.orphans and self.busy == 0 and self.answered > 0
 
 
 def prepare(root: Path, sample: Path) -> list[Version]:
@@ -215,6 +219,7 @@ async def _trouble(load: Load, root: Path, process: subprocess.Popen[str], every
     while not load.ending:
         await asyncio.sleep(every * (0.5 + draw.random()))
         if draw.random() < 0.5 and (found := workers(process)):
+            load._seen.started.update(found)
             with contextlib.suppress(psutil.Error):
                 draw.choice(found).kill()
                 load._seen.kills += 1
@@ -232,6 +237,7 @@ async def _watch(load: Load, process: subprocess.Popen[str], seen: Soak, seconds
         await asyncio.sleep(min(1.0, seconds / 40))
         now = time.monotonic() - began
         seen.memory.append((now, own.memory_info().rss))
+        seen.started.update(workers(process))
         first = first or (own.num_fds() if now > seconds / 3 else 0)
     seen.files = (first, own.num_fds())
 
@@ -271,6 +277,11 @@ def soak(root: Path, sample: Path, seconds: float, *, at_once: int = 8, every: f
         process.send_signal(signal.SIGTERM)
         if process.wait(60):
             seen.malformed.append(f"the server ended with {process.returncode}")
+    _, alive = psutil.wait_procs(seen.started, timeout=10)
+    seen.orphans = len(alive)
+    for one in alive:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
     later = [(at / 60, size) for at, size in seen.memory if at > seconds / 3]
     if len(later) > 4:
         (seen.slope, _), covariance = np.polyfit(*zip(*later, strict=True), 1, cov=True)

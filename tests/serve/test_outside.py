@@ -146,10 +146,13 @@ def test_ps_and_a_configuration_that_changes(made: Path, tmp_path: Path) -> None
         f"  - name: home\n    source: {made / 'gguf'}\n    context: 256\n    pin: true\n    alias: [production]\n"
         f"  - {{name: other, source: {made / 'onnx'}, keep_alive: always, parallel: 2}}\n"
     )
-    keys = tmp_path / "keys"
-    keys.write_text("a-key-of-more-than-16-letters\n")
-    with serving("--config", config, "--keys", keys, "--log-format", "json") as (url, process):
-        bearer = {"Authorization": "Bearer a-key-of-more-than-16-letters"}
+    keys, table = tmp_path / "key", tmp_path / "keys.yaml"
+    code, said, _ = verb("keys", "create", "ann", "--keys", table, "--role", "operator", "--json")
+    assert code == 0
+    key = json.loads(said)["key"]
+    keys.write_text(f"{key}\n")
+    with serving("--config", config, "--keys", table, "--log-format", "json") as (url, process):
+        bearer = {"Authorization": f"Bearer {key}"}
         assert verb("ps", "--url", url)[0] == 15 and verb("ps", "--url", "http://127.0.0.1:9")[0] == 16
         for name in ("production", "other"):
             assert chat(url, name, **bearer)[0] == 200
