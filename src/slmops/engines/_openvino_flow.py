@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core.errors import EngineFailed
+from slmops.core.errors import EngineFailed, UsageError
 from slmops.engines import Constraint, Likely, News, Sampling, _flow, _words
 
 SAMPLES = frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
@@ -17,6 +17,8 @@ CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 class _Running:
     def __init__(self, handle: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]) -> None:
         self.handle, self.text = handle, _flow.Text(decode)
+        self.held = sampling.constraint is not None
+        """To a constraint that no step has seen yet."""
         self.stops, self.logprobs, self.begun = frozenset(sampling.stop_ids), sampling.logprobs is not None, False
 
 
@@ -34,7 +36,12 @@ class Flow:
         _words.check(ids, None, self._vocab, None)
         self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
         tensor = openvino.Tensor(np.array([ids], np.int64))
-        handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
+        try:
+            handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
+        except RuntimeError as error:
+            if sampling.constraint is None:
+                raise
+            raise UsageError(f"OpenVINO does not take the constraint: {str(error)[:300]}") from None
         self._running[which] = _Running(handle, sampling, self._decode)
 
     def cancel(self, which: int) -> None:
@@ -46,13 +53,25 @@ class Flow:
         try:
             self._pipeline.step()
         except RuntimeError as error:
-            for which in list(self._running):
-                self.cancel(which)
-            raise EngineFailed(f"OpenVINO GenAI stopped: {str(error)[:300]}") from error
+            return self._blamed(error)
+        for one in self._running.values():
+            one.held = False
         found: list[News] = []
         for which, one in list(self._running.items()):
             found += self._came(which, one)
         return found
+
+    def _blamed(self, error: RuntimeError) -> list[News]:
+        """A constraint is compiled in the first step that it is part of: where that fails, it fails those alone that begin
+        with one, and the others go on."""
+        new = [which for which, one in self._running.items() if one.held]
+        said = str(error).strip()[-300:]
+        if not new:
+            self.close()
+            raise EngineFailed(f"OpenVINO GenAI stopped: {said}") from error
+        for which in new:
+            self.cancel(which)
+        return [News(which, error=UsageError(f"OpenVINO does not take the constraint: {said}")) for which in new]
 
     def _came(self, which: int, one: _Running) -> list[News]:
         status, running = one.handle.get_status(), self._genai.GenerationStatus.RUNNING
