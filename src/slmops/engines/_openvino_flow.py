@@ -14,12 +14,24 @@ SAMPLES = frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty", 
 CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 
 
+MOST_KNOWN = 1000
+"""Constraints that are remembered as good."""
+
+
 class _Running:
-    def __init__(self, handle: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]) -> None:
-        self.handle, self.text = handle, _flow.Text(decode)
-        self.held = sampling.constraint is not None
-        """To a constraint that no step has seen yet."""
+    def __init__(
+        self, handle: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str], tried: Constraint | None
+    ) -> None:
+        self.handle, self.text, self.tried = handle, _flow.Text(decode), tried
         self.stops, self.logprobs, self.begun = frozenset(sampling.stop_ids), sampling.logprobs is not None, False
+
+
+def _refused(error: RuntimeError) -> UsageError:
+    return UsageError(f"OpenVINO does not take the constraint: {str(error).strip()[-300:]}")
+
+
+def _stopped(error: RuntimeError) -> EngineFailed:
+    return EngineFailed(f"OpenVINO GenAI stopped: {str(error).strip()[-300:]}")
 
 
 class Flow:
@@ -27,51 +39,65 @@ class Flow:
 
     def __init__(self, genai: Any, pipeline: Any, vocab: int, decode: Callable[[Sequence[int]], str]) -> None:
         self._genai, self._pipeline, self._vocab, self._decode = genai, pipeline, vocab, decode
+        self._waiting: dict[int, tuple[tuple[int, ...], Sampling]] = {}
         self._running: dict[int, _Running] = {}
+        self._known: set[Constraint] = set()
         self._count = 0
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
-        import openvino
-
         _words.check(ids, None, self._vocab, None)
-        self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
-        tensor = openvino.Tensor(np.array([ids], np.int64))
-        try:
-            handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
-        except RuntimeError as error:
-            if sampling.constraint is None:
-                raise
-            raise UsageError(f"OpenVINO does not take the constraint: {str(error)[:300]}") from None
-        self._running[which] = _Running(handle, sampling, self._decode)
+        self._waiting[which] = (tuple(ids), sampling)
 
     def cancel(self, which: int) -> None:
+        self._waiting.pop(which, None)
         if (one := self._running.pop(which, None)) is not None:
             one.handle.cancel()
 
+    def _begin(self) -> list[News]:
+        """Hand what waits to the pipeline, in its order. A constraint is compiled at the first token of who has it, and one
+        that is wrong breaks the answers of all who are in that step: so each is tried alone, and known from then on."""
+        import openvino
+
+        while self._waiting:
+            which, (ids, sampling) = next(iter(self._waiting.items()))
+            new = sampling.constraint is not None and sampling.constraint not in self._known
+            if self._tried() is not None or (new and self._running):
+                break
+            del self._waiting[which]
+            self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
+            tensor = openvino.Tensor(np.array([ids], np.int64))
+            try:
+                handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
+            except RuntimeError as error:
+                return [News(which, error=_refused(error) if sampling.constraint is not None else _stopped(error))]
+            self._running[which] = _Running(handle, sampling, self._decode, sampling.constraint if new else None)
+        return []
+
+    def _tried(self) -> int | None:
+        """Who runs alone, with a constraint that is not known yet."""
+        return next((which for which, one in self._running.items() if one.tried is not None), None)
+
     def step(self) -> list[News]:
         """Holds the GIL throughout, and reads only what is there: reading an empty handle would wait for ever."""
+        found = self._begin()
+        if not self._running:
+            return found
         try:
             self._pipeline.step()
         except RuntimeError as error:
-            return self._blamed(error)
-        for one in self._running.values():
-            one.held = False
-        found: list[News] = []
+            if (which := self._tried()) is None:
+                self.close()
+                raise _stopped(error) from error
+            self.cancel(which)
+            return [*found, News(which, error=_refused(error))]
         for which, one in list(self._running.items()):
             found += self._came(which, one)
+            if one.tried is not None and one.begun:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known.add(one.tried)
+                one.tried = None
         return found
-
-    def _blamed(self, error: RuntimeError) -> list[News]:
-        """A constraint is compiled in the first step that it is part of: where that fails, it fails those alone that begin
-        with one, and the others go on."""
-        new = [which for which, one in self._running.items() if one.held]
-        said = str(error).strip()[-300:]
-        if not new:
-            self.close()
-            raise EngineFailed(f"OpenVINO GenAI stopped: {said}") from error
-        for which in new:
-            self.cancel(which)
-        return [News(which, error=UsageError(f"OpenVINO does not take the constraint: {said}")) for which in new]
 
     def _came(self, which: int, one: _Running) -> list[News]:
         status, running = one.handle.get_status(), self._genai.GenerationStatus.RUNNING
@@ -100,7 +126,7 @@ class Flow:
         """A step waits for the engine alone."""
 
     def close(self) -> None:
-        for which in list(self._running):
+        for which in [*self._waiting, *self._running]:
             self.cancel(which)
 
 
