@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import platform
 import shutil
@@ -164,24 +165,33 @@ def _engine(
     found: dict[str, Any] = {}
     context = min(model.spec.context, 512)
     bound = getattr(engine, "ROUGH", {}).get(model.spec.activation, PROOF_BOUND)
+    # Loading an engine takes seconds: its process is used again, unless it chooses its device once and for all.
+    again = not getattr(engine, "ONCE", False) or device == "cpu" or emulated(name)
     try:
-        if "logits" in engine.CAN and (reason := too_large(model, scratch)) is not None:
-            found["proof"] = reason
-        elif "logits" in engine.CAN:
-            proof_folder = folder
-            if hasattr(module, "twin"):
-                proof_folder = scratch / "twin"
-                if not proof_folder.exists():
-                    say(f"{facts['format']}: making the twin for the proof")
-                    proof_folder.mkdir()
-                    module.twin(folder, proof_folder)
-            say(f"{facts['format']}: proving in {name}")
-            with _host.Worker(name, proof_folder, Options(True, "cpu", threads, context)) as worker:
+        with contextlib.ExitStack() as stack:
+            worker: _host.Worker | None = None
+            if "logits" in engine.CAN and (reason := too_large(model, scratch)) is not None:
+                found["proof"] = reason
+            elif "logits" in engine.CAN:
+                proof_folder = folder
+                if hasattr(module, "twin"):
+                    proof_folder = scratch / "twin"
+                    if not proof_folder.exists():
+                        say(f"{facts['format']}: making the twin for the proof")
+                        proof_folder.mkdir()
+                        module.twin(folder, proof_folder)
+                say(f"{facts['format']}: proving in {name}")
+                worker = stack.enter_context(_host.Worker(name, proof_folder, Options(True, "cpu", threads, context)))
                 distance = worker.compare(ids, chunks, reference)
                 found["proof"] = {**distance, "bound": bound, "effective": worker.effective}
-            _within(name, "proof mode", distance["relative_error"], bound)
-        say(f"{facts['format']}: running in {name}")
-        with _host.Worker(name, folder, Options(False, device, threads, context)) as worker:
+                _within(name, "proof mode", distance["relative_error"], bound)
+            say(f"{facts['format']}: running in {name}")
+            usual = Options(False, device, threads, context)
+            if worker is not None and again:
+                worker.open(folder, usual)
+            else:
+                stack.close()
+                worker = stack.enter_context(_host.Worker(name, folder, usual))
             if "logits" in engine.CAN:
                 distance = worker.compare(ids, chunks, reference)
                 found["default"] = {**distance, "bound": DEFAULT_BOUND}

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmops.core import chat, plugins, receipt
+from slmops.core import chat, defaults, plugins, receipt
+from slmops.core.defaults import NOTHING, Defaults
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
 from slmops.core.model import Tokenizer
 from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _words
@@ -28,16 +29,18 @@ class Artifact:
     context: int
     vocab: int
     """Rows of the embedding: a tokenizer may know fewer."""
+    defaults: Defaults = NOTHING
+    """What it says by itself."""
 
     @staticmethod
     def open(folder: Path) -> Artifact:
         """From the receipt of what slmops wrote, or from what others made: a folder, or a .gguf."""
         if not (folder / receipt.NAME).is_file() and folder.exists():
-            return _plain(folder)
+            return _with_defaults(_plain(folder))
         facts = receipt.load(folder)
         spec = plugins.load("architectures", facts["config"]["model_type"]).spec(facts["config"])
         tokens = facts["tokenizer"]
-        return Artifact(
+        found = Artifact(
             folder,
             facts["format"],
             tuple(tokens["eos"]),
@@ -48,17 +51,27 @@ class Artifact:
             spec.context,
             spec.vocab,
         )
+        return _with_defaults(found)
 
     @property
     def begin(self) -> int | None:
         """The beginning-of-text token, where the source puts one before every text."""
         return self.bos if self.adds_bos else None
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
         """The conversation as the model was trained to see it. Raises UsageError where there is no chat template."""
         if self.chat_template is None:
             raise UsageError("this model has no chat template", "use --raw to continue the text as it stands")
-        return chat.render(self.chat_template, messages, special=self.special)
+        return chat.render(self.chat_template, self.defaults.before(messages), special=self.special, tools=tools)
+
+
+def _with_defaults(found: Artifact) -> Artifact:
+    """With what its folder says of itself. Foundry's template stands in where the model has none, as Foundry has it."""
+    if not found.folder.is_dir():
+        return found
+    said = defaults.read(found.folder)
+    template = said.template or found.chat_template or defaults.foundry_template(found.folder)
+    return dataclasses.replace(found, defaults=said, chat_template=template)
 
 
 def _plain(folder: Path) -> Artifact:

@@ -64,11 +64,14 @@ class Seen:
     """What making, proving and measuring it took; None where it was remembered."""
 
     def cost(self, objective: str) -> float:
-        """The logarithm of one figure; infinite where it was not taken."""
-        value: float | None = getattr(self, objective)
-        if value is None or not math.isfinite(value):
-            return math.inf
-        return max(math.log(max(value, 1e-12)), FLOORS.get(objective, -math.inf))
+        return cost(objective, getattr(self, objective))
+
+
+def cost(objective: str, value: float | None) -> float:
+    """The logarithm of a figure that is to be small; infinite where it was not taken."""
+    if value is None or not math.isfinite(value):
+        return math.inf
+    return max(math.log(max(value, 1e-12)), FLOORS.get(objective, -math.inf))
 
 
 def step(candidate: Candidate) -> str:
@@ -78,13 +81,17 @@ def step(candidate: Candidate) -> str:
 
 def front(seen: Sequence[Seen], names: Sequence[str]) -> list[Seen]:
     """Those that no other beats or equals in all of the objectives, being better in one; of equals the first."""
-    costs = [tuple(one.cost(name) for name in names) for one in seen]
-    kept: list[Seen] = []
-    for number, (one, own) in enumerate(zip(seen, costs, strict=True)):
+    return [seen[place] for place in unbeaten([tuple(one.cost(name) for name in names) for one in seen])]
+
+
+def unbeaten(costs: Sequence[tuple[float, ...]]) -> list[int]:
+    """The same of costs alone: places of those that are on the front, in their order."""
+    kept: list[int] = []
+    for number, own in enumerate(costs):
         beaten = (all(a <= b for a, b in zip(other, own, strict=True)) and (other != own or place < number)
                   for place, other in enumerate(costs) if place != number)  # fmt: skip
         if all(map(math.isfinite, own)) and not any(beaten):
-            kept.append(one)
+            kept.append(number)
     return kept
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import signal
 import socket
@@ -12,7 +13,6 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,12 +22,6 @@ from needs import needs
 from serve.serving import ANSWER, ASKED, KEY, serving, status_of
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp")]
-
-
-@pytest.fixture(scope="module")
-def server(made: Path) -> Iterator[str]:
-    with serving(f"home={made / 'gguf'}", made / "onnx", made / "openvino", "--context", "256") as (url, _):
-        yield url
 
 
 @pytest.fixture
@@ -49,9 +43,9 @@ def test_whole_and_streamed_are_one_answer(client: object, model: str) -> None:
         )
     )
     text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
-    assert text == whole.choices[0].message.content and chunks[-1].usage == whole.usage
+    assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "stop"
-    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 5
+    assert chunks[0].choices[0].delta.role == "assistant" and len(chunks) > 3
 
 
 def test_the_helpers_of_the_client(client: object) -> None:
@@ -92,10 +86,13 @@ def test_errors_are_the_clients_own_and_name_the_field(client: object) -> None:
         ask(model="none", messages=ASKED)
     for wrong, field in (
         ({"temperature": 9}, "temperature"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"functions": [{"name": "f"}]}, "functions"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools.0.function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, None),
+        ({"response_format": {"type": "yaml"}}, "response_format"),
         ({"extra_body": {"colour": "red"}}, "colour"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
     ):
@@ -156,7 +153,9 @@ def test_a_killed_engine_costs_its_request_alone(made: Path) -> None:
 def test_keys_and_hosts(made: Path, tmp_path: Path) -> None:
     import openai
 
-    (tmp_path / "keys").write_text(f"# ours\n{KEY}\n")
+    (tmp_path / "keys").write_text(
+        f"keys:\n  ann:\n    role: user\n    sha256: {hashlib.sha256(KEY.encode()).hexdigest()}\n"
+    )
     with serving(f"home={made / 'gguf'}", "--keys", tmp_path / "keys") as (url, _):
         asked = {"model": "home", "messages": ASKED, "temperature": 0, "max_tokens": 2}
         for wrong in ("another", KEY[:-1], KEY + "x", ""):
@@ -208,4 +207,4 @@ def test_what_cannot_be_served_is_said_before_it_listens(made: Path, tmp_path: P
         code, said = ended(made / "gguf", "--port", taken.getsockname()[1])
     assert code == 2 and "--port" in said
     (tmp_path / "keys").write_text("short\n")
-    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 2
+    assert ended(made / "gguf", "--keys", tmp_path / "keys")[0] == 4

@@ -11,7 +11,7 @@ from slmops.serve.stops import Stops
 def told(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
     found = Stops(stops)
     text = "".join(found.feed(piece) for piece in pieces)
-    return text + found.rest(), found.met
+    return text + found.rest(), found.met is not None
 
 
 def test_nothing_of_a_stop_string_is_given_however_it_is_cut() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "take another tool's command line (olive), show the verb that does the same here, and run it"
+HELP = "take another tool's command line (olive, ollama, foundry), show the verb that does the same here, and run it"
 EXAMPLE = "slmops compat olive auto-opt -m samples/home --precision int4 -o out --dry_run"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("tool", help="olive or nncf; alone: what stands for each of its passes here")
+    parser.add_argument(
+        "tool", help="olive, nncf, ollama or foundry; alone: what stands for each of its passes or commands here"
+    )
     parser.add_argument("words", nargs=argparse.REMAINDER, help="its command line; --dry-run at the end only shows ours")
 
 
@@ -45,8 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def table(name: str) -> str:
-    """Every pass of a tool with what stands for it, as a Markdown table."""
+    """Every pass or command of a tool with what stands for it, as a Markdown table."""
     from slmops.core import plugins
 
-    rows = [f"| {each} | {verdict} | {said} |" for each, (verdict, said) in plugins.load("compat", name).TABLE.items()]
-    return "\n".join(["| pass | here | how, or why not |", "|---|---|---|", *rows])
+    tool = plugins.load("compat", name)
+    rows = [f"| {each} | {verdict} | {said} |" for each, (verdict, said) in tool.TABLE.items()]
+    return "\n".join([f"| {getattr(tool, 'NOUN', 'pass')} | here | how, or why not |", "|---|---|---|", *rows])

@@ -1,4 +1,4 @@
-"""slmops run: one answer from an artifact."""
+"""slmops run: one answer from a model, which is fetched and compiled first where it is absent."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import argparse
 
 from slmops.cli import _units
 
-HELP = "ask an artifact (or a checkpoint folder) in its engine; only the answer goes to standard output"
+HELP = "ask a model in its engine, fetched and compiled first where it is absent; only the answer goes to standard output"
 EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "artifact", help="a folder of slmops, a name in the registry, or a Hugging Face folder (needs PyTorch)"
+        "artifact",
+        help="a folder of slmops, a name in the registry, a Hugging Face folder (needs PyTorch), or a Hugging Face name "
+        "(org/name[@revision]), which is pulled, compiled and kept under that name the first time",
     )
     parser.add_argument("prompt", help="what the user says")
+    parser.add_argument("--variant", metavar="V", help="of a Hugging Face name that holds several models: which (Q4_K_M)")
+    parser.add_argument("--quantize", metavar="SCHEME", help="of a Hugging Face name: as convert has it (kept, else q4)")
     parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
     parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="at most so many new tokens (256)")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
@@ -31,13 +35,20 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from slmops import run as runner
-    from slmops.cli import _reference
+    from slmops.cli import _obtain
     from slmops.core.errors import UsageError
     from slmops.engines import Options, Sampling
 
     if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.top_k < 0:
         raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --top-k at least 0")
-    artifact = runner.Artifact.open(_reference.folder(arguments.artifact))
+    folder = _obtain.folder(
+        arguments.artifact,
+        engine=arguments.engine,
+        variant=arguments.variant,
+        scheme=arguments.quantize,
+        quiet=arguments.json,
+    )
+    artifact = runner.Artifact.open(folder)
     text = arguments.prompt if arguments.raw else artifact.prompt([{"role": "user", "content": arguments.prompt}])
     sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     pieces: list[str] = []

@@ -4,66 +4,43 @@ from __future__ import annotations
 
 import argparse
 
+from slmops.cli import _access, _served
+
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="an artifact's folder or its name; NAME=FOLDER calls it NAME"
-    )
+    _served.add(parser)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
-    parser.add_argument("--keys", metavar="FILE", help="a file of keys, one a line: who sends none of them is refused")
-    parser.add_argument("--insecure", action="store_true", help="listen on other addresses without keys")
-    parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a name that requests may be sent to"
-    )
-    parser.add_argument("--engine", help="in place of the preferred one of each format")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"))
-    parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
-    parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
-    parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
+    _access.add(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    import dataclasses
     import json
     import socket
-    from pathlib import Path
 
-    from slmops.cli import _reference
     from slmops.core.errors import EngineMissing, UsageError
-    from slmops.engines import Options
 
     try:
         import uvicorn
 
-        from slmops.serve import app
-        from slmops.serve.access import Access
+        from slmops.serve import app, logs
+        from slmops.serve.connection import Connection
         from slmops.serve.desk import Desk
-        from slmops.serve.models import Models
+        from slmops.serve.metrics import Metrics
     except ImportError as error:
         raise EngineMissing(
             f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
         ) from None
 
-    keys = _keys(Path(arguments.keys)) if arguments.keys else []
-    if arguments.host not in LOOPBACK and not keys and not arguments.insecure:
-        cure = "give --keys FILE, or say --insecure if something in front of it checks who asks"
-        raise UsageError(f"{arguments.host} can be reached from elsewhere, and no keys are asked for", cure)
-    if not 0 <= arguments.port < 1 << 16 or min(arguments.queue, arguments.context, arguments.parallel) < 1:
-        raise UsageError("a port is 0 to 65535; --queue, --context and --parallel are at least 1")
-    folders = {}
-    for text in arguments.models:
-        name, _, place = text.rpartition("=")
-        folder = _reference.folder(place)
-        folders[name or _called(text)] = folder
-    options = Options(device=arguments.device, context=arguments.context, parallel=arguments.parallel)
-    models = Models(folders, arguments.engine, options, arguments.queue)
-    for name in folders:
-        models.get(name)  # what cannot be opened is said now, not to the first who asks
-    hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
+    _access.checked(arguments)
+    certificate, access = _access.certificate(arguments), _access.access(arguments)
+    if not 0 <= arguments.port < 1 << 16:
+        raise UsageError("a port is 0 to 65535")
+    models = _served.models(arguments)
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
@@ -75,14 +52,29 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
+        audit = _access.audit(arguments)
+        watchers, access = _access.watchers(arguments, audit), dataclasses.replace(access, told=audit)
         shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        url = f"http://{shown}:{listening.getsockname()[1]}"
-        facts = {"url": url, "models": list(folders)}
-        print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {', '.join(folders)}; Ctrl-C ends it", flush=True)
+        url = f"http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}"
+        names = models.names
+        said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
+        facts = {"url": url, "models": names}
+        print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
+        metrics = Metrics(models)
+
+        async def looked() -> None:
+            assert certificate is not None
+            certificate.refresh()
+
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models), Access.of(keys, hosts)),
-                log_level="warning",
+                app.build(Desk(models, [metrics, *watchers], arguments.timeout), access, metrics),
+                http=Connection,
+                proxy_headers=False,  # who asks is not for a header to say
+                ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
+                callback_notify=looked if certificate is not None else None,
+                timeout_notify=1,
+                log_config=None,
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,
@@ -92,36 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         try:
-            server.run([listening])
+            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, models):
+                server.run([listening])
         except (KeyboardInterrupt, SystemExit):
             pass  # asked to end, and it has: what was being computed was finished
         finally:
             models.close()
+            if audit is not None:
+                audit.close()
     return 0
-
-
-def _called(text: str) -> str:
-    """What a model is called that was given as a folder or a name: a folder by its last part."""
-    from pathlib import Path
-
-    path = Path(text)
-    return path.resolve().name if path.exists() else text
-
-
-def _keys(path: object) -> list[str]:
-    from pathlib import Path
-
-    from slmops.core.errors import SourceNotFound, UsageError
-
-    assert isinstance(path, Path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise SourceNotFound(f"the keys cannot be read: {path}: {error.strerror}", "a text file, one key a line") from None
-    found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not found or any(len(key) < 16 for key in found):
-        raise UsageError(
-            f"{path} needs one key a line, of 16 letters or more",
-            "python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-        )
-    return found

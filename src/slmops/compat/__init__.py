@@ -2,6 +2,7 @@
 
 TITLE                    the tool and the version that was read
 TABLE                    name of each of its passes -> (one of VERDICTS, what does it here, or why nothing does)
+NOUN                     what those are, where they are not passes: "command"
 translate(words) -> Native    its command line; absent where it has none
 """
 

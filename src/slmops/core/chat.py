@@ -21,9 +21,13 @@ def render(
     messages: Sequence[Mapping[str, Any]],
     *,
     special: Mapping[str, str | None] | None = None,
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
 ) -> str:
-    """The text of a conversation. `special` gives bos_token, eos_token and so on. Raises CorruptInput."""
+    """The text of a conversation. `special` gives bos_token, eos_token and so on. Raises CorruptInput.
+
+    tools: functions that the model may call, {"type": "function", "function": {...}} each, as transformers gives them.
+    """
     import jinja2
 
     special_tokens = {name: text for name, text in (special or {}).items() if text is not None}
@@ -32,7 +36,7 @@ def render(
         for piece in _compile(template).generate(
             messages=[dict(message) for message in messages],
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=[dict(tool) for tool in tools] or None,
             documents=None,
             **special_tokens,
         ):

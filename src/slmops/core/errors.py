@@ -94,10 +94,10 @@ class Unreachable(SlmopsError):
 
 
 class Busy(SlmopsError):
-    """`seconds`: after how many it is worth trying again."""
+    """`seconds`: after how many it is worth trying again. `cause`: a word that metrics count by: queue, memory, rate, ..."""
 
     exit_code = 17
 
-    def __init__(self, fault: str, cure: str = "", seconds: float = 1.0) -> None:
+    def __init__(self, fault: str, cure: str = "", seconds: float = 1.0, cause: str = "busy") -> None:
         super().__init__(fault, cure)
-        self.seconds = seconds
+        self.seconds, self.cause = seconds, cause

@@ -1,10 +1,10 @@
 """The folder is the registry: a plugin is found by listing its folder and imported only when it is asked for.
 
 Rooms are packages below `slmops` (`architectures`, `formats`, `engines`, `quantize`, `passes`, `compat`, `executors`,
-`catalogues`, `cli`, `cli._models`, `cli._pipeline`, `measure.scorers`, `measure.checks`, `pipeline.steps`,
-`registry.remotes`, `serve.wire`). A file whose name starts with an underscore is furniture of the room, not a plugin.
-Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the plugin's and whose value is a
-module.
+`catalogues`, `cli`, `cli._models`, `cli._pipeline`, `cli._keys`, `cli._audit`, `measure.scorers`, `measure.checks`,
+`pipeline.steps`, `registry.remotes`, `serve.tools`, `serve.wire`). A file whose name starts with an underscore is furniture
+of the room, not a plugin. Packages outside add theirs by an entry point in the group `slmops.<room>`, whose name is the
+plugin's and whose value is a module.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ WORDS = {
     "cli": "verb",
     "cli._models": "sub-verb of models",
     "serve.wire": "wire format",
+    "serve.tools": "notation of tool calls",
     "compat": "tool",
     "executors": "executor",
     "measure.scorers": "scorer",
@@ -32,6 +33,8 @@ WORDS = {
     "registry.remotes": "kind of remote",
     "pipeline.steps": "kind of step",
     "cli._pipeline": "sub-verb of pipeline",
+    "cli._keys": "sub-verb of keys",
+    "cli._audit": "sub-verb of audit",
     "catalogues": "catalogue",
 }
 

@@ -53,10 +53,15 @@ def sync_file(path: Path) -> None:
         os.fsync(handle.fileno())
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A text file that appears whole or not at all, in place of what stood there. Raises NoSpace."""
+def write_whole(path: Path, text: str, mode: int | None = None) -> None:
+    """A text file that appears whole or not at all, in place of what stood there. Raises NoSpace.
+
+    mode: of a file that is not for everyone that the umask lets in.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if mode is not None:
+            temporary.touch(mode)
         with no_space(path), temporary.open("w", encoding="utf-8") as handle:
             handle.write(text)
             handle.flush()

@@ -13,6 +13,7 @@ FOOTPRINT                what its process takes in memory (plan/memory.py adds i
 KV                       the precisions of its KV cache, "auto" (its default on a CPU) first, among AUTO, "f32", "f16" and
                          "q8" (8 bits with scales): name -> bytes of a number, scales and all, which plan/memory.py counts
 open(folder, options) -> Session
+ONCE                     True where a process keeps to the device that it first opened something on (default: False)
 
 With "parallel", a Session has one method more, for requests that come and go and are computed together by the engine's own
 continuous batching; the others have _flow.Turns in its place:

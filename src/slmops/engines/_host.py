@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -53,8 +54,15 @@ def installed(name: str) -> Installed | None:
         return Installed(name, version) if version else None
     if any(importlib.util.find_spec(needed) is None for needed in module.MODULES):
         return None
+    version = _version(module.PACKAGE)
+    return Installed(name, version) if version else None
+
+
+@functools.cache
+def _version(package: str) -> str | None:
+    """Of an installed distribution. Asked for each candidate of a plan, and 2 ms each time."""
     try:
-        return Installed(name, importlib.metadata.version(module.PACKAGE))
+        return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
@@ -176,12 +184,17 @@ class Worker:
             threading.Thread(target=self._watch, args=(listening,), daemon=True),
         ):
             thread.start()
+        self.effective: dict[str, str] = {}
         try:
-            answer = self.ask("open", engine=engine, folder=str(folder.resolve()), options=asdict(options))
+            self.open(folder, options)
         except BaseException:
             self.close()
             raise
-        self.effective: dict[str, str] = answer["effective"]
+
+    def open(self, folder: Path, options: Options) -> None:
+        """Another artifact in place of the one that is open: the engine need not be loaded again, which takes seconds."""
+        answer = self.ask("open", engine=self.engine, folder=str(folder.resolve()), options=asdict(options))
+        self.effective = answer["effective"]
 
     @property
     def pid(self) -> int:

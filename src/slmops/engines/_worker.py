@@ -12,6 +12,7 @@ other answers.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import queue
@@ -63,6 +64,12 @@ class Server:
         """From any thread: a step that waits returns."""
         if self._made is not None:
             self._made.wake()
+
+    def close(self) -> None:
+        """Let go of what is open, so that another can be."""
+        self._session.close()
+        del self._session
+        gc.collect()
 
     def facts(self) -> dict[str, Any]:
         return {"effective": dict(self._session.effective)}
@@ -314,6 +321,8 @@ def main() -> None:
         if method == "open":
             module = plugins.load("engines", params["engine"])
             options = Options(**params["options"])
+            while opened:
+                opened.pop().close()
             opened.append(Server(module.open(Path(params["folder"]), options), module, options.context, answer))
             if options.reuse:
                 opened[0].ready()
@@ -349,7 +358,7 @@ def _leave(answers: TextIO, opened: list[Server]) -> NoReturn:
     answers.flush()
     with contextlib.suppress(Exception):
         for server in opened:
-            server._session.close()
+            server.close()
     os._exit(0)  # engines' own exit handlers hang or crash too often to be waited for
 
 

@@ -24,6 +24,8 @@ CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
 SAMPLES: frozenset[str] = frozenset()
 CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu")
+ONCE = True
+"""See engines: mlx-lm makes its stream when it is imported."""
 KV = {"auto": 2.0, "q8": 1 + 2 * 2 / 64}
 """See engines. The model's own dtype, or 8 bits in groups with a scale and a bias (mlx_lm.models.cache)."""
 FOOTPRINT = Footprint(base=272_000_000, chunk=2048, efficiency=0.8)

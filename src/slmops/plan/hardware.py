@@ -81,7 +81,7 @@ def detect(where: Path | None = None) -> Machine:
         processor=processor(),
         cores=max(1, min(cores, allowed)),
         memory=min(memory.total, limit),
-        usable=min(memory.available, limit),
+        usable=usable(),
         bandwidth=bandwidth(max(1, min(cores, allowed)), min(max(PROBE[0], CACHES * (cache or 0)), PROBE[1])),
         cache=cache,
         disk=shutil.disk_usage(where or Path.cwd()).free,
@@ -89,6 +89,11 @@ def detect(where: Path | None = None) -> Machine:
         accelerators=tuple(accelerators()),
         measured=True,
     )
+
+
+def usable() -> int:
+    """Bytes that are free now, within what the control group allows."""
+    return int(min(psutil.virtual_memory().available, _container_limit()))
 
 
 def processor() -> str:

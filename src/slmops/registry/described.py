@@ -123,8 +123,8 @@ def describe(registry: Registry, digest: str) -> Described:
         origin=registry.catalog.origin(digest),
         inputs=inputs,
         base=_base(facts, config, inputs),
-        figures=tuple(_figures(measured[-1])) if measured else (),
-        machine=_machine(measured[-1].get("machine")) if measured else "",
+        figures=figures(measured[-1]) if measured else (),
+        machine=machine(measured[-1]) if measured else "",
         findings=sum(map(len, attached.values())),
         gates=tuple(approval.gates(registry, origins, digest)),
         approvals=tuple(
@@ -174,7 +174,8 @@ def _base(facts: Mapping[str, Any], config: Mapping[str, Any], inputs: tuple[Inp
     return None
 
 
-def _figures(document: Mapping[str, Any]) -> list[Figure]:
+def figures(document: Mapping[str, Any]) -> tuple[Figure, ...]:
+    """Of a measurement, as it was attached: those of FIGURES that it has."""
     measured = _dict(document.get("measured"))
     engine = plain(measured.get("engine"), 50)
     found = []
@@ -186,11 +187,12 @@ def _figures(document: Mapping[str, Any]) -> list[Figure]:
         figure, low, high = (_number(held.get(key)) for key in ("value", "low", "high"))
         if figure is not None:
             found.append(Figure(place, name, unit, engine, figure, low, high))
-    return found
+    return tuple(found)
 
 
-def _machine(value: Any) -> str:
-    held = _dict(value)
+def machine(document: Mapping[str, Any]) -> str:
+    """On which a measurement was taken."""
+    held = _dict(document.get("machine"))
     cores = f"{held['cores']} cores" if isinstance(held.get("cores"), int) else ""
     return ", ".join(filter(None, (plain(held.get("processor"), 100), cores, plain(held.get("system"), 100))))
 

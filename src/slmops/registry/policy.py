@@ -11,7 +11,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,7 +145,7 @@ def read(path: Path) -> Policy:
 
     value, places = yaml12.located(path, MANUAL)
     said: dict[str, Any] = {} if value is None else value
-    _check(path, said, places)
+    check(path, said, places, schema(), MANUAL)
     licences, approval = said.get("licences", {}), said.get("approval", {})
     most, allow = said.get("most_bytes"), licences.get("allow")
     return Policy(
@@ -170,14 +170,14 @@ def schema() -> dict[str, Any]:
     return found
 
 
-def _check(path: Path, value: Any, places: Places) -> None:
-    """Raises CorruptInput for the fault that tells most, where it stands."""
+def check(path: Path, value: Any, places: Places, schema: Mapping[str, Any], manual: str) -> None:
+    """A YAML file against its schema. Raises CorruptInput for the fault that tells most, where it stands."""
     import jsonschema
 
-    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema()).iter_errors(value))
+    error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(schema).iter_errors(value))
     if error is None:
         return
-    way, cure = tuple(error.absolute_path), f"see {MANUAL} for what it holds"
+    way, cure = tuple(error.absolute_path), f"see {manual} for what it holds"
     said = f"{'.'.join(map(str, way))}: {error.message}".removeprefix(": ")
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])

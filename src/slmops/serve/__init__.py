@@ -5,8 +5,10 @@
     model.py      one model: its worker process, its thread, its bounded queue, and the answers that come of it
     models.py     which models there are, and which are loaded
     access.py     who may ask: keys, hosts, sizes of bodies
+    tools/        tool calls in a model's answer, one notation a file
     desk.py       what wire formats are given: admits a request, and tells every watcher (limits, metrics) what came of it
     wire/         one wire format a file, over the internal request
+    page.py       the web page (files in web/, no build step) and what only it asks for; sessions.py, shelf.py
     app.py        the ASGI application
 
 Engines compute in processes of their own (engines/_host.py): a crash fails its own request alone, and the next one finds a

@@ -7,15 +7,17 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from slmops.core.errors import SlmopsError
 from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request
+from slmops.serve.tools._reader import Reader
 
 
 class Answer:
     """Written by its model and read by a wire format, both on the server's loop."""
 
-    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None]) -> None:
-        """`ended` is called once, however the request ends."""
-        self.outcome, self._ended = outcome, ended
+    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None], calls: Reader | None = None) -> None:
+        """`ended` is called once, however the request ends. calls: finds calls of functions in it."""
+        self.outcome, self._ended, self._calls = outcome, ended, calls
         self._events: deque[Event | BaseException] = deque()
         self._reader: asyncio.Future[None] | None = None
         self.on_cancel: Callable[[Answer], None] | None = None
@@ -53,26 +55,50 @@ class Answer:
             if self.on_cancel is not None:
                 self.on_cancel(self)
 
+    def give_up(self, error: SlmopsError) -> None:
+        """It ends with this error, and its place is free at once. Nothing where it has ended."""
+        if self.outcome.ended is None:
+            self.take(error)
+            if self.on_cancel is not None:
+                self.on_cancel(self)
+
     def take(self, event: Event | BaseException) -> None:
-        """From its model. A piece joins one that nobody has taken yet."""
+        """From its model."""
         if self.cancelled:
             return
-        outcome, events = self.outcome, self._events
+        outcome = self.outcome
         match event:
             case Piece():
-                if outcome.first is None:
-                    outcome.first = time.monotonic()
+                outcome.piece(time.monotonic())
                 outcome.tokens += event.tokens
-                if events and isinstance(last := events[-1], Piece):
-                    events[-1] = Piece(last.text + event.text, last.logprobs + event.logprobs, last.tokens + event.tokens)
-                    return
             case Began():
                 outcome.began = time.monotonic()
                 outcome.prompt_tokens, outcome.cached_tokens = event.prompt_tokens, event.cached_tokens
+        if self._calls is None or isinstance(event, BaseException):
+            self._put(event)
+            return
+        for one in self._calls.take(event):
+            self._put(one)
+        if self._calls.enough and outcome.ended is None:
+            # What the model goes on to write is not wanted: its place is free at once.
+            self._put(Ended("tool_calls", outcome.tokens))
+            self.cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel(self)
+
+    def _put(self, event: Event | BaseException) -> None:
+        """For the reader. A piece joins one that nobody has taken yet."""
+        events = self._events
+        match event:
+            case Piece():
+                if events and isinstance(last := events[-1], Piece):
+                    events[-1] = Piece(last.text + event.text, last.logprobs + event.logprobs, last.tokens + event.tokens)
+                    return
             case Ended():
-                outcome.tokens = event.tokens
+                self.outcome.tokens = event.tokens
                 self._end(event.reason)
-            case _:
+            case BaseException():
+                self.outcome.fault = event
                 self._end(type(event).__name__)
         events.append(event)
         self._wake()

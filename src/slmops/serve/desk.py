@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
-from slmops.serve.model import Answer
+from slmops.core.errors import SourceNotFound, Unreachable
+from slmops.serve import tools
+from slmops.serve.model import Answer, Gone, Model
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
+from slmops.serve.tools._reader import Reader
+
+T = TypeVar("T")
 
 
 class Watcher(Protocol):
@@ -28,32 +33,71 @@ class Watcher(Protocol):
 class Desk:
     """What wire formats are given: `routes(desk)`."""
 
-    def __init__(self, models: Models, watchers: Sequence[Watcher] = ()) -> None:
-        self.models, self._watchers = models, tuple(watchers)
+    def __init__(self, models: Models, watchers: Sequence[Watcher] = (), timeout: float | None = None) -> None:
+        """timeout: seconds from the asking to the last token, waiting included, after which a request is given up."""
+        self.models, self._watchers, self._timeout = models, tuple(watchers), timeout
+
+    def names(self, caller: Caller) -> list[str]:
+        """The models that a caller may use: what every wire format lists."""
+        return [name for name in self.models.names if caller.uses(name)]
 
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
         outcome = Outcome(request, caller)
         with self._admitted(outcome):
-            # Opening reads files: not on the loop that all connections share.
-            model = await asyncio.to_thread(self.models.get, request.model)
-            answer = Answer(outcome, self._ended)
-            model.take(answer)
-        return answer
+
+            async def take(model: Model) -> Answer:
+                outcome.request, calls = await _fitted(request, model)
+                answer = self._answer(outcome, calls)
+                model.take(answer)
+                return answer
+
+            return await self._given(outcome, take)
 
     async def embed(self, model: str, texts: Sequence[str], caller: Caller) -> Embedded:
         """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            found = await (await asyncio.to_thread(self.models.get, model)).embed(texts)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    found = await self._given(outcome, lambda one: one.embed(texts))
+            except TimeoutError:
+                raise self._late() from None
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
 
-    @contextmanager
+    async def count(self, request: Request, caller: Caller) -> int:
+        """Tokens that the model would read for a request. Raises what `ask` raises."""
+        outcome = Outcome(request, caller)
+
+        async def count(model: Model) -> int:
+            outcome.request, _ = await _fitted(request, model)
+            return await model.count(outcome.request)
+
+        with self._admitted(outcome):
+            found = await self._given(outcome, count)
+        outcome.ended, outcome.reason = time.monotonic(), "stop"
+        self._ended(outcome)
+        return found
+
+    async def _given(self, outcome: Outcome, give: Callable[[Model], Awaitable[T]]) -> T:
+        """Give a request to what its name leads to."""
+        name = outcome.request.model
+        while True:
+            # Opening reads files: not on the loop that all connections share.
+            model = self.models.at_hand(name)
+            if model is None:
+                model = await asyncio.to_thread(self.models.get, name)
+            outcome.served = model.served.get(name)
+            with contextlib.suppress(Gone):  # unloaded in between
+                return await give(model)
+
+    @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:
         """Past every watcher; they are told where it goes wrong."""
+        outcome.caller.trail.outcomes.append(outcome)
         admitted: list[Watcher] = []
         try:
             for watcher in self._watchers:
@@ -61,11 +105,37 @@ class Desk:
                 admitted.append(watcher)
             yield
         except BaseException as error:
-            outcome.ended, outcome.reason = time.monotonic(), type(error).__name__
+            outcome.ended, outcome.reason, outcome.fault = time.monotonic(), type(error).__name__, error
             for watcher in admitted:
                 watcher.ended(outcome)
+            if isinstance(error, SourceNotFound) and outcome.caller.models != ("*",):
+                # The names of others' models are not theirs to know.
+                fault = f"no model {outcome.request.model[:100]!r} is served here"
+                raise SourceNotFound(fault, f"one of: {', '.join(self.names(outcome.caller)[:20])}") from None
             raise
+
+    def _answer(self, outcome: Outcome, calls: Reader | None) -> Answer:
+        if self._timeout is None:
+            return Answer(outcome, self._ended, calls)
+
+        def ended(outcome: Outcome) -> None:
+            late.cancel()
+            self._ended(outcome)
+
+        answer = Answer(outcome, ended, calls)
+        late = asyncio.get_running_loop().call_later(self._timeout, answer.give_up, self._late())
+        return answer
+
+    def _late(self) -> Unreachable:
+        return Unreachable(f"it was not answered within {self._timeout:g} s", "ask for fewer tokens, or later")
 
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:
             watcher.ended(outcome)
+
+
+async def _fitted(request: Request, model: Model) -> tuple[Request, Reader | None]:
+    """What the model is to be asked, and what finds calls in its answer."""
+    if not request.tools and not tools.concerned(request):
+        return request, None
+    return await asyncio.to_thread(tools.fit, request, model.artifact)  # the first time, its template is tried out

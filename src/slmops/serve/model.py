@@ -10,38 +10,32 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from slmops import run
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported
-from slmops.engines import Options, _host
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
+from slmops.engines import Options, Sampling, _host
 from slmops.serve.answer import Answer as Answer
-from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece
+from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
-"""Seconds between the starts of a worker that died each time; the last goes on."""
+"""Seconds between the starts of a worker that died each time, or could not be started; the last goes on."""
+AGAIN = 0.5
+"""Seconds in which all are told that there was no memory: who waits beside has waited as long."""
 SHORT = 16_000
 """Letters of a conversation that are rendered on the loop: faster than handing them to a thread."""
 
+log = logging.getLogger("slmops.model")
 
-@dataclass(frozen=True)
-class State:
-    """What a model is at, for people and for health checks."""
 
-    name: str
-    folder: str
-    loaded: bool
-    waiting: int
-    running: int
-    engine: str
-    effective: Mapping[str, str]
+class Gone(Exception):
+    """The model was unloaded between being found and being asked: look it up again."""
 
 
 class _Flight:
@@ -52,14 +46,33 @@ class _Flight:
 
 
 class Model:
-    """One model under one name. Up to options.parallel requests are in flight, up to `depth` wait."""
+    """One model, loaded once under whatever names. Up to options.parallel requests are in flight, up to `depth` wait."""
 
-    def __init__(self, name: str, folder: Path, engine: str | None, options: Options, depth: int) -> None:
-        """Raises what opening the artifact raises, EngineMissing and UsageError; nothing is loaded yet."""
-        self.name, self.artifact = name, run.Artifact.open(folder)
+    def __init__(
+        self, name: str, artifact: run.Artifact, engine: str | None, options: Options, depth: int, *, warm: bool = False
+    ) -> None:
+        """warm: a token is generated at each start, so that the first request finds caches filled.
+
+        Raises EngineMissing and UsageError; nothing is loaded yet."""
+        self.name, self.artifact = name, artifact
         self.engine = run.choose_engine(self.artifact.format, engine, together=True)
-        self._options = dataclasses.replace(options, reuse=True, parallel=_host.at_once(self.engine, options.parallel))
-        self._most, self._depth = options.parallel, depth
+        self.options = dataclasses.replace(options, reuse=True, parallel=_host.at_once(self.engine, options.parallel))
+        self._most, self._depth, self._warm = options.parallel, depth, warm
+        self.room: Callable[[], None] = lambda: None
+        """Called before each start of a worker; returns when there is memory for it. Raises Busy, Unsupported."""
+        self.served: dict[str, Served] = {}
+        """The names that lead to it, and what it is under each."""
+        self.last_used = time.monotonic()
+        """When a request last came or ended."""
+        self.loads = self.failures = self.restarts = 0
+        """Starts of its worker, those that failed, and deaths of it."""
+        self.since: float | None = None
+        """When its worker was ready (time.time), None while there is none."""
+        self.load_seconds = 0.0
+        self.fault: SlmopsError | None = None
+        """Why the last start failed; told to every request until `_fault_until`."""
+        self._fault_until, self._faults = 0.0, 0
+        self._asked = threading.Lock()
         self._waiting: deque[Answer] = deque()
         self._flights: dict[int, _Flight] = {}
         self._count = self._embedding = 0
@@ -74,11 +87,36 @@ class Model:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def state(self) -> State:
+    def running(self) -> int:
+        return len(self._flights) + self._embedding
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def busy(self) -> int:
+        """Requests that were taken and have not ended."""
+        return len(self._waiting) + len(self._flights) + self._embedding
+
+    @property
+    def closing(self) -> bool:
+        return self._closing.is_set()
+
+    @property
+    def loaded(self) -> bool:
+        return self.since is not None
+
+    @property
+    def failing(self) -> bool:
+        """Whether its start failed so lately that it is not tried again yet."""
+        return self.fault is not None and time.monotonic() < self._fault_until
+
+    @property
+    def effective(self) -> Mapping[str, str]:
+        """What really runs; empty while nothing does."""
         worker = self._worker
-        effective = dict(worker.effective) if worker is not None else {}
-        running, waiting = len(self._flights), len(self._waiting)
-        return State(self.name, str(self.artifact.folder), worker is not None, waiting, running, self.engine, effective)
+        return dict(worker.effective) if worker is not None else {}
 
     @property
     def pid(self) -> int | None:
@@ -86,36 +124,70 @@ class Model:
         worker = self._worker
         return worker.pid if worker is not None else None
 
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its answer, at most."""
+        return min(self.options.context, self.artifact.context)
+
     def load(self) -> _host.Worker:
         """The worker, started now where there is none. From any thread but the loop's. Raises what opening raises."""
         with self._opening:
             if self._worker is None:
-                pause = BACK_OFF[min(self._crashes, len(BACK_OFF) - 1)] - (time.monotonic() - self._last_start)
-                if self._crashes and pause > 0:
-                    self._closing.wait(pause)
-                if self._closing.is_set():
-                    raise Busy("the server is about to end", "ask again when it is back")
-                self._last_start = time.monotonic()
-                worker = run.open_worker(self.artifact, self.engine, self._options)
-                worker.flow(lambda lines: self._heard(worker, lines))
-                self._worker = worker
+                self._worker = self._opened()
             return self._worker
+
+    def _opened(self) -> _host.Worker:
+        if self.fault is not None and self.failing:
+            raise self.fault
+        pause = BACK_OFF[min(self._crashes, len(BACK_OFF) - 1)] - (time.monotonic() - self._last_start)
+        if self._crashes and pause > 0:
+            self._closing.wait(pause)
+        try:
+            self.room()
+            if self._closing.is_set():
+                raise Busy("the server is about to end", "ask again when it is back", cause="draining")
+            self._last_start = time.monotonic()
+            worker = run.open_worker(self.artifact, self.engine, self.options)
+            try:
+                if self._warm:
+                    first = run.tokens_of(worker, self.artifact, "\n") or [0]
+                    for _ in worker.generate(first, Sampling(max_tokens=1)):
+                        pass
+                worker.flow(lambda lines: self._heard(worker, lines))
+            except BaseException:
+                worker.close()
+                raise
+        except SlmopsError as error:
+            self.fault, again = error, AGAIN
+            if not isinstance(error, Busy):
+                self._faults += 1
+                self.failures += 1
+                again = BACK_OFF[min(self._faults, len(BACK_OFF) - 1)]
+                log.error("cannot be loaded", extra={"model": self.name, "fault": str(error), "cure": error.cure})
+            self._fault_until = time.monotonic() + again
+            raise
+        self.fault, self._faults = None, 0
+        self.loads += 1
+        self.since, self.load_seconds = time.time(), time.monotonic() - self._last_start
+        return worker
 
     # ---- on the loop
 
     def take(self, answer: Answer) -> None:
-        """A request. Raises Busy, and Unsupported for what the engine cannot do."""
-        if self._closing.is_set():
-            raise Busy("the server is about to end", "ask again when it is back")
+        """A request. Raises Busy, Unsupported for what the engine cannot do, and Gone where it was closed meanwhile."""
         if answer.request.adapter is not None:
             raise Unsupported("adapters are not loaded with a model here", "merge it: slmops convert MODEL --adapter FOLDER")
         _host.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
         if len(self._waiting) >= self._depth:
-            raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment")
+            raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
         self._loop = asyncio.get_running_loop()
         answer.on_cancel = self._left
-        self._waiting.append(answer)
-        self._idle.clear()
+        with self._asked:
+            if self._closing.is_set():
+                raise Gone
+            self._waiting.append(answer)
+            self._idle.clear()
+        self.last_used = time.monotonic()
         self._go_on()
 
     def _go_on(self) -> None:
@@ -131,10 +203,11 @@ class Model:
                 return
             answer = self._waiting.popleft()
             try:
-                self._send(worker, answer, self._text(answer))
+                self._send(worker, answer, self._text(answer.request))
             except Exception as error:  # whatever it is, the request must end, and the next one be served
                 answer.take(error)
         if not self._waiting and not self._flights and not self._starting:
+            self.last_used = time.monotonic()
             self._idle.set()
 
     async def _start_slowly(self) -> None:
@@ -142,7 +215,7 @@ class Model:
         answer = self._waiting[0]
         try:
             worker = await asyncio.to_thread(self.load)
-            text = await asyncio.to_thread(self._text, answer)
+            text = await asyncio.to_thread(self._text, answer.request)
             if answer in self._waiting:
                 self._waiting.remove(answer)
                 self._send(worker, answer, text)
@@ -156,14 +229,21 @@ class Model:
             self._starting = False
             self._go_on()
 
-    def _text(self, answer: Answer) -> str:
-        request = answer.request
-        return request.prompt if request.prompt is not None else self.artifact.prompt(request.messages)
+    def _text(self, request: Request) -> str | tuple[int, ...]:
+        if request.prompt is None:
+            return self.artifact.prompt(request.messages, request.tools) + request.opening
+        if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
+            raise UsageError(f"the tokens of this model are 0 to {self.artifact.vocab - 1}", "check the tokenizer")
+        return request.prompt
 
-    def _send(self, worker: _host.Worker, answer: Answer, text: str) -> None:
+    def _send(self, worker: _host.Worker, answer: Answer, text: str | tuple[int, ...]) -> None:
         self._count += 1
         self._flights[self._count] = _Flight(answer)
-        worker.add(self._count, run.stopping(answer.request.sampling, self.artifact), text=text, bos=self.artifact.begin)
+        sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
+        if isinstance(text, str):
+            worker.add(self._count, sampling, text=text, bos=begin)
+        else:
+            worker.add(self._count, sampling, ids=text)
 
     def _left(self, answer: Answer) -> None:
         """Nobody waits for an answer any more."""
@@ -203,7 +283,7 @@ class Model:
         if text or likely:
             told = tuple(Logprob(word, value, tuple(map(tuple, top))) for word, value, top in likely) if likely else ()
             answer.take(Piece(text, told, count))
-        if stops.met or "end" in one:
+        if stops.met is not None or "end" in one:
             if "end" in one:
                 del self._flights[one["which"]]
             else:
@@ -211,34 +291,47 @@ class Model:
             if rest := stops.rest():
                 answer.take(Piece(rest, (), 0))
             self._crashes = 0
-            answer.take(Ended("length" if one.get("end") == "length" and not stops.met else "stop", flight.tokens))
+            cut = one.get("end") == "length" and stops.met is None
+            answer.take(Ended("length" if cut else "stop", flight.tokens, stops.met))
 
     def _died(self, worker: _host.Worker) -> None:
         """Its own requests fail, and what waits finds a new one."""
         if worker is not self._worker:
             return
-        self._worker = None
+        self._worker = self.since = None
         flights, self._flights = self._flights, {}
         if flights or not self._closing.is_set():
             self._crashes += 1
+            self.restarts += 1
             error = worker.crashed()
+            log.error("its worker died", extra={"model": self.name, "fault": str(error), "requests": len(flights)})
             for flight in flights.values():
                 flight.answer.take(error)
         with contextlib.suppress(SlmopsError, OSError):
             worker.close()
         self._go_on()
 
+    async def count(self, request: Request) -> int:
+        """Tokens of what a request would have the engine read. Raises what opening raises, and UsageError."""
+        worker = await asyncio.to_thread(self.load)
+        text = await asyncio.to_thread(self._text, request)
+        return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
+
     async def embed(self, texts: Sequence[str]) -> Embedded:
-        """A vector for each text, one text at a time between the steps of the requests in flight."""
+        """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
         if self._embedding >= self._depth:
-            raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment")
-        self._embedding += 1
+            raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment", cause="queue")
+        with self._asked:
+            if self._closing.is_set():
+                raise Gone
+            self._embedding += 1
         try:
             worker = await asyncio.to_thread(self.load)
             found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
         finally:
             self._embedding -= 1
+            self.last_used = time.monotonic()
         return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
 
     # ---- from other threads
@@ -248,19 +341,30 @@ class Model:
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._came, worker, lines)
+        elif not lines:
+            self._died(worker)  # before anyone asked it anything
+
+    def close_if_idle(self) -> bool:
+        """Take no more requests, unless some are under way; `close` ends it then."""
+        with self._asked:
+            if self.busy and not self._closing.is_set():
+                return False
+            self._closing.set()
+            return True
 
     def close(self, wait: float = 30.0) -> None:
         """Finish what is being computed, refuse the rest, end the worker. Not on the loop."""
-        self._closing.set()
+        with self._asked:
+            self._closing.set()
         if self._loop is not None and self._loop.is_running():
             self._loop.call_soon_threadsafe(self._refuse)
             self._idle.wait(wait)
         with self._opening:
-            worker, self._worker = self._worker, None
+            worker, self._worker, self.since = self._worker, None, None
         if worker is not None:
             worker.close()
 
     def _refuse(self) -> None:
         while self._waiting:
-            self._waiting.popleft().take(Busy("the server is about to end", "ask again when it is back"))
+            self._waiting.popleft().take(Busy("the server is about to end", "ask again when it is back", cause="draining"))
         self._go_on()

@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+import bisect
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
+
+
+GAPS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0)
+"""Seconds between two pieces of an answer, as they are counted: a CPU makes 1 to 500 tokens a second of a small model."""
+
+
+@dataclass
+class Trail:
+    """What one HTTP request is known by, in logs, in the audit log and in traces."""
+
+    id: str = ""
+    """Its X-Request-Id."""
+    parent: str = ""
+    """The traceparent that it came with (W3C Trace Context), empty without one."""
+    outcomes: list[Outcome] = field(default_factory=list)
+    """Of what was asked of models on its way."""
+
+
+Role = Literal["admin", "operator", "user", "metrics"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one caller may ask for; None: as much as there is."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    """Of prompts and answers together, as of the day."""
+    tokens_per_day: int | None = None
+    concurrent: int | None = None
+
+
+UNLIMITED = Limits()
 
 
 @dataclass(frozen=True)
@@ -18,7 +53,15 @@ class Caller:
 
     name: str = "anyone"
     """Of the key, never the key."""
-    role: Literal["admin", "operator", "user", "metrics"] = "user"
+    role: Role = "user"
+    models: tuple[str, ...] = ("*",)
+    """Patterns (fnmatch) of the names of models that may be used."""
+    limits: Limits = UNLIMITED
+    trail: Trail = field(default_factory=Trail, compare=False)
+
+    def uses(self, model: str) -> bool:
+        """Whether a model of this name may be used, whether there is one or not."""
+        return any(fnmatchcase(model, pattern) for pattern in self.models)
 
 
 @dataclass(frozen=True)
@@ -27,13 +70,19 @@ class Request:
 
     model: str
     messages: tuple[Mapping[str, Any], ...] = ()
-    prompt: str | None = None
-    """In place of messages: continued as it stands, without the chat template."""
+    prompt: str | tuple[int, ...] | None = None
+    """In place of messages: a text or its tokens, continued as they stand, without the chat template."""
     sampling: Sampling = GREEDY
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
     tools: tuple[Mapping[str, Any], ...] = ()
     """Functions that the model may call, as chat templates take them: {"type": "function", "function": {...}}."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    """Whether it must call one. Where it must call a certain one, that is the only one in `tools`."""
+    parallel_calls: bool = True
+    """Whether one answer may hold several calls."""
+    opening: str = ""
+    """Put behind the prompt: how the answer begins. Not given back."""
     texts: tuple[str, ...] = ()
     """To be embedded (Desk.embed); nothing is continued."""
     adapter: str | None = None
@@ -69,12 +118,32 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Call:
+    """The model calls a function; its arguments follow."""
+
+    index: int
+    """Among the calls of this answer, from 0."""
+    id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """More of the JSON text of the arguments of the latest call."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The answer is whole."""
 
-    reason: Literal["stop", "length"]
+    reason: Literal["stop", "length", "tool_calls"]
     tokens: int
     """That were generated."""
+    stop: str | None = None
+    """The text of `Request.stop` that ended it."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +154,22 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Began | Piece | Ended
+Event = Began | Piece | Call | Arguments | Ended
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers to a name: which bytes, in which engine."""
+
+    name: str
+    """One for all ways to write it."""
+    digest: str
+    """sha256:..., empty for a folder that is not in the registry."""
+    engine: str
+    quant: str
+    """The scheme of its weights; empty where it does not say."""
+    release: str
+    """stable or canary."""
 
 
 @dataclass
@@ -106,3 +190,19 @@ class Outcome:
     """Generated so far, by the engine's own count once it has ended, by pieces before."""
     reason: str = ""
     """stop, length, cancelled, or the kind of the error: "EngineCrashed"."""
+    served: Served | None = None
+    """What it was given to; None where nothing was found, or nothing took it."""
+    fault: BaseException | None = None
+    """What was raised in place of an end: for logs, not for strangers."""
+    last: float | None = None
+    """When the last text came."""
+    gaps: list[int] = field(default_factory=lambda: [0] * (len(GAPS) + 1))
+    """How often so much time passed between two pieces: at most GAPS[i], the last one more than all."""
+
+    def piece(self, now: float) -> None:
+        """Text came."""
+        if self.last is not None:
+            self.gaps[bisect.bisect_left(GAPS, now - self.last)] += 1
+        else:
+            self.first = now
+        self.last = now

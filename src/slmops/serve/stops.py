@@ -11,19 +11,20 @@ class Stops:
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(filter(None, stops))
         self._held = ""
-        self.met = False
-        """Whether one of them came: nothing after it is given."""
+        self.met: str | None = None
+        """The one that came: nothing after it is given."""
 
     def feed(self, piece: str) -> str:
         """What is certain now, the piece included."""
-        if self.met:
+        if self.met is not None:
             return ""
         text = self._held + piece
-        places = [place for stop in self._stops if (place := text.find(stop)) >= 0]
+        places = [(place, stop) for stop in self._stops if (place := text.find(stop)) >= 0]
         if places:
-            self.met, self._held = True, ""
-            return text[: min(places)]
-        keep = max((_overlap(text, stop) for stop in self._stops), default=0)
+            first, self.met = min(places)
+            self._held = ""
+            return text[:first]
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -33,6 +34,6 @@ class Stops:
         return held
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Letters at the end of the text that are the beginning of the stop string."""
     return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,14 +16,19 @@ from slmops.core.errors import (
     EngineCrashed,
     EngineFailed,
     EngineMissing,
+    NoSpace,
+    OutputExists,
     PolicyRefused,
     SlmopsError,
     SourceNotFound,
+    UnknownFamily,
     Unreachable,
     Unsupported,
     UsageError,
 )
+from slmops.serve import rights
 from slmops.serve.access import CALLER
+from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Caller, Event
 
@@ -30,12 +36,16 @@ LOOK = 0.2
 """Seconds after which it is looked whether the client is still there."""
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
+"""Roles that may change which models are loaded."""
 STATUS: dict[type[SlmopsError], tuple[int, str]] = {
     SourceNotFound: (404, "model_not_found"),
     UsageError: (400, "invalid_value"),
     Unsupported: (400, "unsupported"),
     CorruptInput: (400, "invalid_value"),
+    UnknownFamily: (400, "unsupported"),
     PolicyRefused: (403, "forbidden"),
+    OutputExists: (409, "exists"),
+    NoSpace: (507, "no_space"),
     Busy: (429, "rate_limit_exceeded"),
     EngineCrashed: (503, "engine_crashed"),
     Unreachable: (503, "unreachable"),
@@ -57,6 +67,14 @@ class ClientLeft(Exception):
 def caller(http: HttpRequest) -> Caller:
     """Who asks."""
     found: Caller = http.scope[CALLER]
+    return dataclasses.replace(found, trail=http.scope[TRAIL])
+
+
+def operator(http: HttpRequest) -> Caller:
+    """Who asks, where a part of what a route takes is an operator's; whole routes are in rights.py. Raises PolicyRefused."""
+    found = caller(http)
+    if found.role not in rights.MAY["operator"]:
+        raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
     return found
 
 
@@ -88,7 +106,7 @@ def status(fault: SlmopsError) -> tuple[int, str, str]:
     code, word = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
     # What an engine says of itself in its last words is for the server's log, not for strangers.
     said = str(fault).splitlines()[0][:500] if code != 500 else "the engine failed"
-    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 429) else said
+    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 409, 429) else said
 
 
 def headers(fault: SlmopsError) -> dict[str, str]:
@@ -100,8 +118,12 @@ def headers(fault: SlmopsError) -> dict[str, str]:
 
 def first_fault(fault: ValidationError) -> tuple[str, str]:
     """The first field that is wrong, by its name, and what is wrong with it."""
-    first = fault.errors(include_url=False, include_input=False, include_context=False)[0]
-    name = ".".join(str(part) for part in first["loc"])[:100]
+    faults = fault.errors(include_url=False, include_input=False, include_context=False)
+    # Of a field that may be one thing or another, what is nearest to one of them went wrong deepest.
+    first = max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=lambda one: len(one["loc"]))
+    name = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str"))[
+        :100
+    ]
     if first["type"] == "extra_forbidden":
         return name, f"{name} is not known, or cannot be done here"
     return name, (f"{name}: {first['msg']}" if name else str(first["msg"]))[:500]

@@ -1,0 +1,1 @@
+"""What `slmops audit` does: one sub-verb a file (cli/_sub.py)."""

@@ -1,0 +1,356 @@
+"""Models by Ollama's API: /api/pull, push, create, copy, delete and blobs, over the registry that the server serves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from slmops import create as creating
+from slmops import obtain
+from slmops.core.errors import Busy, CorruptInput, PolicyRefused, SlmopsError, SourceNotFound, UsageError
+from slmops.core.store import no_space, sync_file
+from slmops.core.watch import Watch
+from slmops.formats import _hub
+from slmops.registry import Registry, push, references, remotes
+from slmops.registry._distribution import Repository, parse
+from slmops.serve.desk import Desk
+from slmops.serve.wire._http import Body, status
+from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
+from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
+
+MOST_JOBS = 4
+"""Pulls, pushes and conversions at once."""
+TICK = 0.2
+"""Seconds between two lines of progress."""
+MOST_BLOB = 1 << 40
+MOST_FILES = 1024
+HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^:]+)(?::(.+))?", re.ASCII)
+"""How Ollama's users name a model of the Hub: hf.co/org/name:Q4_K_M."""
+SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or oci:HOST/REPOSITORY:TAG"
+Digests = Annotated[dict[str, Annotated[str, Field(max_length=71)]] | None, Field(max_length=MOST_FILES)]
+
+
+class Pull(Named):
+    stream: bool | None = None
+    insecure: bool | None = None
+    username: Nothing = None
+    password: Nothing = None
+
+
+class Copy(Body):
+    source: Annotated[str, Field(min_length=1, max_length=300)]
+    destination: Annotated[str, Field(min_length=1, max_length=300)]
+
+
+class Create(Named):
+    stream: bool | None = None
+    from_: Annotated[str | None, Field(alias="from", max_length=300)] = None
+    files: Digests = None
+    adapters: Digests = None
+    template: Annotated[str | None, Field(max_length=1 << 16)] = None
+    system: Annotated[str | None, Field(max_length=1 << 18)] = None
+    license: Annotated[str, Field(max_length=1 << 18)] | Annotated[list[str], Field(max_length=16)] | None = None
+    parameters: Options | None = None
+    messages: Annotated[list[Message] | None, Field(max_length=256)] = None
+    quantize: Annotated[str | None, Field(max_length=64)] = None
+    quantization: Annotated[str | None, Field(max_length=64)] = None
+
+    def wanted(self) -> creating.Wanted:
+        if any(one.role == "tool" or one.tool_calls for one in self.messages or ()):
+            raise UsageError("messages: those of a model are of the roles system, user and assistant, and call nothing")
+        said = [{"role": one.role, "content": one.content or ""} for one in self.messages or ()]
+        licences = [self.license] if isinstance(self.license, str) else self.license or []
+        return creating.Wanted(
+            source=self.from_ or "",
+            files=self.files or {},
+            adapters=self.adapters or {},
+            system=self.system,
+            messages=None if self.messages is None else tuple(said),
+            parameters=self.parameters.model_dump(exclude_none=True) if self.parameters else None,
+            template=self.template or None,
+            licence="\n\n".join(licences) or None,
+            quantize=self.quantize or self.quantization,
+        )
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The routes that manage models. Who may use them stands in rights.py."""
+    jobs = _Jobs()
+
+    def allowed() -> None:
+        if not desk.models.registry:
+            raise PolicyRefused("this server serves what it was given, and not the registry", "slmops serve --registry")
+
+    async def pulled(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            body = await read(http, Pull)
+            return await jobs.answer(_pulling(body), body.stream)
+        except BAD as fault:
+            return failure(fault)
+
+    async def pushed(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            body = await read(http, Pull)
+            return await jobs.answer(_pushing(body), body.stream)
+        except BAD as fault:
+            return failure(fault)
+
+    async def created(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            body = await read(http, Create)
+            name, wanted = references.named(body.meant), body.wanted()
+
+            def work(watch: Watch) -> None:
+                with Registry.open() as registry:
+                    creating.create(registry, name, wanted, watch)
+
+            return await jobs.answer(work, body.stream)
+        except BAD as fault:
+            return failure(fault)
+
+    async def copied(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            body = await read(http, Copy)
+            await asyncio.to_thread(_copy, body.source, references.named(body.destination))
+        except BAD as fault:
+            return failure(fault)
+        return Response(status_code=200)
+
+    async def deleted(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            body = await read(http, Named)
+            await asyncio.to_thread(_remove, body.meant)
+        except BAD as fault:
+            return failure(fault)
+        return Response(status_code=200)
+
+    async def blob(http: HttpRequest) -> Response:
+        try:
+            allowed()
+            digest = references.digest(http.path_params["digest"])
+            if await asyncio.to_thread(_has, digest):
+                return Response(status_code=200)
+            if http.method == "HEAD":
+                return Response(status_code=404)
+            await _receive(http, digest)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+        except BAD as fault:
+            return failure(fault)
+        return Response(status_code=201)
+
+    return [
+        Route("/api/pull", pulled, methods=["POST"]),
+        Route("/api/push", pushed, methods=["POST"]),
+        Route("/api/create", created, methods=["POST"]),
+        Route("/api/copy", copied, methods=["POST"]),
+        Route("/api/delete", deleted, methods=["DELETE"]),
+        Route("/api/blobs/{digest}", blob, methods=["HEAD", "POST"]),
+    ]
+
+
+Work = Callable[[Watch], None]
+
+
+def _pulling(body: Pull) -> Work:
+    """Names of the Hub and of OCI registries; of what is here already there is nothing to do. Paths are not the client's to
+    name, nor web addresses."""
+    text = body.meant
+    match = HUB.fullmatch(text)
+    repo, variant = (match[1], match[2]) if match else (text, None)
+    hub = _hub.parse(repo)
+    if not text.startswith("oci:") and hub is None:
+        parsed = references.parse(text)
+        if parsed is None:
+            raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
+
+    def work(watch: Watch) -> None:
+        with Registry.open() as registry:
+            if match is None:
+                with contextlib.suppress(SlmopsError):
+                    registry.resolve(text)
+                    return
+            if text.startswith("oci:"):
+                remotes.pull(registry, text, remotes.Wanted(plain_http=bool(body.insecure), replace=True), watch)
+            elif hub is not None:
+                registry.policy.admit(f"hf:{hub.repo}")
+                obtain.obtain(registry, hub, variant=variant, watch=watch)
+            else:
+                raise SourceNotFound(f"model {text[:100]!r} not found", SOURCES)
+
+    return work
+
+
+def _pushing(body: Pull) -> Work:
+    """A name that begins with a host is pushed there, as Ollama has it."""
+    name = references.named(body.meant)
+    host, _, repository = name.name.partition("/")
+    if "." not in host or not repository:
+        raise UsageError(
+            f"{body.meant[:100]!r} names no registry to push to", "copy it to HOST/REPOSITORY:TAG, and push that"
+        )
+
+    def work(watch: Watch) -> None:
+        with (
+            Registry.open() as registry,
+            Repository(parse(f"oci:{name}"), plain_http=bool(body.insecure)) as there,
+        ):
+            push.push(registry, registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+
+    return work
+
+
+def _copy(source: str, name: references.Reference) -> None:
+    with Registry.open() as registry:
+        registry.tag(source, name, replace=True)
+
+
+def _remove(text: str) -> None:
+    with Registry.open() as registry:
+        registry.remove(text)
+
+
+def _has(digest: str) -> bool:
+    with Registry.open() as registry:
+        return registry.blobs.has(digest)
+
+
+async def _receive(http: HttpRequest, digest: str) -> None:
+    """A blob that is hashed as it comes, and has its name after it proved to be what it says."""
+    most = await asyncio.to_thread(_most)
+    if int(said if (said := http.headers.get("content-length", "0")).isdecimal() else "0") > most:
+        raise CorruptInput(f"a blob has at most {most:,} bytes here")
+    path = await asyncio.to_thread(_place)
+    try:
+        hashed, size = hashlib.sha256(), 0
+        with path.open("wb") as handle:
+
+            def write(chunk: bytes) -> None:
+                with no_space(path):
+                    handle.write(chunk)
+                hashed.update(chunk)
+
+            async for chunk in http.stream():
+                size += len(chunk)
+                if size > most:
+                    raise CorruptInput(f"a blob has at most {most:,} bytes here")
+                await asyncio.to_thread(write, chunk)
+        if (found := f"sha256:{hashed.hexdigest()}") != digest:
+            raise CorruptInput(f"digest mismatch: the bytes are {found}, not {digest}", "send the file that was hashed")
+        await asyncio.to_thread(_settle, path, digest, size)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _place() -> Path:
+    """Where a blob lies that has no name yet; what a killed server leaves there goes with the next gc."""
+    with Registry.open() as registry:
+        return registry.root / "scratch" / f"{os.getpid()}.{secrets.token_hex(8)}"
+
+
+def _settle(path: Path, digest: str, size: int) -> None:
+    with Registry.open() as registry, registry.writing():
+        sync_file(path)
+        registry.blobs.settle(path, digest, size)
+        registry.trust([digest])
+
+
+def _most() -> int:
+    with Registry.open() as registry:
+        return registry.policy.most_bytes or MOST_BLOB
+
+
+class _Jobs:
+    """Long work in threads, told about as lines."""
+
+    def __init__(self) -> None:
+        self._free = threading.BoundedSemaphore(MOST_JOBS)
+
+    async def answer(self, work: Work, stream: bool | None) -> Response:
+        """Raises Busy; what the work raises is an answer, or a line."""
+        if not self._free.acquire(blocking=False):
+            raise Busy(f"{MOST_JOBS} pulls or conversions are at work already", "try again when one has ended", 10.0)
+        job = _Job(work, self._free)
+        if stream is not False:
+            return StreamingResponse(job.lines(), media_type=NDJSON, headers={"cache-control": "no-store"})
+        await asyncio.to_thread(job.wait)
+        return JSONResponse({"status": "success"}) if job.fault is None else failure(job.fault)
+
+
+class Left(Exception):
+    """Nobody waits for the work any more."""
+
+
+class _Job:
+    def __init__(self, work: Work, free: threading.BoundedSemaphore) -> None:
+        self.fault: SlmopsError | None = None
+        self._said, self._done, self._total, self._left = "", 0, 0, False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, args=(work, free), name="job", daemon=True)
+        self._thread.start()
+
+    def _run(self, work: Work, free: threading.BoundedSemaphore) -> None:
+        try:
+            work(Watch(self._say, self._begin, self._advance))
+        except SlmopsError as error:
+            self.fault = error
+        except Left:
+            pass
+        except Exception as error:  # the client is told that it failed, whatever it was
+            self.fault = SlmopsError(f"the job failed: {type(error).__name__}")
+            raise
+        finally:
+            free.release()
+
+    def _say(self, text: str) -> None:
+        self._said = text[:200]
+        self._total = self._done = 0
+
+    def _begin(self, total: int) -> None:
+        with self._lock:
+            self._total, self._done = total, 0
+
+    def _advance(self, count: int) -> None:
+        if self._left:
+            raise Left
+        with self._lock:
+            self._done += count
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    async def lines(self) -> AsyncGenerator[str, None]:
+        """Progress as it changes, then success or an error."""
+        shown, quiet = "", time.monotonic()
+        try:
+            while self._thread.is_alive():
+                line: dict[str, Any] = {"status": self._said or "working"}
+                if self._total:
+                    line |= {"total": self._total, "completed": min(self._done, self._total)}
+                if (text := told(line)) != shown or time.monotonic() - quiet > 15:
+                    shown, quiet = text, time.monotonic()
+                    yield text
+                await asyncio.to_thread(self._thread.join, TICK)
+            yield told({"error": status(self.fault)[2]} if self.fault is not None else {"status": "success"})
+        finally:
+            self._left = True

@@ -1,0 +1,72 @@
+"""Foundry Local's own routes: /status, /models/loaded, /models/load/NAME, /models/unload/NAME; inference is openai.py's.
+
+https://github.com/microsoft/Foundry-Local (sdk_v2/cpp/src/service of 2026-07), and the same under /openai as its 0.x had
+them (sdk_legacy). Foundry changes state on GET, without asking who: here that takes an operator (rights.py), and no page
+of another site may.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from slmops.core.errors import SlmopsError
+from slmops.serve.desk import Desk
+from slmops.serve.wire._http import headers, status
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The routes of this format."""
+    models = desk.models
+
+    async def state(http: HttpRequest) -> Response:
+        # Where models lie on the server's disk is nothing that clients need: an empty path is a string all the same.
+        place = {"modelCachePath": "", "modelDirPath": ""}
+        return JSONResponse({**place, "endpoints": [str(http.base_url).rstrip("/")], "pid": os.getpid()})
+
+    async def known(_: HttpRequest) -> Response:
+        return JSONResponse(models.names)
+
+    async def loaded(_: HttpRequest) -> Response:
+        return JSONResponse([one.name for one in models.states() if one.loaded])
+
+    async def load(http: HttpRequest) -> Response:
+        name = http.path_params["name"]
+        try:
+            fresh = await asyncio.to_thread(models.load, name)
+        except SlmopsError as fault:
+            return _failure(fault)
+        return JSONResponse({"status": "loaded" if fresh else "already_loaded"})
+
+    async def unload(http: HttpRequest) -> Response:
+        name = http.path_params["name"]
+        try:
+            there = await asyncio.to_thread(models.unload, name)
+        except SlmopsError as fault:
+            return _failure(fault)
+        return JSONResponse({"status": "unloaded" if there else "not_loaded"})
+
+    both = ["GET", "POST"]
+    return [
+        Route("/status", state, methods=["GET"]),
+        Route("/models/loaded", loaded, methods=["GET"]),
+        Route("/models/load/{name:path}", load, methods=both),
+        Route("/models/unload/{name:path}", unload, methods=both),
+        Route("/openai/status", state, methods=["GET"]),
+        Route("/openai/models", known, methods=["GET"]),
+        Route("/openai/loadedmodels", loaded, methods=["GET"]),
+        Route("/openai/load/{name:path}", load, methods=both),
+        Route("/openai/unload/{name:path}", unload, methods=both),
+    ]
+
+
+def _failure(fault: SlmopsError) -> Response:
+    code, _, said = status(fault)
+    kind = "invalid_request_error" if code < 500 else "server_error"
+    body: dict[str, Any] = {"error": {"message": said, "type": kind, "param": None, "code": None}}
+    return JSONResponse(body, code, headers(fault))

@@ -1,0 +1,175 @@
+"""Anthropic's API: /v1/messages, whole and as server-sent events, and /v1/messages/count_tokens.
+
+https://docs.anthropic.com/en/api/messages; what the official client reads was looked up in it (anthropic 2.12). What cannot
+be done is refused by name (images, documents, thinking, tools of the server's own).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import secrets
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from slmops.core.errors import SlmopsError
+from slmops.serve.desk import Desk
+from slmops.serve.logs import TRAIL
+from slmops.serve.model import Answer
+from slmops.serve.request import Arguments, Began, Call, Ended, Piece
+from slmops.serve.wire._answers import Whole, begin, merged, whole
+from slmops.serve.wire._http import ClientLeft, Stream, caller, first_fault, headers, status
+from slmops.serve.wire._messages_body import Create, Prompt
+
+KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+def routes(desk: Desk) -> list[Route]:
+    """The routes of this format."""
+
+    async def create(http: HttpRequest) -> Response:
+        return await _faultless(http, _answered(http, desk))
+
+    async def count(http: HttpRequest) -> Response:
+        return await _faultless(http, _counted(http, desk))
+
+    return [
+        Route("/v1/messages", create, methods=["POST"]),
+        Route("/v1/messages/count_tokens", count, methods=["POST"]),
+    ]
+
+
+async def _answered(http: HttpRequest, desk: Desk) -> Response:
+    body = Create.model_validate_json(await http.body())
+    request = dataclasses.replace(body.request(), sampling=body.sampling(), stop=tuple(body.stop_sequences or ()))
+    answers, (began,) = await begin(http, desk, [request])
+    head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
+    if body.stream:
+        return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), "text/event-stream")
+    (one,) = await whole(http, answers, [began])
+    usage = {**_read(began), "output_tokens": one.ended.tokens}
+    return JSONResponse({**head, "content": _content(one), **_reason(one.ended), "usage": usage})
+
+
+async def _counted(http: HttpRequest, desk: Desk) -> Response:
+    request = Prompt.model_validate_json(await http.body()).request()
+    return JSONResponse({"input_tokens": await desk.count(request, caller(http))})
+
+
+def _content(one: Whole) -> list[dict[str, Any]]:
+    said = [{"type": "text", "text": one.text}] if one.text or not one.calls else []
+    uses = [
+        {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called.arguments)}
+        for called in one.calls
+    ]
+    return said + uses
+
+
+def _identifier(call: Call) -> str:
+    return f"toolu_{call.id}"
+
+
+def _input(arguments: str) -> dict[str, Any]:
+    """The arguments as an object, which this format has; what is cut off or no object is given as it came."""
+    try:
+        found = json.loads(arguments)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"arguments": arguments}
+
+
+def _read(began: Began) -> dict[str, int]:
+    fresh = began.prompt_tokens - began.cached_tokens
+    return {"input_tokens": fresh, "cache_read_input_tokens": began.cached_tokens, "cache_creation_input_tokens": 0}
+
+
+def _reason(ended: Ended) -> dict[str, Any]:
+    return {
+        "stop_reason": REASONS[ended.reason] if ended.stop is None else "stop_sequence",
+        "stop_sequence": ended.stop,
+    }
+
+
+async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str) -> AsyncGenerator[str, None]:
+    """Server-sent events: blocks of text and of calls, each begun, filled and stopped in turn."""
+    start = {
+        **head,
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": {**_read(began), "output_tokens": 0},
+    }
+    yield _event({"type": "message_start", "message": start})
+    index, inside = -1, ""
+    try:
+        async for _, event in merged([answer]):
+            match event:
+                case None:
+                    yield _event({"type": "ping"})
+                case Piece():
+                    if inside != "text":
+                        if inside:
+                            yield _event({"type": "content_block_stop", "index": index})
+                        index, inside = index + 1, "text"
+                        yield _block(index, {"type": "text", "text": ""})
+                    yield _delta(index, {"type": "text_delta", "text": event.text})
+                case Call():
+                    if inside:
+                        yield _event({"type": "content_block_stop", "index": index})
+                    index, inside = index + 1, "call"
+                    yield _block(index, {"type": "tool_use", "id": _identifier(event), "name": event.name, "input": {}})
+                case Arguments():
+                    yield _delta(index, {"type": "input_json_delta", "partial_json": event.text})
+                case Ended():
+                    if inside:
+                        yield _event({"type": "content_block_stop", "index": index})
+                    usage = {**_read(began), "output_tokens": event.tokens}
+                    yield _event({"type": "message_delta", "delta": _reason(event), "usage": usage})
+                    yield _event({"type": "message_stop"})
+    except SlmopsError as fault:
+        code, _, said = status(fault)
+        yield _event(_error(code, said, name))
+
+
+def _block(index: int, content: dict[str, Any]) -> str:
+    return _event({"type": "content_block_start", "index": index, "content_block": content})
+
+
+def _delta(index: int, delta: dict[str, Any]) -> str:
+    return _event({"type": "content_block_delta", "index": index, "delta": delta})
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n"
+
+
+def _error(code: int, said: str, name: str) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": KINDS.get(code, "api_error"), "message": said}, "request_id": name}
+
+
+async def _faultless(http: HttpRequest, answer: Awaitable[Response]) -> Response:
+    """The answer, or what is wrong in this format."""
+    name = http.scope[TRAIL].id
+    try:
+        return await answer
+    except ValidationError as fault:
+        return JSONResponse(_error(400, first_fault(fault)[1], name), 400)
+    except SlmopsError as fault:
+        code, _, said = status(fault)
+        return JSONResponse(_error(code, said, name), code, headers(fault))
+    except ClientLeft:
+        return Response(status_code=499)  # nobody reads it
