@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from slmops.core.errors import EngineFailed, UsageError
+from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.engines import Constraint, Likely, News, Sampling, _flow, _words
 
 SAMPLES = frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 
 
+SETTLING = 8
+"""Steps that a pipeline has to forget a request that failed."""
 MOST_KNOWN = 1000
 """Constraints that are remembered as good."""
 
@@ -24,10 +27,6 @@ class _Running:
     ) -> None:
         self.handle, self.text, self.tried = handle, _flow.Text(decode), tried
         self.stops, self.logprobs, self.begun = frozenset(sampling.stop_ids), sampling.logprobs is not None, False
-
-
-def _refused(error: RuntimeError) -> UsageError:
-    return UsageError(f"OpenVINO does not take the constraint: {str(error).strip()[-300:]}")
 
 
 def _stopped(error: RuntimeError) -> EngineFailed:
@@ -69,9 +68,19 @@ class Flow:
             try:
                 handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
             except RuntimeError as error:
-                return [News(which, error=_refused(error) if sampling.constraint is not None else _stopped(error))]
+                return [News(which, error=self._settled(error) if new else _stopped(error))]
             self._running[which] = _Running(handle, sampling, self._decode, sampling.constraint if new else None)
         return []
+
+    def _settled(self, error: RuntimeError) -> SlmopsError:
+        """What to say of a constraint that failed alone, once the pipeline has let go of who had it: that takes a step or
+        two, which may fail in the same way."""
+        for _ in range(SETTLING):
+            if not self._pipeline.has_non_finished_requests():
+                return UsageError(f"OpenVINO does not take the constraint: {str(error).strip()[-300:]}")
+            with contextlib.suppress(RuntimeError):
+                self._pipeline.step()
+        return EngineCrashed("OpenVINO GenAI does not let go of a constraint that failed", "ask with another constraint")
 
     def _tried(self) -> int | None:
         """Who runs alone, with a constraint that is not known yet."""
@@ -89,7 +98,7 @@ class Flow:
                 self.close()
                 raise _stopped(error) from error
             self.cancel(which)
-            return [*found, News(which, error=_refused(error))]
+            return [*found, News(which, error=self._settled(error))]
         for which, one in list(self._running.items()):
             found += self._came(which, one)
             if one.tried is not None and one.begun:
