@@ -161,7 +161,7 @@ def resident(pid: int) -> int:
 def run(
     port: int, at_once: int, requests: int, tokens: int, stream: bool = True, prompt: str = "a prompt"
 ) -> dict[str, float]:
-    return figures(asyncio.run(load(port, "m", at_once, requests, tokens, stream, prompt)))
+    return figures(asyncio.run(load(port, at_once, requests, tokens, stream, prompt, keep=True)))
 
 
 async def idle(port: int, pid: int, count: int) -> dict[str, float]:

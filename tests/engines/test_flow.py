@@ -243,6 +243,21 @@ def test_constraints_are_kept_to(talk: Talk) -> None:
             assert re.fullmatch(r"(yes|no) [0-9]{2,4}", text), text
 
 
+def test_what_is_no_constraint_fails_alone(talk: Talk) -> None:
+    kinds = plugins.load("engines", talk.name).CONSTRAINTS
+    wrong = [("json_schema", "{"), ("json_schema", '{"type": "nonsense"}'), ("regex", "(a"), ("grammar", "root ::= (")]
+    asked = [Constraint(kind, text) for kind, text in wrong if kind in kinds]  # type: ignore[arg-type]
+    (alone,) = talk.ask(talk.prompt(ASKED[1]))
+    going = [talk.add(talk.prompt(ASKED[1]), Sampling(max_tokens=48)) for _ in range(3)]
+    while not talk.said[going[0]].tokens:
+        talk.look(60)
+    found = [talk.wait(talk.add(talk.prompt(ASKED[0]), Sampling(max_tokens=9, constraint=one)))[0] for one in asked]
+    # llguidance takes a type that it does not know for any.
+    faults = [one.error["kind"] if one.error else one.end for one in found]
+    assert faults[:1] + faults[2:] == ["UsageError"] * (len(asked) - 1) or not asked, found
+    assert [one.text for one in talk.wait(*going)] == [alone.text] * 3
+
+
 def test_log_probabilities_are_those_of_the_logits(talk: Talk) -> None:
     if "logprobs" not in plugins.load("engines", talk.name).SAMPLES:
         with pytest.raises(Unsupported, match="cannot do this: logprobs"):

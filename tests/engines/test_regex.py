@@ -8,7 +8,7 @@ from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import _regex
 
 
-@pytest.mark.parametrize("pattern", ["(a", "[z-a]", "a{3,1}", "*", "(?P<n", "a" * 0 + "(?P=n)"])
+@pytest.mark.parametrize("pattern", ["(a", "[z-a]", "a{3,1}", "*", "(?P<n", "(?P=n)"])
 def test_what_is_no_expression_is_said(pattern: str) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
         _regex.grammar(pattern)
@@ -24,7 +24,5 @@ def test_what_is_beyond_a_grammar_is_refused(pattern: str) -> None:
 
 def test_letters_that_mean_something_in_a_grammar_are_escaped() -> None:
     text = _regex.grammar('["\\\\\\]^-]+"é\U0001f600|')
-    assert (
-        text.isascii() and text.count('"') % 2 == 0 and "\\x22" in text and "\\U0001F600" in text and "\\u00E9" not in text
-    )
+    assert text == r'root ::= (([\x22\x5C\x5D\x5E\x2D]){1,} "\x22" "\u00E9" "\U0001F600" | "")' + "\n"
     assert _regex.grammar("") == 'root ::= ""\n' and _regex.grammar("^$") == 'root ::= ""\n'

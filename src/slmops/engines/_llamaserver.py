@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmops.core.errors import EngineFailed
+from slmops.core.errors import EngineCrashed, EngineFailed
 from slmops.core.tensor import Floats
 from slmops.engines import Constraint, Options, Sampling, _gguf, _regex, _words
 from slmops.engines._guidance import guided
@@ -93,7 +93,12 @@ class Session:
             embedder = Process(self._command, start)
             embedder.wait()
             self._embedder = embedder
-        answer = self._embedder.ask("/v1/embeddings", {"input": list(ids)})
+        try:
+            answer = self._embedder.ask("/v1/embeddings", {"input": list(ids)})
+        except EngineCrashed:
+            self._embedder.close()
+            self._embedder = None  # the next text finds a new one
+            raise
         vector: list[float] = answer["data"][0]["embedding"]
         return vector
 
@@ -198,9 +203,9 @@ def _options(prompt: Sequence[int], sampling: Sampling, reuse: bool) -> dict[str
         options["n_probs"] = max(1, sampling.logprobs)
     match sampling.constraint:
         case Constraint("json"):
-            options["json_schema"] = guided({"type": "object"})
+            options["json_schema"] = guided('{"type": "object"}')
         case Constraint("json_schema", text):
-            options["json_schema"] = guided(json.loads(text))
+            options["json_schema"] = guided(text)
         case Constraint("regex", text):
             options["grammar"] = _regex.grammar(text)
         case Constraint("grammar", text):

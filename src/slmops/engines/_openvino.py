@@ -242,14 +242,18 @@ class _Generation:
         self._genai, self._pipeline, self._stops = genai, pipeline, frozenset(sampling.stop_ids)
         self._ids, self._config = np.array([ids], np.int64), configured(genai, sampling)
         self._queue: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
-        self._cancelled = False
+        self._cancelled, self._held = False, sampling.constraint is not None
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __iter__(self) -> Iterator[int]:
         self._thread.start()
+        begun = False
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
+                if self._held and not begun:
+                    raise UsageError(f"OpenVINO does not take the constraint: {str(item).strip()[-300:]}") from item
                 raise EngineFailed(f"OpenVINO GenAI stopped: {str(item)[:300]}") from item
+            begun = True
             yield item
 
     def cancel(self) -> None:

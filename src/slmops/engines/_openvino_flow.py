@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from slmops.core.errors import EngineFailed
+from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.engines import Constraint, Likely, News, Sampling, _flow, _words
 
 SAMPLES = frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 
 
+SETTLING = 8
+"""Steps that a pipeline has to forget a request that failed."""
+MOST_KNOWN = 1000
+"""Constraints that are remembered as good."""
+
+
 class _Running:
-    def __init__(self, handle: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str]) -> None:
-        self.handle, self.text = handle, _flow.Text(decode)
+    def __init__(
+        self, handle: Any, sampling: Sampling, decode: Callable[[Sequence[int]], str], tried: Constraint | None
+    ) -> None:
+        self.handle, self.text, self.tried = handle, _flow.Text(decode), tried
         self.stops, self.logprobs, self.begun = frozenset(sampling.stop_ids), sampling.logprobs is not None, False
+
+
+def _stopped(error: RuntimeError) -> EngineFailed:
+    return EngineFailed(f"OpenVINO GenAI stopped: {str(error).strip()[-300:]}")
 
 
 class Flow:
@@ -25,33 +38,74 @@ class Flow:
 
     def __init__(self, genai: Any, pipeline: Any, vocab: int, decode: Callable[[Sequence[int]], str]) -> None:
         self._genai, self._pipeline, self._vocab, self._decode = genai, pipeline, vocab, decode
+        self._waiting: dict[int, tuple[tuple[int, ...], Sampling]] = {}
         self._running: dict[int, _Running] = {}
+        self._known: set[Constraint] = set()
         self._count = 0
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
-        import openvino
-
         _words.check(ids, None, self._vocab, None)
-        self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
-        tensor = openvino.Tensor(np.array([ids], np.int64))
-        handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
-        self._running[which] = _Running(handle, sampling, self._decode)
+        self._waiting[which] = (tuple(ids), sampling)
 
     def cancel(self, which: int) -> None:
+        self._waiting.pop(which, None)
         if (one := self._running.pop(which, None)) is not None:
             one.handle.cancel()
 
+    def _begin(self) -> list[News]:
+        """Hand what waits to the pipeline, in its order. A constraint is compiled at the first token of who has it, and one
+        that is wrong breaks the answers of all who are in that step: so each is tried alone, and known from then on."""
+        import openvino
+
+        while self._waiting:
+            which, (ids, sampling) = next(iter(self._waiting.items()))
+            new = sampling.constraint is not None and sampling.constraint not in self._known
+            if self._tried() is not None or (new and self._running):
+                break
+            del self._waiting[which]
+            self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
+            tensor = openvino.Tensor(np.array([ids], np.int64))
+            try:
+                handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
+            except RuntimeError as error:
+                return [News(which, error=self._settled(error) if new else _stopped(error))]
+            self._running[which] = _Running(handle, sampling, self._decode, sampling.constraint if new else None)
+        return []
+
+    def _settled(self, error: RuntimeError) -> SlmopsError:
+        """What to say of a constraint that failed alone, once the pipeline has let go of who had it: that takes a step or
+        two, which may fail in the same way."""
+        for _ in range(SETTLING):
+            if not self._pipeline.has_non_finished_requests():
+                return UsageError(f"OpenVINO does not take the constraint: {str(error).strip()[-300:]}")
+            with contextlib.suppress(RuntimeError):
+                self._pipeline.step()
+        return EngineCrashed("OpenVINO GenAI does not let go of a constraint that failed", "ask with another constraint")
+
+    def _tried(self) -> int | None:
+        """Who runs alone, with a constraint that is not known yet."""
+        return next((which for which, one in self._running.items() if one.tried is not None), None)
+
     def step(self) -> list[News]:
         """Holds the GIL throughout, and reads only what is there: reading an empty handle would wait for ever."""
+        found = self._begin()
+        if not self._running:
+            return found
         try:
             self._pipeline.step()
         except RuntimeError as error:
-            for which in list(self._running):
-                self.cancel(which)
-            raise EngineFailed(f"OpenVINO GenAI stopped: {str(error)[:300]}") from error
-        found: list[News] = []
+            if (which := self._tried()) is None:
+                self.close()
+                raise _stopped(error) from error
+            self.cancel(which)
+            return [*found, News(which, error=self._settled(error))]
         for which, one in list(self._running.items()):
             found += self._came(which, one)
+            if one.tried is not None and one.begun:
+                if len(self._known) >= MOST_KNOWN:
+                    self._known.clear()
+                self._known.add(one.tried)
+                one.tried = None
         return found
 
     def _came(self, which: int, one: _Running) -> list[News]:
@@ -81,7 +135,7 @@ class Flow:
         """A step waits for the engine alone."""
 
     def close(self) -> None:
-        for which in list(self._running):
+        for which in [*self._waiting, *self._running]:
             self.cancel(which)
 
 

@@ -56,6 +56,10 @@ class Server:
             self._made = session.flow() if "parallel" in can else _flow.Turns(session, "turns" in can)
         return self._made
 
+    def ready(self) -> None:
+        """What is wrong with the flow is said now, and the first request finds it made."""
+        self.flow.wake()
+
     def wake(self) -> None:
         """From any thread: a step that waits returns."""
         if self._made is not None:
@@ -321,7 +325,7 @@ def main() -> None:
                 opened.pop().close()
             opened.append(Server(module.open(Path(params["folder"]), options), module, options.context, answer))
             if options.reuse:
-                assert opened[0].flow  # opened to serve: what is wrong is said now, and the first request finds it ready
+                opened[0].ready()
             answer({"result": {**opened[0].facts(), **memory()}})
         elif method == "generate":
             opened[0].cancelled.clear()

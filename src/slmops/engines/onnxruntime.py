@@ -204,16 +204,21 @@ class OrtSession:
         params = self._og.GeneratorParams(self._model)
         match constraint:
             case Constraint("json"):
-                params.set_guidance("json_schema", json.dumps(guided({"type": "object"})))
+                params.set_guidance("json_schema", json.dumps(guided('{"type": "object"}')))
             case Constraint("json_schema", text):
-                params.set_guidance("json_schema", json.dumps(guided(json.loads(text))))
+                params.set_guidance("json_schema", json.dumps(guided(text)))
             case Constraint("regex", text):
                 params.set_guidance("regex", text)
         # What generation_config.json asked for is the caller's to ask for: only what `options` says holds here.
         plain = {"repetition_penalty": 1.0, "min_length": 0, "num_beams": 1, "no_repeat_ngram_size": 0, **options}
         # The KV cache is allocated for all of max_length at once.
         params.set_search_options(max_length=length, **plain)
-        return self._og.Generator(self._model, params)
+        try:
+            return self._og.Generator(self._model, params)
+        except RuntimeError as error:
+            if constraint is None:
+                raise
+            raise UsageError(f"ONNX Runtime does not take the constraint: {str(error)[:300]}") from None
 
     def _tokens(self, ids: Sequence[int]) -> Tokens:
         if not 0 < len(ids) <= self.context:
