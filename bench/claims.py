@@ -30,7 +30,7 @@ from slmops.core import plugins
 from slmops.core.errors import SlmopsError, Unsupported
 from slmops.core.roles import facts, layer
 from slmops.core.tensor import elements
-from slmops.engines import Options, _host
+from slmops.engines import Options, _installed
 from slmops.measure import speed
 from slmops.plan import memory, models
 
@@ -188,8 +188,8 @@ def race(folder: Path, rounds: int, threads: int | None, known: list[dict[str, A
         pair = [folder / f"{form}-{scheme}" for scheme in ("f16", "q4")]
         if form == "mlx" or not all(path.is_dir() for path in pair):
             continue  # MLX on Linux only stands in for a Mac
-        for name in _host.engines_for(form):
-            if not _host.installed(name) or (folder.name, name) in done:
+        for name in _installed.engines_for(form):
+            if not _installed.installed(name) or (folder.name, name) in done:
                 continue
             with contextlib.ExitStack() as both, contextlib.suppress(SlmopsError):
                 workers = [

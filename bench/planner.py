@@ -67,7 +67,7 @@ def read(a: argparse.Namespace) -> None:
     from slmops import run, source
     from slmops.core import plugins
     from slmops.core.errors import SlmopsError
-    from slmops.engines import Options, Sampling, _host
+    from slmops.engines import Options, Sampling, _installed
     from slmops.plan import memory
 
     found = json.loads(a.json.read_text()) if a.json.is_file() else []
@@ -76,7 +76,7 @@ def read(a: argparse.Namespace) -> None:
         model = source.load(folder)
         for form in a.format.split(","):
             for scheme in a.scheme.split(","):
-                engines = [name for name in _host.engines_for(form) if _host.installed(name)]
+                engines = [name for name in _installed.engines_for(form) if _installed.installed(name)]
                 wanted = [
                     (name, context)
                     for name in engines

@@ -15,7 +15,7 @@ from slmops import compile as compiler
 from slmops import prove, run
 from slmops.core import plugins
 from slmops.core.errors import SourceNotFound, VerificationFailed
-from slmops.engines import Options, Sampling, _host
+from slmops.engines import Options, Sampling, _host, _installed
 from slmops.measure import quality, speed, tasks
 from slmops.source import load
 
@@ -104,7 +104,7 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
 def _unwritable(form: str) -> str | None:
     """Why a format cannot even be written here (its writer's library lacks), or None."""
     needs = getattr(plugins.load("formats", form), "NEEDS_ENGINE", None)
-    return None if needs is None or _host.installed(needs) else _host.install_command(needs)
+    return None if needs is None or _installed.installed(needs) else _installed.install_command(needs)
 
 
 def _note(rows: list[Row], form: str, why: str) -> bool:
@@ -124,7 +124,7 @@ def _measure(
     size = sum(made.receipt["files"].values())
     found: dict[str, Any] = made.receipt["verification"]
     rows = []
-    for engine in _host.engines_for(made.format):
+    for engine in _installed.engines_for(made.format):
         if engine not in found["engines"]:
             reason = found["skipped"].get(engine, "not verified")
             if "logits" in plugins.load("engines", engine).CAN:

@@ -12,7 +12,7 @@ from slmops.core import plugins
 from slmops.core.errors import EngineMissing, UsageError
 from slmops.core.model import Model
 from slmops.core.watch import Watch
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.formats._hub import Name
 from slmops.registry import Registry, documents, references, remotes
 from slmops.registry.references import LATEST, Reference
@@ -77,7 +77,7 @@ def form(engine: str | None = None) -> str:
             raise UsageError(f"nothing that {engine} opens is written here", "choose another engine")
         return str(found[0])
     cures = []
-    for one in sorted(written, key=lambda each: _host.engines_for(each)[:1] or ["~"]):
+    for one in sorted(written, key=lambda each: _installed.engines_for(each)[:1] or ["~"]):
         try:
             run.choose_engine(one)
         except EngineMissing as error:

@@ -19,7 +19,7 @@ from slmops import forecast, prove, search
 from slmops.core import plugins
 from slmops.core.errors import UsageError
 from slmops.core.model import Model
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.executors import Start
 from slmops.plan import decide
 from slmops.plan.decide import Candidate
@@ -133,7 +133,7 @@ def optimize(
 
 def baseline(listed: Sequence[Candidate], machine: Machine) -> Candidate | None:
     """The unquantized model in the engine that decodes it fastest by prediction; what the others are compared with."""
-    dense = [one for one in listed if one.scheme == "f16" and one.memory and _host.installed(one.engine)]
+    dense = [one for one in listed if one.scheme == "f16" and one.memory and _installed.installed(one.engine)]
     dense = [one for one in dense if not prove.emulated(one.engine)]
     dense = [one for one in dense if one.memory and one.memory.low < machine.usable]
     # With its usual KV cache where that can be: the others are compared with the model as it is.

@@ -20,7 +20,7 @@ from slmops.core import chat, plugins, receipt
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, VerificationFailed
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
-from slmops.engines import Options, _host
+from slmops.engines import Options, _host, _installed
 from slmops.ops.numpy import Reference
 
 PROOF_BOUND = 1e-4
@@ -56,12 +56,12 @@ def verify(
     check_tensors(model, facts)
     check_template(facts)
     result: dict[str, Any] = {"read_back": {"tensors": len(model.tensors), "identical": True}, "engines": {}, "skipped": {}}
-    chosen = list(engines) if engines is not None else _host.engines_for(form)
+    chosen = list(engines) if engines is not None else _installed.engines_for(form)
     with tempfile.TemporaryDirectory(prefix="slmops-verify-") as scratch:
         for name in chosen:
-            found = _host.require(name) if engines is not None else _host.installed(name)
+            found = _installed.require(name) if engines is not None else _installed.installed(name)
             if found is None:
-                result["skipped"][name] = f"not installed: {_host.install_command(name)}"
+                result["skipped"][name] = f"not installed: {_installed.install_command(name)}"
                 continue
             if (reason := impractical(name, model)) is not None:
                 result["skipped"][name] = reason

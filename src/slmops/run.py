@@ -12,7 +12,7 @@ from slmops.core import chat, defaults, plugins, receipt
 from slmops.core.defaults import NOTHING, Defaults
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
 from slmops.core.model import Tokenizer
-from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _words
+from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _installed, _words
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def _plain(folder: Path) -> Artifact:
             raise
         return _unlifted(folder, form)
     # GPTQ, AWQ and their kin have no engine of their own.
-    form = form if _host.engines_for(form) else "huggingface"
+    form = form if _installed.engines_for(form) else "huggingface"
     return _told(folder, form, model.tokenizer, model.chat_template, model.spec.context, model.spec.vocab)
 
 
@@ -123,18 +123,18 @@ def choose_engine(form: str, wanted: str | None = None, together: bool = False) 
 
     Raises UsageError when it does not open the format, EngineMissing with the command that installs one.
     """
-    able = [name for name in _host.engines_for(form) if "generate" in plugins.load("engines", name).CAN]
+    able = [name for name in _installed.engines_for(form) if "generate" in plugins.load("engines", name).CAN]
     if wanted is not None:
         if wanted not in able:
             raise UsageError(f"{wanted} does not open {form}", f"engines that do: {', '.join(able)}")
-        _host.require(wanted)
+        _installed.require(wanted)
         return wanted
     if together:
         able.sort(key=lambda name: "parallel" not in plugins.load("engines", name).CAN)
     for name in able:
-        if _host.installed(name) is not None:
+        if _installed.installed(name) is not None:
             return name
-    cures = " or ".join(dict.fromkeys(_host.install_command(name) for name in able))
+    cures = " or ".join(dict.fromkeys(_installed.install_command(name) for name in able))
     raise EngineMissing(f"no engine that opens {form} is installed", cures)
 
 

@@ -19,7 +19,7 @@ from slmops.core import plugins, receipt
 from slmops.core.errors import EngineCrashed, EngineFailed, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.model import Model
 from slmops.core.store import no_space
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.measure import artifact, gates
 from slmops.measure.artifact import Measured, Text
 from slmops.measure.gates import Verdict
@@ -224,7 +224,7 @@ class Lab:
         return {
             "artifact": key,
             "format": one.format,
-            "engine": [one.engine, _host.require(one.engine).version, one.kv],
+            "engine": [one.engine, _installed.require(one.engine).version, one.kv],
             "text": self._told,
             "context": self._wanted.limits.context,
             "machine": [receipt.machine(), self.machine.name],
@@ -284,8 +284,8 @@ class Lab:
 
 def _judge_of(one: Candidate) -> Candidate | None:
     """The same codes in the preferred installed engine that gives logits; None where the candidate's own does."""
-    names = [name for name in _host.engines_for(one.format) if "logits" in plugins.load("engines", name).CAN]
-    able = [name for name in names if _host.installed(name) and one.kv in plugins.load("engines", name).KV]
+    names = [name for name in _installed.engines_for(one.format) if "logits" in plugins.load("engines", name).CAN]
+    able = [name for name in names if _installed.installed(name) and one.kv in plugins.load("engines", name).KV]
     return dataclasses.replace(one, engine=able[0]) if able and one.engine not in names else None
 
 

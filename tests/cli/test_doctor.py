@@ -14,7 +14,7 @@ from needs import needs
 from slmops import cli
 from slmops.core import plugins
 from slmops.core.errors import EngineFailed
-from slmops.engines import _host, _openvino
+from slmops.engines import _installed, _openvino
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -38,7 +38,7 @@ def extra(name: str) -> set[str]:
 def test_the_command_that_installs_an_engine(name: str) -> None:
     """What is typed brings the distribution whose version is quoted, and every module that is looked for."""
     module = plugins.load("engines", name)
-    (wanted,) = re.findall(r'^pip install "slmops\[(.+)\]"$', _host.install_command(name))
+    (wanted,) = re.findall(r'^pip install "slmops\[(.+)\]"$', _installed.install_command(name))
     brought = extra(wanted)
     assert module.PACKAGE in brought
     owners = metadata.packages_distributions()

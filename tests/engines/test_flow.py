@@ -19,7 +19,7 @@ from conftest import SAMPLE
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import Unsupported
-from slmops.engines import Constraint, Options, Sampling, _host
+from slmops.engines import Constraint, Options, Sampling, _installed
 
 pytestmark = pytest.mark.slow
 
@@ -116,8 +116,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=sorted(FORMS))
 def talk(request: pytest.FixtureRequest, made: Path) -> Iterator[Talk]:
     name = request.param
-    if _host.installed(name) is None:
-        pytest.skip(f"the engine {name} is not installed: {_host.install_command(name)}")
+    if _installed.installed(name) is None:
+        pytest.skip(f"the engine {name} is not installed: {_installed.install_command(name)}")
     parallel = 8 if "parallel" in plugins.load("engines", name).CAN else 1
     found = Talk(name, made / FORMS[name], Options(device="cpu", context=512, parallel=parallel, reuse=True))
     yield found
@@ -228,7 +228,7 @@ def test_constraints_are_kept_to(talk: Talk) -> None:
     for kind in ("json", "json_schema", "regex", "grammar"):
         if kind not in kinds:
             with pytest.raises(Unsupported, match=f"{talk.name} cannot do this: constraint {kind}"):
-                _host.check_sampling(talk.name, FORMS[talk.name], Sampling(constraint=Constraint(kind)))  # type: ignore[arg-type]
+                _installed.check_sampling(talk.name, FORMS[talk.name], Sampling(constraint=Constraint(kind)))  # type: ignore[arg-type]
     if "json_schema" in kinds:
         for text in constrained(talk, "json_schema", json.dumps(SCHEMA)):
             jsonschema.validate(json.loads(text), SCHEMA)
@@ -261,7 +261,7 @@ def test_what_is_no_constraint_fails_alone(talk: Talk) -> None:
 def test_log_probabilities_are_those_of_the_logits(talk: Talk) -> None:
     if "logprobs" not in plugins.load("engines", talk.name).SAMPLES:
         with pytest.raises(Unsupported, match="cannot do this: logprobs"):
-            _host.check_sampling(talk.name, FORMS[talk.name], Sampling(logprobs=2))
+            _installed.check_sampling(talk.name, FORMS[talk.name], Sampling(logprobs=2))
         return
     (said,) = talk.ask(talk.prompt(ASKED[0]), sampling=Sampling(max_tokens=8, logprobs=3))
     assert said.tokens == 8 == len(said.logprobs) and "".join(text for text, _, _ in said.logprobs) == said.text
@@ -311,14 +311,14 @@ def near(one: Sequence[float], other: Sequence[float]) -> float:
 def test_vectors_of_texts(talk: Talk, made: Path) -> None:
     if "embed" not in plugins.load("engines", talk.name).CAN:
         with pytest.raises(Unsupported, match=f"{talk.name} cannot embed"):
-            _host.check_can(talk.name, FORMS[talk.name], "embed")
+            _installed.check_can(talk.name, FORMS[talk.name], "embed")
         return
     found = [talk.worker.embed(text, talk.artifact.begin) for text in (ASKED[0], ASKED[0].replace("30", "40"), ASKED[2])]
     vectors = [vector for vector, _ in found]
     assert all(near(one, one) == pytest.approx(1) for one in vectors) and {len(one) for one in vectors} == {256}
     assert near(vectors[0], vectors[1]) > near(vectors[0], vectors[2])
     assert found[0][1] == len(talk.worker.encode([ASKED[0]])[0])
-    if talk.name == "llamacpp" and _host.installed("transformers") is not None:
+    if talk.name == "llamacpp" and _installed.installed("transformers") is not None:
         other = Talk("transformers", made / FORMS["transformers"], Options(device="cpu", context=512))
         vector, count = other.worker.embed(ASKED[0], other.artifact.begin)
         other.worker.close()

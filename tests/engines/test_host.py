@@ -17,12 +17,12 @@ from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, EngineMissing, UsageError
-from slmops.engines import Options, Sampling, _host
+from slmops.engines import Options, Sampling, _host, _installed
 from slmops.plan import memory
 from slmops.source import load
 
 pytestmark = pytest.mark.slow
-ENGINES = [name for name in plugins.names("engines") if _host.installed(name)]
+ENGINES = [name for name in plugins.names("engines") if _installed.installed(name)]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_a_killed_worker_is_an_error_not_a_hang(name: str, artifacts: Path) -> N
 
 
 def test_a_missing_engine_names_the_command(artifacts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_host, "installed", lambda name: None)
+    monkeypatch.setattr(_installed, "installed", lambda name: None)
     with pytest.raises(EngineMissing) as caught:
         run.choose_engine("gguf")
     assert "pip install" in caught.value.cure

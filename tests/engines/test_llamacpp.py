@@ -24,6 +24,7 @@ from slmops.engines import (
     Sampling,
     _gguf,
     _host,
+    _installed,
     _llamacpp_library,
     _llamacpp_render,
     _llamaserver,
@@ -38,8 +39,8 @@ Toy = Callable[..., Path]
 TOKENIZERS = Path(__file__).resolve().parent.parent / "data" / "tokenizers"
 IDS = np.random.default_rng(0).integers(3, 300, 96).tolist()
 
-wheel = pytest.mark.skipif(_host.installed("llamacpp") is None, reason="xllamacpp is not installed")
-native = pytest.mark.skipif(_host.installed("llamaserver") is None, reason="no llama-server on PATH")
+wheel = pytest.mark.skipif(_installed.installed("llamacpp") is None, reason="xllamacpp is not installed")
+native = pytest.mark.skipif(_installed.installed("llamaserver") is None, reason="no llama-server on PATH")
 
 
 def write(model: Model, folder: Path) -> Path:

@@ -64,18 +64,18 @@ def _engines() -> list[dict[str, Any]]:
     import importlib.util
 
     from slmops.core import plugins
-    from slmops.engines import _host
+    from slmops.engines import _installed
 
     result = []
     for name in plugins.names("engines"):
-        module, found = plugins.load("engines", name), _host.installed(name)
+        module, found = plugins.load("engines", name), _installed.installed(name)
         result.append(
             {
                 "name": name,
                 "formats": list(module.FORMATS),
                 "version": found.version if found is not None else None,
                 "missing": [one for one in getattr(module, "MODULES", ()) if importlib.util.find_spec(one) is None],
-                "install": None if found is not None else _host.install_command(name),
+                "install": None if found is not None else _installed.install_command(name),
             }
         )
     return result

@@ -147,7 +147,7 @@ def _levels(arguments: argparse.Namespace) -> list[int]:
     from slmops import run
     from slmops.core import plugins
     from slmops.core.errors import UsageError
-    from slmops.engines import _host
+    from slmops.engines import _installed
 
     texts = [text.strip() for text in (arguments.concurrency or "").split(",") if text.strip()]
     if not all(text.isdecimal() and 0 < int(text) <= MOST_AT_ONCE for text in texts):
@@ -158,7 +158,7 @@ def _levels(arguments: argparse.Namespace) -> list[int]:
         form = run.Artifact.open(Path(folder)).format
         name = run.choose_engine(form, arguments.engine)
         if "parallel" not in plugins.load("engines", name).CAN:
-            able = [one for one in _host.engines_for(form) if "parallel" in plugins.load("engines", one).CAN]
+            able = [one for one in _installed.engines_for(form) if "parallel" in plugins.load("engines", one).CAN]
             cure = f"--engine {' or '.join(able)}" if able else f"no engine of {form} computes several at once here"
             raise UsageError(f"{name} takes one request at a time", cure)
     return [int(text) for text in texts]

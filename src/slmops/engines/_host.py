@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.metadata
-import importlib.util
 import json
 import os
 import queue
@@ -24,104 +21,14 @@ from typing import Any
 import numpy as np
 
 from slmops.core import errors, plugins
-from slmops.core.errors import EngineCrashed, EngineFailed, EngineMissing, SlmopsError, Unsupported, UsageError
+from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import AS_IT_COMES, Options, Sampling
+from slmops.engines import AS_IT_COMES, Options, Sampling, _installed
 
 NEWS = b'{"news"'
 """How lines begin that are not answers."""
-PLAIN = Sampling()
-BEYOND = ("min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs")
-"""Fields of Sampling that not every engine honours."""
 STDERR_KEPT = 2000
 """Characters of a dead worker's last words that go into the error."""
-
-
-@dataclass(frozen=True)
-class Installed:
-    """An engine that can be used here."""
-
-    name: str
-    version: str
-
-
-def installed(name: str) -> Installed | None:
-    """The engine with its version if all it needs is importable (nothing is imported), else None."""
-    module = plugins.load("engines", name)
-    check = getattr(module, "installed", None)
-    if check is not None:
-        version = check()
-        return Installed(name, version) if version else None
-    if any(importlib.util.find_spec(needed) is None for needed in module.MODULES):
-        return None
-    version = _version(module.PACKAGE)
-    return Installed(name, version) if version else None
-
-
-@functools.cache
-def _version(package: str) -> str | None:
-    """Of an installed distribution. Asked for each candidate of a plan, and 2 ms each time."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def require(name: str) -> Installed:
-    """`installed`, or EngineMissing with the command that installs it."""
-    found = installed(name)
-    if found is None:
-        raise EngineMissing(f"the engine {name} is not installed", install_command(name))
-    return found
-
-
-def install_command(name: str) -> str:
-    """What to type to get an engine."""
-    module = plugins.load("engines", name)
-    hint: str = getattr(module, "INSTALL", "") or f'pip install "slmops[{module.EXTRA}]"'
-    return hint
-
-
-def engines_for(form: str) -> list[str]:
-    """Names of the engines that open this format, installed or not; the preferred one first."""
-    found = [(plugins.load("engines", name), name) for name in plugins.names("engines")]
-    matching = [(getattr(module, "PREFERENCE", 0), name) for module, name in found if form in module.FORMATS]
-    return [name for _, name in sorted(matching, key=lambda item: (-item[0], item[1]))]
-
-
-def check_kv(name: str, kv: str) -> None:
-    """Raise UsageError for a precision of the KV cache that the engine does not have."""
-    known = plugins.load("engines", name).KV
-    if kv not in known:
-        raise UsageError(f"{name} has no KV cache of {kv}", f"one of: {', '.join(known)}")
-
-
-def check_sampling(name: str, form: str, sampling: Sampling) -> None:
-    """Raise Unsupported for what an engine cannot do, naming those of the format that can."""
-    asked = {field for field in BEYOND if getattr(sampling, field) != getattr(PLAIN, field)}
-    kind = sampling.constraint.kind if sampling.constraint is not None else None
-
-    def lacks(engine: str) -> list[str]:
-        module = plugins.load("engines", engine)
-        words = [f"constraint {kind}"] if kind is not None and kind not in module.CONSTRAINTS else []
-        return [*sorted(asked - module.SAMPLES), *words]
-
-    if missing := lacks(name):
-        able = [engine for engine in engines_for(form) if not lacks(engine)]
-        cure = f"--engine {' or '.join(able)} can" if able else "another format's engine may: gguf's can do all of it"
-        raise Unsupported(f"{name} cannot do this: {', '.join(missing)}", cure)
-
-
-def check_can(name: str, form: str, word: str) -> None:
-    """Raise Unsupported where an engine's CAN lacks the word, naming those of the format that have it."""
-    if word not in plugins.load("engines", name).CAN:
-        able = [engine for engine in engines_for(form) if word in plugins.load("engines", engine).CAN]
-        raise Unsupported(f"{name} cannot {word}", f"--engine {' or '.join(able)} can" if able else "gguf's engines can")
-
-
-def at_once(name: str, wanted: int) -> int:
-    """Options.parallel for so many requests in flight: 1 for engines that compute one at a time."""
-    return wanted if "parallel" in plugins.load("engines", name).CAN else 1
 
 
 def _wait_briefly(environment: MutableMapping[str, str]) -> None:
@@ -154,8 +61,8 @@ class Worker:
         options: Options = AS_IT_COMES,
     ) -> None:
         """Raises UsageError for options that the engine does not have, EngineMissing, and what opening raises."""
-        require(engine)
-        check_kv(engine, options.kv)
+        _installed.require(engine)
+        _installed.check_kv(engine, options.kv)
         if options.parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
             raise UsageError(f"{engine} takes one request at a time", "leave concurrency out, or take another engine")
         self.engine = engine

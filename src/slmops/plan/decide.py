@@ -17,7 +17,7 @@ from slmops.core import plugins, units
 from slmops.core.errors import Unsupported, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import elements
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.passes import mix
 from slmops.passes.quantize import packed
 from slmops.plan import memory
@@ -142,9 +142,9 @@ def schemes_of(form: str, model: Model, limits: Limits, mixes: bool = False) -> 
 
 def lacking(engine: str) -> str:
     """Why nothing can be measured in it here; empty where it can."""
-    if engine and _host.installed(engine):
+    if engine and _installed.installed(engine):
         return ""
-    return f"no engine for it is installed ({_host.install_command(engine)})" if engine else "no engine opens it"
+    return f"no engine for it is installed ({_installed.install_command(engine)})" if engine else "no engine opens it"
 
 
 def _candidates(

@@ -29,7 +29,7 @@ from slmops.core.errors import Unsupported
 from slmops.core.model import Model, Tokenizer
 from slmops.core.scheme import stored_as
 from slmops.core.spec import Spec
-from slmops.engines import Footprint, _host
+from slmops.engines import Footprint, _installed
 from slmops.passes import mix
 from slmops.passes.quantize import chooser, quantize
 
@@ -91,15 +91,15 @@ def spread(engine: str) -> tuple[float, float]:
 
 def footprint(form: str) -> tuple[str, Footprint]:
     """The engine that is preferred for a format among those installed, or of all, and what it takes."""
-    names = _host.engines_for(form)
-    for name in [name for name in names if _host.installed(name)] or names:
+    names = _installed.engines_for(form)
+    for name in [name for name in names if _installed.installed(name)] or names:
         return name, plugins.load("engines", name).FOOTPRINT
     return "", UNKNOWN
 
 
 def engines(form: str, here: bool) -> list[str]:
     """The engines to choose among for a format: all that are installed; the usual one where none is, or for elsewhere."""
-    found = [name for name in _host.engines_for(form) if here and _host.installed(name)]
+    found = [name for name in _installed.engines_for(form) if here and _installed.installed(name)]
     return found or [footprint(form)[0]]
 
 

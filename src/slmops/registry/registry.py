@@ -83,8 +83,6 @@ class Registry:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    # Finding
-
     def resolve(self, text: str) -> str:
         """The digest that a reference stands for: name[:tag], sha256:<hex>, or the start of one (8 digits).
 
@@ -145,8 +143,6 @@ class Registry:
         """The proven artifact that a step (Step.key) made in a format, if it is here: a step runs once."""
         digest = self.catalog.made(step, form)
         return digest if digest is not None and self.blobs.has(digest) else None
-
-    # Adding
 
     def add(self, path: Path, *names: Reference, take: bool = False, replace: bool = False) -> str:
         """File a finished artifact (a folder with a receipt), or any model that can be read, and tag it; its digest.
@@ -253,8 +249,6 @@ class Registry:
         if digest is not None and (not step or self.manifest(digest).ours("step") != step):
             raise index.taken(name, digest)
 
-    # Names
-
     def tag(self, text: str, name: Reference, *, replace: bool = False) -> str:
         """Give an artifact a further name. Raises SourceNotFound, OutputExists."""
 
@@ -287,8 +281,6 @@ class Registry:
         named, digest = (None, self.resolve(text)) if references.SHORT.fullmatch(text) else self._named(text)
         self.change(edit)
         return digest, gone
-
-    # Opening
 
     @contextlib.contextmanager
     def lease(self, text: str, why: str = "", seconds: float = DAY) -> Iterator[Path]:
@@ -336,8 +328,6 @@ class Registry:
                 yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-
-    # Keeping in step
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
         """Held while blobs are written that no manifest leads to yet: gc waits for it."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from slmops import run
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
-from slmops.engines import Options, Sampling, _host
+from slmops.engines import Options, Sampling, _host, _installed
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
@@ -56,7 +56,7 @@ class Model:
         Raises EngineMissing and UsageError; nothing is loaded yet."""
         self.name, self.artifact = name, artifact
         self.engine = run.choose_engine(self.artifact.format, engine, together=True)
-        self.options = dataclasses.replace(options, reuse=True, parallel=_host.at_once(self.engine, options.parallel))
+        self.options = dataclasses.replace(options, reuse=True, parallel=_installed.at_once(self.engine, options.parallel))
         self._most, self._depth, self._warm = options.parallel, depth, warm
         self.room: Callable[[], None] = lambda: None
         """Called before each start of a worker; returns when there is memory for it. Raises Busy, Unsupported."""
@@ -178,7 +178,7 @@ class Model:
         """A request. Raises Busy, Unsupported for what the engine cannot do, and Gone where it was closed meanwhile."""
         if answer.request.adapter is not None:
             raise Unsupported("adapters are not loaded with a model here", "merge it: slmops convert MODEL --adapter FOLDER")
-        _host.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
+        _installed.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
         if len(self._waiting) >= self._depth:
             raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
         self._loop = asyncio.get_running_loop()
@@ -326,7 +326,7 @@ class Model:
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
-        _host.check_can(self.engine, self.artifact.format, "embed")
+        _installed.check_can(self.engine, self.artifact.format, "embed")
         with self._between():
             worker = await asyncio.to_thread(self.load)
             found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]

@@ -8,7 +8,7 @@ from typing import Any
 from slmops import run as runner
 from slmops.core import receipt
 from slmops.core.errors import UsageError
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.measure import artifact as measuring
 from slmops.measure import gates, ledger, report, tasks
 from slmops.pipeline.desk import Desk
@@ -42,7 +42,7 @@ def outputs(keys: dict[str, Any]) -> dict[str, Any]:
 
 def hangs(keys: dict[str, Any], desk: Desk) -> dict[str, Any]:
     name = _engine(keys, desk)
-    return {"engine": [name, _host.require(name).version], "machine": receipt.machine()}
+    return {"engine": [name, _installed.require(name).version], "machine": receipt.machine()}
 
 
 def plan(keys: dict[str, Any], desk: Desk) -> Foreseen:

@@ -9,7 +9,7 @@ from typing import Any
 from slmops import run as runner
 from slmops.core import receipt, store, yaml12
 from slmops.core.errors import CheckFailed
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.measure import checks
 from slmops.measure.gates import Verdict
 from slmops.pipeline.desk import Desk
@@ -41,7 +41,7 @@ def hangs(keys: dict[str, Any], desk: Desk) -> dict[str, Any]:
     named = {
         text: store.file_digest(path.parent / text) for text in _files(yaml12.read(path)) if (path.parent / text).is_file()
     }
-    return {"engine": [name, _host.require(name).version], "machine": receipt.machine(), "files": named}
+    return {"engine": [name, _installed.require(name).version], "machine": receipt.machine(), "files": named}
 
 
 def plan(keys: dict[str, Any], desk: Desk) -> Foreseen:

@@ -8,7 +8,7 @@ from slmops import compile as compiler
 from slmops import prove
 from slmops.core import receipt
 from slmops.core.errors import EngineMissing
-from slmops.engines import _host
+from slmops.engines import _installed
 from slmops.pipeline.desk import Desk
 from slmops.pipeline.steps import STRING, Foreseen, Made, texts, told
 
@@ -32,7 +32,10 @@ def outputs(keys: dict[str, Any]) -> dict[str, Any]:
 
 def hangs(keys: dict[str, Any], desk: Desk) -> dict[str, Any]:
     names = keys.get("engines") or _engines(keys, desk)
-    return {"engines": {name: _host.require(name).version for name in names}, "processor": receipt.machine()["processor"]}
+    return {
+        "engines": {name: _installed.require(name).version for name in names},
+        "processor": receipt.machine()["processor"],
+    }
 
 
 def plan(keys: dict[str, Any], desk: Desk) -> Foreseen:
@@ -49,4 +52,4 @@ def run(keys: dict[str, Any], desk: Desk) -> Made:
 
 def _engines(keys: dict[str, Any], desk: Desk) -> list[str]:
     form = receipt.load(desk.artifact(keys["artifact"]))["format"]
-    return [name for name in _host.engines_for(form) if _host.installed(name)]
+    return [name for name in _installed.engines_for(form) if _installed.installed(name)]
