@@ -32,13 +32,14 @@ def commands(path: Path) -> list[str]:
 
 COMMANDS = commands(README)
 PIPELINES = commands(ROOT / "docs" / "pipelines.md")
+SERVER = [command for page in ("access", "audit") for command in commands(ROOT / "docs" / f"{page}.md")]
 
 
 def test_there_are_commands() -> None:
     assert len(COMMANDS) > 5
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, *PIPELINES])
+@pytest.mark.parametrize("command", [*COMMANDS, *PIPELINES, *SERVER])
 def test_every_command_parses(command: str) -> None:
     words = shlex.split(command)[1:]
     parser(words[0]).parse_args(words)

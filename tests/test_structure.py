@@ -41,6 +41,7 @@ OWNERS = {
     "lm_eval": {"measure/harness.py"},
     "model_signing": {"registry/signing.py"},
     "cryptography": {"registry/signing.py"},
+    "jwt": {"serve/tokens.py"},
     "pytest": {"pytest_checks.py"},
     "pydantic": {"serve/wire/"},
     "starlette": {"serve/"},

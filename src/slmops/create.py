@@ -7,7 +7,6 @@ merged, and what is quantized is compiled anew and proven.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from slmops.formats import _go_template, _hub
 from slmops.formats._modelfile import Modelfile
 from slmops.passes.merge import merge
 from slmops.registry import Registry, documents, manifest, plain
-from slmops.registry.blobs import Blob
+from slmops.registry.blobs import Blob, share
 from slmops.registry.manifest import Layer
 from slmops.registry.references import Reference
 from slmops.source import adapter, load
@@ -118,7 +117,7 @@ def _assembled(registry: Registry, files: Mapping[str, str], scratch: Path) -> P
         path = registry.blobs.path(digest)
         if not path.is_file():
             raise SourceNotFound(f"the blob {digest} is not here", f"POST it to /api/blobs/{digest} first")
-        os.link(path, scratch / name)
+        share(path, scratch / name)
     only = next(iter(files))
     return scratch / only if len(files) == 1 and only.lower().endswith(".gguf") else scratch
 

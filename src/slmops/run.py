@@ -70,6 +70,8 @@ def _with_defaults(found: Artifact) -> Artifact:
     if not found.folder.is_dir():
         return found
     said = defaults.read(found.folder)
+    if said == NOTHING and not (found.folder / receipt.NAME).is_file():
+        said = defaults.foundry(found.folder)
     template = said.template or found.chat_template or defaults.foundry_template(found.folder)
     return dataclasses.replace(found, defaults=said, chat_template=template)
 

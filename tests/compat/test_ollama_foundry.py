@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +90,17 @@ def test_the_table_has_every_command(tool: str, capsys: pytest.CaptureFixture[st
         assert (command if isinstance(command, str) else command[1]) in shown
     assert cli.main(["compat", tool, *shlex.split("list" if tool == "ollama" else "cache ls"), "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["native"] == ["slmops", "models", "ls"]
+
+
+DOC = Path(__file__).resolve().parent.parent.parent / "docs" / "ollama.md"
+TYPED = [line.split("  #")[0].strip() for line in DOC.read_text().splitlines() if line.startswith("    slmops ")]
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_the_lines_of_the_page_parse(line: str) -> None:
+    words = shlex.split(line)[1:]
+    found = parser(words[0]).parse_args(words)
+    if words[0] == "compat" and found.words:
+        tool = {"ollama": ollama, "foundry": foundry}[found.tool]
+        native = tool.translate([word for word in found.words if word != "--dry-run"])  # type: ignore[attr-defined]
+        parser(native.words[0]).parse_args(list(native.words))

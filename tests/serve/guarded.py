@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ from slmops.serve import access, app, keys, limits
 from slmops.serve.desk import Desk
 from slmops.serve.metrics import Metrics
 from slmops.serve.models import Models
-from slmops.serve.names import Names
+from slmops.serve.names import Entry, Names
 from slmops.serve.request import Caller, Role
 
 HOST = "127.0.0.1:8080"
@@ -28,10 +29,10 @@ def keys_file(folder: Path, **more: keys.Key) -> Path:
     return folder / "keys.yaml"
 
 
-def built(file: Path | None, **more: Any) -> Any:
-    """The real application, which serves no model."""
+def built(file: Path | None, entries: Sequence[Entry] = (), rest: Entry | None = None, **more: Any) -> Any:
+    """The real application, which serves these models, and with `rest` what the registry has."""
     found = keys.Keys(file) if file is not None else None
-    models = Models(Names([]))
+    models = Models(Names(entries, {}, rest))
     desk = Desk(models, [limits.Limits(4096)])
     return app.build(desk, access.Access(frozenset({"127.0.0.1", "localhost"}), found, **more), Metrics(models))
 

@@ -342,3 +342,33 @@ def test_export_is_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["audit", "export", str(tmp_path / "log")]) == 0
     text = capsys.readouterr().out
     assert [json.loads(row) for row in text.splitlines()] == lines(tmp_path / "log") and "password" not in text
+
+
+def test_who_changed_what_stands_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the real routes: what Ollama's clients have removed and copied, by whom, and that it failed."""
+    import asyncio
+
+    from serve import guarded
+    from slmops.serve.names import Entry
+
+    monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
+    with writing(tmp_path / "log") as log:
+        app = guarded.built(guarded.keys_file(tmp_path), rest=Entry(""), told=log)
+
+        async def all_of() -> None:
+            for role, method, path, body in (
+                ("admin", "DELETE", "/api/delete", {"model": "gone:v1"}),
+                ("operator", "POST", "/api/copy", {"source": "gone:v1", "destination": "there:v2"}),
+                ("user", "DELETE", "/api/delete", {"model": "gone:v1"}),
+                ("operator", "GET", "/models/load/gone", None),
+            ):
+                headers = {"X-Api-Key": guarded.KEYS[role], "Content-Type": "application/json"}
+                await guarded.ask(app, method, path, headers, json.dumps(body).encode() if body else b"")
+
+        asyncio.run(all_of())
+    found = [one for one in lines(tmp_path / "log") if one["what"] in ("changed", "refused")]
+    assert [(one["who"], one["path"], one.get("model"), one.get("to")) for one in found] == [
+        ("admin", "/api/delete", "gone:v1", None), ("operator", "/api/copy", "gone:v1", "there:v2"),
+        ("user", "/api/delete", None, None), ("operator", "/models/load/gone", None, None),
+    ]  # fmt: skip
+    assert [one["status"] >= 400 for one in found] == [True] * 4 and found[2]["what"] == "refused"

@@ -78,6 +78,7 @@ def test_so_many_at_once_and_none_is_counted_twice(limits: Limits) -> None:
     third = asked(limits, caller)
     with pytest.raises(Busy):
         asked(limits, caller)
+    second.request = Request("home", prompt="as it was fitted to its model")
     done(limits, second)
     done(limits, third)
     same = Request("home", prompt="x")

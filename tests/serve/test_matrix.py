@@ -130,6 +130,47 @@ def test_every_route_every_role_every_spelling(watched: tuple[Any, list[tuple[st
     print(f"{len(app.routes)} routes, {asked} requests, {dict(statuses)}")
 
 
+def test_no_route_tells_of_models_that_a_key_may_not_use(made: Path, tmp_path: Path) -> None:
+    """A name that is there and one that is not are answered alike, and none is listed."""
+    import json
+
+    from serve import guarded
+    from slmops.serve import keys, rights
+    from slmops.serve.names import Entry
+    from slmops.serve.request import Caller
+
+    ann, said = f"slm_ann-{'x' * 40}", "hi"
+    file = guarded.keys_file(tmp_path, ann=keys.Key(Caller("ann", "user", ("home*",)), keys.mark(ann)))
+    app = guarded.built(file, [Entry("home", made / "gguf"), Entry("secret", made / "gguf")])
+    chat = [{"role": "user", "content": said}]
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": chat}, "/v1/completions": {"prompt": said}, "/v1/embeddings": {"input": said},
+        "/v1/responses": {"input": said}, "/v1/messages": {"messages": chat, "max_tokens": 2},
+        "/v1/messages/count_tokens": {"messages": chat}, "/api/chat": {"messages": chat}, "/api/generate": {"prompt": said},
+        "/api/embed": {"input": said}, "/api/embeddings": {"prompt": said}, "/api/show": {},
+    }  # fmt: skip
+    tried = 0
+
+    async def asked(method: str, path: str, name: str) -> tuple[int, str]:
+        body = json.dumps({"model": name, **bodies.get(path, {})}).encode() if method == "POST" else b""
+        headers = {"X-Api-Key": ann, "Content-Type": "application/json"}
+        status, _, got = await guarded.ask(app, method, re.sub(r"\{[^}]*\}", name, path), headers, body)
+        return status, re.sub(r"req_[0-9a-f]+", "", got.decode().replace(name, "NAME"))
+
+    async def all_of() -> None:
+        nonlocal tried
+        for route in app.routes:
+            for method in methods(route):
+                if rights.least(method, route.path) == "user" and method != "HEAD" and "session" not in route.path:
+                    there, absent = [await asked(method, route.path, name) for name in ("secret", "absent")]
+                    assert there == absent and "secret" not in absent[1], (method, route.path, there, absent)
+                    assert route.path not in bodies or there[0] == 403, (route.path, there)
+                    tried += 1
+
+    asyncio.run(all_of())
+    assert tried >= 8
+
+
 def test_a_route_that_nobody_thought_of_is_for_admins_alone(tmp_path: Path) -> None:
     from starlette.responses import Response
     from starlette.routing import Route, WebSocketRoute

@@ -259,18 +259,19 @@ def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
         time.sleep(0.3)
         moved = time.time()
         tag(home, "home:onnx", "live:now")
-        assert within(20, lambda: seen[-1:] and seen[-1][0] == "onnxruntime")
-        time.sleep(0.3)
+        assert within(20, lambda: [engine for engine, _ in seen[-4:]] == ["onnxruntime"] * 4)
         going.set()
         for one in asking:
             one.join()
         engines = [engine for engine, _ in seen]
-        assert "llamacpp" in engines and engines[-3:] == ["onnxruntime"] * 3
+        # Each of the three may have had one in flight on the old one when the first came of the new.
+        first = engines.index("onnxruntime")
+        assert "llamacpp" in engines[:first] and engines[first:].count("llamacpp") <= 3
+        assert ask(found, "prod")[1].served.engine == "onnxruntime"
         # The new one was loaded beside the old one, which answered meanwhile: nobody waited for it.
         ready = next(one.since for one in found.states() if one.engine == "onnxruntime")
         assert sum(moved < at < ready for engine, at in seen if engine == "llamacpp") > 3
-        pinned = {one.engine: one.pinned for one in found.states()}
-        assert pinned["onnxruntime"] and not pinned["llamacpp"]
+        assert within(10, lambda: [one.engine for one in found.states() if one.pinned] == ["onnxruntime"])
 
 
 @pytest.mark.slow

@@ -6,13 +6,15 @@ import asyncio
 import base64
 import json
 import math
+import shutil
 import struct
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
 from needs import needs
-from serve.serving import ANSWER, ASKED
+from serve.serving import ANSWER, ASKED, serving
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp", "openvino_genai")]
 
@@ -171,16 +173,15 @@ def test_several_answers(client: Any, model: str) -> None:
     texts = [one.message.content for one in whole.choices]
     assert len(set(texts)) > 1
     one = client.chat.completions.create(**{**asked, "n": 1})
-    assert model == "openvino" or one.choices[0].message.content == texts[0]
+    assert model != "onnx" or one.choices[0].message.content == texts[0]
     assert one.usage.prompt_tokens == whole.usage.prompt_tokens
     streamed = ["", "", ""]
     for chunk in client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}):
         for choice in chunk.choices:
             streamed[choice.index] += choice.delta.content or ""
-    # A draw of OpenVINO's depends on who else is in the step, and so on when they came.
-    if model != "openvino":
+    assert all(streamed) and chunk.usage.prompt_tokens == whole.usage.prompt_tokens
+    if model == "onnx":  # answers that are computed together differ in their last bits, and then in what is drawn
         assert streamed == texts and chunk.usage.completion_tokens == whole.usage.completion_tokens
-    assert all(streamed)
 
 
 def test_texts_that_are_gone_on_with(client: Any) -> None:
@@ -232,3 +233,32 @@ def test_async_and_awaited_together(server: str) -> None:
             return list(await asyncio.gather(*(one() for _ in range(6))))
 
     assert [json.loads(one) for one in asyncio.run(asked())] == [ANSWER] * 6
+
+
+def test_a_template_that_tells_of_functions(made: Path, tmp_path: Path) -> None:
+    """The sample under Qwen's template: a call that must come is begun as that template writes it."""
+    import openai
+
+    shutil.copytree(made / "gguf", tmp_path / "qwen")
+    receipt = json.loads((tmp_path / "qwen" / "slmops.json").read_text())
+    receipt["chat_template"] = (Path(__file__).parent.parent / "data" / "chat-templates" / "qwen2.5.jinja").read_text()
+    (tmp_path / "qwen" / "slmops.json").write_text(json.dumps(receipt))
+    with serving(tmp_path / "qwen", "--context", "512") as (url, _):
+        client: Any = openai.OpenAI(base_url=f"{url}/v1", api_key="x", max_retries=0)
+        asked: dict[str, Any] = {"model": "qwen", "messages": ASKED, "temperature": 0, "max_tokens": 60}
+        none = client.chat.completions.create(**asked).usage.prompt_tokens
+        may = client.chat.completions.create(**asked, tools=[LIGHT, TIMER])
+        assert may.usage.prompt_tokens > none + 50  # it is told of them
+        assert may.choices[0].finish_reason == "stop" and not may.choices[0].message.tool_calls
+        # It was never trained on such a prompt, so nothing is left open in which it could ramble.
+        few = {"room": {"enum": ["kitchen", "bedroom"]}, "level": {"enum": [30, 40]}}
+        schema = {"type": "object", "properties": few, "required": ["room", "level"], "additionalProperties": False}
+        held = {"type": "function", "function": {"name": "set_light", "parameters": schema}}
+        must = client.chat.completions.create(**asked, tools=[held, TIMER], tool_choice="required")
+        (call,) = must.choices[0].message.tool_calls
+        assert call.function.name == "set_light" and json.loads(call.function.arguments)["room"] in ("kitchen", "bedroom")
+        may = client.chat.completions.create(**asked, tools=[held, TIMER])
+        assert must.usage.prompt_tokens > may.usage.prompt_tokens  # <tool_call> stands before the answer
+        told = [*ASKED, must.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "done"}]
+        again = client.chat.completions.create(**{**asked, "messages": told}, tools=[LIGHT], parallel_tool_calls=False)
+        assert again.choices[0].finish_reason in ("stop", "length", "tool_calls")

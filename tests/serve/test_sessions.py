@@ -49,6 +49,8 @@ def test_a_session_lends_its_key_to_our_own_page_alone() -> None:
         ("POST", {}, False),
         ("POST", {"origin": own}, True),
         ("POST", {"origin": "null"}, False),
+        ("POST", {"origin": "http://["}, False),
+        ("POST", {"origin": f"{own}/"}, False),
         ("POST", {"origin": "http://127.0.0.1:9999"}, False),
         ("POST", {"origin": f"ftp://{HOST}"}, False),
         ("POST", {"origin": own, "sec_fetch_site": "cross-site"}, False),

@@ -175,7 +175,7 @@ def test_a_client_certificate_says_who_asks(made: Path, tmp_path: Path) -> None:
                 status(f"{url}/health/live", contexts[name])
         time.sleep(0.3)
         text = (tmp_path / "audit" / "000001.jsonl").read_text()
-        assert '"who":"ann"' in text and '"status":403' in text
+        assert '"who":"certificate:ann"' in text and '"status":403' in text
 
 
 def test_what_is_no_certificate_is_refused_before_it_listens(tmp_path: Path) -> None:

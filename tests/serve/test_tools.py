@@ -212,6 +212,16 @@ def test_a_call_that_must_come_is_held_to_its_schema() -> None:
         assert fitted.opening == module.OPENS
         written = json.dumps([call] if module.LIST else call)
         assert read(reader, letters(written))[1] == [("dim", '{"room": "cellar"}')]
+    deep: Any = {}
+    for _ in range(100):
+        deep = {"properties": {"a": deep}}
+    for wrong, said in (
+        (deep, "nested"),
+        ({"items": {"maxLength": 1 << 30}}, "maxLength"),
+        ({"anyOf": [{"minItems": 5000}]}, "minItems"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            tools.check(wrong)
     with pytest.raises(UsageError, match=r"refers to 'https://x\.y/z'"):
         bad = {"type": "function", "function": {"name": "f", "parameters": {"$ref": "https://x.y/z"}}}
         _schema.calls([bad], tools.notation_of(CHATML, ()).module, True)
@@ -232,6 +242,6 @@ def test_what_cannot_be_done_is_said() -> None:
     assert reader is None and none.tools == ()
     with pytest.raises(UsageError, match="answers a call that no message"):
         tools.answered([{"role": "tool", "tool_call_id": "x", "content": ""}])
-    for wrong in ("{", "[]", "1", "[" * 100_000):
+    for wrong in ("{", "[]", "1", "[" * 100_000, '{"a":' * 100 + "1" + "}" * 100):
         with pytest.raises(UsageError, match="not a JSON object"):
             tools.call("x", "f", wrong)

@@ -26,6 +26,14 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cors", action="append", default=[], metavar="ORIGIN", help="web pages that may ask, as https://chat.example.org"
     )
+    group.add_argument("--oidc-issuer", metavar="URL", help="take tokens that this identity provider has signed")
+    group.add_argument(
+        "--oidc-audience", metavar="NAME", help="what they must be for: this server, as the provider calls it"
+    )
+    group.add_argument(
+        "--oidc-role", action="append", default=[], metavar="VALUE=ROLE", help="the role that a value of the claim gives"
+    )
+    group.add_argument("--oidc-claim", default="roles", metavar="NAME", help="the claim that holds them (roles)")
     group.add_argument("--tls-cert", metavar="FILE", help="speak TLS with this certificate (PEM); read again as it changes")
     group.add_argument("--tls-key", metavar="FILE", help="and its key")
     group.add_argument("--tls-client-ca", metavar="FILE", help="clients need a certificate of these authorities")
@@ -46,11 +54,21 @@ def checked(arguments: argparse.Namespace) -> None:
 
     from slmops.core.errors import UsageError
 
-    if arguments.host not in LOOPBACK and not (arguments.keys or arguments.tls_client_ca or arguments.insecure):
+    if arguments.host not in LOOPBACK and not (
+        arguments.keys or arguments.oidc_issuer or arguments.tls_client_ca or arguments.insecure
+    ):
         cure = "give --keys FILE, or say --insecure if something in front of it checks who asks"
         raise UsageError(f"{arguments.host} can be reached from elsewhere, and no keys are asked for", cure)
     if bool(arguments.tls_cert) != bool(arguments.tls_key) or (arguments.tls_client_ca and not arguments.tls_cert):
         raise UsageError("TLS needs a certificate and its key", "give --tls-cert FILE and --tls-key FILE")
+    if bool(arguments.oidc_issuer) != bool(arguments.oidc_audience) or bool(arguments.oidc_issuer) != bool(
+        arguments.oidc_role
+    ):
+        cure = "--oidc-issuer https://..., --oidc-audience NAME, --oidc-role team-a=user (again for more)"
+        raise UsageError("tokens need an issuer, an audience and the roles that they give", cure)
+    roles = ("admin", "operator", "user", "metrics")
+    if any(one.rpartition("=")[2] not in roles or not one.rpartition("=")[0] for one in arguments.oidc_role):
+        raise UsageError("--oidc-role is VALUE=ROLE", f"a role is one of {', '.join(roles)}")
     for origin in arguments.cors:
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s*,;]+", origin):
             raise UsageError(f"{origin[:100]!r} is no origin of a page", "as https://chat.example.org, one by one")
@@ -125,9 +143,16 @@ def access(arguments: argparse.Namespace) -> Access:
     from slmops.serve.keys import Keys
 
     hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
+    tokens = None
+    if arguments.oidc_issuer:
+        from slmops.serve.tokens import Issuer
+
+        given = dict(one.rpartition("=")[::2] for one in arguments.oidc_role)
+        tokens = Issuer(arguments.oidc_issuer, arguments.oidc_audience, given, arguments.oidc_claim)
     return Access(
         frozenset(hosts),
         keys=Keys(Path(arguments.keys)) if arguments.keys else None,
+        tokens=tokens,
         certificates=bool(arguments.tls_client_ca),
         own=arguments.host in LOOPBACK,
         origins=frozenset(arguments.cors),

@@ -40,6 +40,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of a prompt and its answer (4096)")
     parser.add_argument("--parallel", type=int, default=4, metavar="N", help="requests computed at once, by a model (4)")
     parser.add_argument("--queue", type=int, default=64, metavar="N", help="requests that may wait for a model (64)")
+    parser.add_argument(
+        "--otlp", metavar="URL", help="send traces and metrics to an OTLP receiver; OTEL_EXPORTER_OTLP_* do so too"
+    )
     parser.add_argument("--log-format", default="text", choices=("text", "json"), help="of the log on standard error (text)")
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"), help="(info)")
 

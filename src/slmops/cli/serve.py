@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         import uvicorn
 
-        from slmops.serve import app, logs
+        from slmops.serve import app, logs, telemetry
         from slmops.serve.connection import Connection
         from slmops.serve.desk import Desk
         from slmops.serve.metrics import Metrics
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
         facts = {"url": url, "models": names}
         print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
-        metrics = Metrics(models)
+        metrics, told = Metrics(models), telemetry.Telemetry(arguments.otlp) if telemetry.wanted(arguments.otlp) else None
 
         async def looked() -> None:
             assert certificate is not None
@@ -68,13 +68,14 @@ def run(arguments: argparse.Namespace) -> int:
 
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models, [metrics, *watchers], arguments.timeout), access, metrics),
+                app.build(Desk(models, [metrics, *watchers, *([told] if told else [])], arguments.timeout), access, metrics),
                 http=Connection,
                 proxy_headers=False,  # who asks is not for a header to say
                 ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
                 callback_notify=looked if certificate is not None else None,
                 timeout_notify=1,
                 log_config=None,
+                log_level="error",  # strangers who send what is no HTTP must not fill the log
                 server_header=False,
                 access_log=False,
                 timeout_keep_alive=30,
@@ -90,6 +91,8 @@ def run(arguments: argparse.Namespace) -> int:
             pass  # asked to end, and it has: what was being computed was finished
         finally:
             models.close()
+            if told is not None:
+                told.close()
             if audit is not None:
                 audit.close()
     return 0

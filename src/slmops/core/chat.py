@@ -30,21 +30,24 @@ def render(
     """
     import jinja2
 
+    from slmops.core import sandbox
+
     special_tokens = {name: text for name, text in (special or {}).items() if text is not None}
     try:
-        pieces, size = [], 0
-        for piece in _compile(template).generate(
-            messages=[dict(message) for message in messages],
-            add_generation_prompt=add_generation_prompt,
-            tools=[dict(tool) for tool in tools] or None,
-            documents=None,
-            **special_tokens,
-        ):
-            size += len(piece)
-            if size > MOST_OUTPUT:
-                raise CorruptInput("the chat template writes without end", "use --raw, or another template")
-            pieces.append(piece)
-        return "".join(pieces)
+        with sandbox.limited():
+            pieces, size = [], 0
+            for piece in _compile(template).generate(
+                messages=[dict(message) for message in messages],
+                add_generation_prompt=add_generation_prompt,
+                tools=[dict(tool) for tool in tools] or None,
+                documents=None,
+                **special_tokens,
+            ):
+                size += len(piece)
+                if size > MOST_OUTPUT:
+                    raise CorruptInput("the chat template writes without end", "use --raw, or another template")
+                pieces.append(piece)
+            return "".join(pieces)
     except jinja2.TemplateError as error:
         raise CorruptInput(f"the chat template does not take this conversation: {error}", "use --raw") from error
     except (TypeError, ValueError, KeyError, RecursionError, ArithmeticError, MemoryError) as error:

@@ -2,7 +2,8 @@
 
     {"system": str, "messages": [{"role": str, "content": str}], "parameters": {name: value}, "template": Jinja}
 
-All keys may be absent; parameters have Ollama's names. Of Foundry Local's `inference_model.json` the PromptTemplate is read.
+All keys may be absent; parameters have Ollama's names. Of Foundry Local's `inference_model.json` the PromptTemplate and what
+its ModelConfig says of sampling are read.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from slmops.core.errors import CorruptInput
 
 NAME = "defaults.json"
 FOUNDRY = "inference_model.json"
+SAMPLED = {"temperature": 100, "top_k": 1 << 20, "top_p": 1, "min_p": 1}
+"""What is heeded of Foundry's, and the most that it may be."""
 MOST_BYTES = 1 << 20
 FORM: Any = {
     "system": str | None,
@@ -70,6 +73,19 @@ def read(folder: Path) -> Defaults:
             value.get("template"),
         )
     return NOTHING
+
+
+def foundry(folder: Path) -> Defaults:
+    """What Foundry's `inference_model.json` says of sampling. Raises CorruptInput."""
+    path = folder / FOUNDRY
+    said = _object(path).get("ModelConfig") if path.is_file() else None
+    said = said if isinstance(said, dict) else {}
+    numbers = {key: said[key] for key, most in SAMPLED.items() if _within(said.get(key), most, key == "top_k")}
+    return Defaults(parameters={"temperature": 0} if said.get("do_sample") is False else numbers)
+
+
+def _within(value: Any, most: int, whole: bool) -> bool:
+    return isinstance(value, int if whole else int | float) and 0 < value <= most
 
 
 def foundry_template(folder: Path) -> str | None:

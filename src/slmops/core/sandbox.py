@@ -1,16 +1,21 @@
 """A jinja2 environment for strangers' templates: no attribute of Python's insides, nothing changed, nothing huge.
 
 jinja2's own sandbox keeps a template away from Python; it does not keep it from asking for all the memory there is, which
-takes one line (`'x' * 10 ** 12`) or forty doublings. Here every operation that can make a value larger than its operands is
-measured first.
+takes one line (`'x' * 10 ** 12`) or forty doublings, nor for ever, which takes two loops. Here every operation that can make
+a value larger than its operands is measured first, and every turn of a loop, call, filter and slice is counted against what
+one rendering may make and the time that it may take (`limited`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jinja2
@@ -22,8 +27,78 @@ from jinja2.compiler import CodeGenerator, Frame
 
 MOST = 16 << 20
 """Characters that one value of a template may have; an entry of a list counts as 16."""
+MOST_MADE = 256 << 20
+"""Characters that one rendering may make in all, kept or not."""
+SECONDS = 0.5
+"""Of processor time that it may take: conversations take milliseconds."""
 _PADDING = {"center", "ljust", "rjust", "zfill", "expandtabs", "format", "format_map", "translate"}
+_TURNS = "slmops-turns"
+"""A filter that no template can name."""
 _GROWING_FILTERS = ("center", "format", "wordwrap", "urlize", "xmlattr", "filesizeformat", "pprint")
+
+
+class _Budget(threading.local):
+    """What the rendering of this thread has left."""
+
+    made = 0
+    until = float("inf")
+
+
+_budget = _Budget()
+
+
+@contextlib.contextmanager
+def limited() -> Iterator[None]:
+    """Within it, one template is compiled and rendered, by this thread alone."""
+    _budget.made, _budget.until = 0, time.thread_time() + SECONDS
+    try:
+        yield
+    finally:
+        _budget.until = float("inf")
+
+
+def _charge(made: int = 0) -> None:
+    """Something was done, and made so many characters."""
+    _budget.made += made
+    if _budget.until != float("inf") and (_budget.made > MOST_MADE or time.thread_time() > _budget.until):
+        raise jinja2.TemplateError("it takes more than it may have")
+
+
+def _length(value: Any) -> int:
+    """About how much a copy of a value takes, its parts left out."""
+    return len(value) if isinstance(value, str) else 16 * len(value) if isinstance(value, list | tuple | dict) else 0
+
+
+class _Turns:
+    """What a loop goes over, counted."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in self._values:
+            _charge()
+            yield value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@jinja2.pass_context
+def _turns(context: Any, values: Any) -> _Turns:
+    return _Turns(values)
+
+
+def _charged(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that is counted with what it is given; its marks for jinja2 stay."""
+    at = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        _charge(_length(arguments[at]) if len(arguments) > at else 0)
+        return function(*arguments, **named)
+
+    return counted
 
 
 def size(value: Any) -> int:
@@ -45,6 +120,7 @@ def bounded(total: int) -> None:
     """Raise for a result of that many characters or entries."""
     if total > MOST:
         raise jinja2.TemplateError("it asks for more than it may have")
+    _charge(total)
 
 
 class _Generator(CodeGenerator):
@@ -81,7 +157,20 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
             del self.filters[name]
         self.globals = {"range": self.globals["range"], "dict": dict, "namespace": self.globals["namespace"]}
         self.filters |= {"tojson": _tojson, "join": _join, "replace": _replace, "indent": _indent, "string": _string}
+        self.filters["list"] = _list
+        self.filters = {name: _charged(function) for name, function in self.filters.items()} | {_TURNS: _turns}
         self.globals |= {"raise_exception": _raise, "strftime_now": _now}
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
+        tree = super()._parse(source, name, filename)
+        for loop in tree.find_all(jinja2.nodes.For):
+            loop.iter = jinja2.nodes.Filter(loop.iter, _TURNS, [], [], None, None, lineno=loop.lineno)
+        return tree
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        if isinstance(argument, slice):
+            _charge(_length(obj))
+        return super().getitem(obj, argument)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         lengths = [len(v) if isinstance(v, str) else 16 * len(v) for v in (left, right) if isinstance(v, str | list | tuple)]
@@ -105,8 +194,11 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
         """Methods of texts that can grow them go through the filters of the same name."""
         text = getattr(function, "__self__", None)
+        _charge(16 * len(text) if isinstance(text, str) else 0)  # split makes many of one
         if isinstance(text, str) and getattr(function, "__name__", "") == "replace":
-            return _replace(text, *arguments, **named)
+            # Within loops and blocks, Jinja hands their variables along.
+            own = {key: value for key, value in named.items() if key not in ("_loop_vars", "_block_vars")}
+            return _replace(text, *arguments, **own)
         if isinstance(text, str) and getattr(function, "__name__", "") == "join":
             return _join(arguments[0] if arguments else (), text)
         return super().call(context, function, *arguments, **named)
@@ -121,6 +213,11 @@ class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 def _measured(value: Any) -> Any:
     size(value)
     return value
+
+
+def _list(value: Iterable[Any]) -> list[Any]:
+    bounded(_length(value) * (16 if isinstance(value, str) else 1))
+    return list(value)
 
 
 def _string(value: Any) -> str:

@@ -23,6 +23,8 @@ KEEPER = Path(__file__).with_name("_keeper.py")
 KEY = "LLAMA_API_KEY"
 """The variable that the server takes its key from."""
 START_SECONDS = 600
+KILLED = (-9, 137)
+"""Ends of a server, or of its keeper, that somebody else made."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Process:
         try:
             end = time.monotonic() + START_SECONDS
             while time.monotonic() < end:
-                if self.process.poll() is not None:
+                if (code := self.process.poll()) is not None:
+                    if code in KILLED:
+                        raise EngineCrashed(f"llama-server ended with code {code}", "the system may be out of memory")
                     raise EngineFailed(f"llama-server cannot open the model{self._words()}", "try the engine llamacpp")
                 with contextlib.suppress(OSError, http.client.HTTPException):
                     connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)

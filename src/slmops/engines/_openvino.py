@@ -98,7 +98,7 @@ class Session:
             raise EngineFailed(f"{folder} has no {XML}", "convert the model to openvino first")
         self._vocab = _vocabulary(folder)
         self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, options.context
-        self._reuse, self._parallel = options.reuse, options.parallel
+        self._reuse = options.reuse
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
         self._device, self._fallback = choose(options.device, self._core.available_devices)

@@ -377,7 +377,7 @@ def _after(headers: Mapping[str, str]) -> float | None:
 
 def _said(body: bytes) -> str:
     """What an error's body says: the messages of an OCI registry, or the beginning of a short text."""
-    with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
+    with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError, KeyError):
         listed = [f"{one.get('code', '')} {one.get('message', '')}".strip() for one in json.loads(body)["errors"][:3]]
         return f": {'; '.join(listed)[:300]}"
     text = body[:200].decode(errors="replace").strip()

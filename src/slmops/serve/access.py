@@ -109,7 +109,7 @@ class Access:
             return found.caller if found is not None else None
         if self.certificates and peer:
             known = await self.keys.certified(peer) if self.keys is not None else None
-            return known.caller if known is not None else Caller(peer, "user")
+            return known.caller if known is not None else Caller(f"certificate:{peer}", "user")
         return self.anonymous(headers)
 
 

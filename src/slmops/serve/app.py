@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -21,6 +22,8 @@ from slmops.serve.desk import Desk
 from slmops.serve.logs import Trails
 from slmops.serve.metrics import Metrics
 from slmops.serve.request import Caller
+from slmops.serve.wire._openai_faults import error
+from slmops.serve.wire._openapi import document
 
 ROOM = "serve.wire"
 CORS: dict[str, Any] = {
@@ -48,8 +51,8 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         yield
         await anyio.to_thread.run_sync(desk.models.close)
 
-    async def measured(http: Request) -> Response:
-        page, kind = await anyio.to_thread.run_sync(metrics.page, http.headers.get("accept", ""))
+    async def measured(_: Request) -> Response:
+        page, kind = await anyio.to_thread.run_sync(metrics.page)
         return Response(page, media_type=kind)
 
     found = [
@@ -61,10 +64,21 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     ]
     for name in plugins.names(ROOM):
         found += plugins.load(ROOM, name).routes(desk)
+
+    async def unrouted(_: Request, fault: Exception) -> Response:
+        assert isinstance(fault, HTTPException)
+        answer = error(fault.status_code, fault.detail, "no_such_route")
+        answer.headers.update(fault.headers or {})
+        return answer
+
+    async def described(_: Request) -> Response:
+        return JSONResponse(document(found))
+
+    found.append(Route("/openapi.json", described, methods=["GET"]))
     around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access, routes=found)]
     if access.origins:
         # In front of the guard, so that pages can read its refusals too.
         around.insert(1, Middleware(CORSMiddleware, **CORS, allow_origins=sorted(access.origins)))
-    made = Starlette(routes=found, middleware=around, lifespan=lifespan)
+    made = Starlette(routes=found, exception_handlers={HTTPException: unrouted}, middleware=around, lifespan=lifespan)
     made.router.redirect_slashes = False  # a path with a slash more is another path
     return made

@@ -130,10 +130,12 @@ class Audit:
 
     def ended(self, outcome: Outcome) -> None:
         """What came of a request to a model."""
-        request, caller = outcome.request, outcome.caller
+        request, caller = outcome.original, outcome.caller
         facts: dict[str, Any] = {"who": caller.name, "role": caller.role, "model": request.model}
         if outcome.served is not None:
             facts |= {"digest": outcome.served.digest, "engine": outcome.served.engine}
+        if caller.trail.id:
+            facts["request"] = caller.trail.id
         if request.adapter is not None:
             facts["adapter"] = request.adapter
         seconds = round(max(0.0, (outcome.ended or time.monotonic()) - outcome.asked), 3)

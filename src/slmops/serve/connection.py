@@ -36,8 +36,17 @@ class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._reading = self.loop.call_later(HEAD_SECONDS, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.cycle is not None and not self.cycle.response_complete:
+        try:
+            super().data_received(data)
+        except Exception:  # what comes after bytes that were no HTTP, h11 has no answer to
+            self.transport.abort()
+        busy = self.cycle is not None and not self.cycle.response_complete
+        if self.transport.is_closing():
+            if busy:  # nobody is there for the answer that is being made
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            return
+        if busy:
             self._came, self._reading = 0, _without(self._reading)
             return
         self._came += len(data)

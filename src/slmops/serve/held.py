@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError
 from slmops.serve import room
 from slmops.serve.model import Model
 from slmops.serve.names import Target
@@ -121,6 +122,13 @@ class Held:
             model.loads,
             model.failures,
             model.restarts,
-            str(model.fault) if model.failing else "",
+            _told(model.fault) if model.fault is not None and model.failing else "",
             effective,
         )
+
+
+def _told(fault: SlmopsError) -> str:
+    """An engine's own words are for the log."""
+    if isinstance(fault, EngineCrashed | EngineFailed):
+        return f"{type(fault).__name__}: the log has more"
+    return str(fault).splitlines()[0][:300]

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from slmops.core.errors import Busy, PolicyRefused
+from slmops.core.errors import Busy
 from slmops.serve.request import UNLIMITED, Caller, Outcome, Request
 
 MOST_CALLERS = 10_000
@@ -64,10 +64,7 @@ class Limits:
 
     def admit(self, request: Request, caller: Caller) -> None:
         """Raises PolicyRefused for a model that is not theirs, whether it exists or not, and Busy."""
-        if not caller.uses(request.model):
-            raise PolicyRefused(
-                f"{caller.name} may not use the model {request.model[:100]!r}", "ask for one of GET /v1/models"
-            )
+        caller.check(request.model)
         limits = caller.limits
         if limits == UNLIMITED:
             return
@@ -99,7 +96,7 @@ class Limits:
     def ended(self, outcome: Outcome) -> None:
         """Give back what was reserved, and take what was used."""
         use = self._uses.get(outcome.caller.name)
-        mark = id(outcome.request)
+        mark = id(outcome.original)
         if use is None or mark not in use.reserved:
             return
         most, day = use.reserved[mark].pop()

@@ -52,13 +52,13 @@ class Trails:
             return
         trail = scope[TRAIL] = _trail(scope)
         mark, status, began = trail.id.encode(), 0, time.monotonic()
+        known = (b"x-request-id", mark), (b"request-id", mark)  # as OpenAI's clients report it, and Anthropic's
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                # The second is what Anthropic's clients look for.
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", mark), (b"request-id", mark)]
+                message["headers"] = [*message.get("headers", ()), *known]
             await send(message)
 
         try:
@@ -166,7 +166,8 @@ def writing(form: str, level: str, out: TextIO | None = None) -> Iterator[None]:
     writer.setFormatter(Json() if form == "json" else Text())
     handler = _Dropping(lines)
     listener = logging.handlers.QueueListener(lines, writer)
-    loggers = [(logging.getLogger(name), least) for name, least in (("slmops", level), ("uvicorn", "warning"))]
+    levels = {"slmops": level, "uvicorn": "warning", "opentelemetry": "error"}
+    loggers = [(logging.getLogger(name), least) for name, least in levels.items()]
     for one, least in loggers:
         one.addHandler(handler)
         one.setLevel(least.upper())

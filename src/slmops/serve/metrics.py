@@ -24,7 +24,8 @@ SHORT = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 FIRST = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Seconds of whole answers."""
-MOST_SERIES = 500
+MOST_SERIES = 100
+"""About 250 lines each."""
 OTHER = Served("other", "", "", "", "")
 LABELS = ("model_name", "engine", "model_digest", "quant", "release")
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
@@ -164,12 +165,12 @@ class Metrics:
         self._series.move_to_end(served)
         return found
 
-    def page(self, accept: str) -> tuple[bytes, str]:
-        """What a scraper reads, and its content type."""
-        from prometheus_client.exposition import choose_encoder
+    def page(self) -> tuple[bytes, str]:
+        """What a scraper reads, and its content type. Always the text format: as OpenMetrics, prometheus_client writes
+        vllm_ for vllm:, and that is what Prometheus asks for first."""
+        from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-        encode, kind = choose_encoder(accept)
-        return encode(self._registry), kind
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     def describe(self) -> Iterable[Family]:
         """Nothing is asked before there is something: prometheus_client would collect to find names that stand twice."""

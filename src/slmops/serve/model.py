@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slmops import run
@@ -96,8 +96,8 @@ class Model:
 
     @property
     def busy(self) -> int:
-        """Requests that were taken and have not ended."""
-        return len(self._waiting) + len(self._flights) + self._embedding
+        """Requests that were taken and have not ended; and one, while its worker is being started."""
+        return len(self._waiting) + len(self._flights) + self._embedding + self._opening.locked()
 
     @property
     def closing(self) -> bool:
@@ -168,7 +168,8 @@ class Model:
             raise
         self.fault, self._faults = None, 0
         self.loads += 1
-        self.since, self.load_seconds = time.time(), time.monotonic() - self._last_start
+        self.since, self.last_used = time.time(), time.monotonic()
+        self.load_seconds = self.last_used - self._last_start
         return worker
 
     # ---- on the loop
@@ -274,7 +275,10 @@ class Model:
             answer.take(Began(one["prompt"], one["cached"]))
         if "error" in one:
             del self._flights[one["which"]]
-            answer.take(worker.fault(one["error"]))
+            fault = worker.fault(one["error"])
+            answer.take(fault)
+            if isinstance(fault, EngineCrashed):
+                worker.kill()  # what it kept has died under it: a new one is started for the next request
             return
         count = one.get("tokens", 0)
         flight.tokens += count
@@ -312,14 +316,25 @@ class Model:
         self._go_on()
 
     async def count(self, request: Request) -> int:
-        """Tokens of what a request would have the engine read. Raises what opening raises, and UsageError."""
-        worker = await asyncio.to_thread(self.load)
-        text = await asyncio.to_thread(self._text, request)
-        return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text) if isinstance(text, str) else text)
+        """Tokens that the engine would read for a request. Raises as `take` does."""
+        with self._between():
+            worker = await asyncio.to_thread(self.load)
+            text = await asyncio.to_thread(self._text, request)
+            if isinstance(text, str):
+                return len(await asyncio.to_thread(run.tokens_of, worker, self.artifact, text))
+        return len(text)
 
     async def embed(self, texts: Sequence[str]) -> Embedded:
         """A vector for each text, one text at a time between the steps of the requests in flight. Raises as `take` does."""
         _host.check_can(self.engine, self.artifact.format, "embed")
+        with self._between():
+            worker = await asyncio.to_thread(self.load)
+            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
+
+    @contextlib.contextmanager
+    def _between(self) -> Iterator[None]:
+        """Something is asked of the worker that is no request in flight. Raises Busy and Gone."""
         if self._embedding >= self._depth:
             raise Busy(f"{self._embedding} requests wait for {self.name} already", "try again in a moment", cause="queue")
         with self._asked:
@@ -327,12 +342,10 @@ class Model:
                 raise Gone
             self._embedding += 1
         try:
-            worker = await asyncio.to_thread(self.load)
-            found = [await asyncio.to_thread(worker.embed, text, self.artifact.begin) for text in texts]
+            yield
         finally:
             self._embedding -= 1
             self.last_used = time.monotonic()
-        return Embedded(tuple(vector for vector, _ in found), sum(count for _, count in found))
 
     # ---- from other threads
 

@@ -45,7 +45,7 @@ class Models:
         self._leaving: set[Held] = set()
         self._current: dict[str, Held] = {}
         """What each name was last answered by."""
-        self._making: dict[Key, threading.Lock] = {}
+        self._making = tuple(threading.Lock() for _ in range(64))
         self._measured: dict[Key, int] = {}
         self._lock = threading.RLock()
         self._ending = threading.Event()
@@ -112,9 +112,8 @@ class Models:
         return able and not coming.model.loaded and not coming.crowded
 
     def _make(self, target: Target) -> Held:
-        with self._lock:
-            making = self._making.setdefault(target.key, threading.Lock())
-        with making:
+        # One of all that ask at once makes it; what is opened may be read and hashed for long, and others go on meanwhile.
+        with self._making[hash(target.key) % len(self._making)]:
             with self._lock:
                 held = self._held.get(target.key)
                 if held is not None and not held.model.closing:
@@ -132,7 +131,6 @@ class Models:
             model.room = functools.partial(self._room, held)
             with self._lock:
                 self._held[target.key] = held
-                self._making.pop(target.key, None)
             return held
 
     # Loading and unloading by word
@@ -168,8 +166,9 @@ class Models:
     def unload(self, name: str, wait: float = 60.0) -> bool:
         """Unload it once what is in flight has ended, which it is waited for; whether it was loaded. Requests that come
         meanwhile load it anew. Raises SourceNotFound."""
+        key = self._names.find(name).key
         with self._lock:
-            held = self._of(name)
+            held = self._held.get(key)
             if held is None or held.model.closing:
                 return False
             was = held.model.loaded
@@ -187,8 +186,9 @@ class Models:
             held.keep_alive = seconds
 
     def _of(self, name: str) -> Held | None:
+        key = self._names.find(name).key  # may read the registry: not under the lock that each request takes
         with self._lock:
-            return self._held.get(self._names.find(name).key)
+            return self._held.get(key)
 
     # Memory
 

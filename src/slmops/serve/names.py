@@ -78,9 +78,10 @@ class Names:
         Raises UsageError for two things of one name, or an alias of nothing.
         """
         self._rest, self._shelf = rest, _Shelf(root)
-        self._change(entries, aliases or {})
+        self.change(entries, aliases or {})
 
-    def _change(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
+    def change(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
+        """Serve these from now on. Raises UsageError: then nothing is changed."""
         named = [*(one.name for one in entries), *aliases]
         if twice := next((name for name in named if named.count(name) > 1), None):
             raise UsageError(f"{twice} is the name of two things", "give one of them another: NAME=MODEL")
@@ -92,10 +93,6 @@ class Names:
                 raise UsageError(f"{alias} is an alias of {meant}, which is not served", f"one of: {', '.join(plain)}")
         self._entries, self._spelled, self._aliases = plain, spelled, dict(aliases)
         self._known: tuple[object, dict[str, Target]] = (None, {})
-
-    def change(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
-        """Serve these from now on. Raises UsageError: then nothing is changed."""
-        self._change(entries, aliases)
 
     @property
     def registry(self) -> bool:

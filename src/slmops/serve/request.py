@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from slmops.core.errors import PolicyRefused
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
@@ -62,6 +63,11 @@ class Caller:
     def uses(self, model: str) -> bool:
         """Whether a model of this name may be used, whether there is one or not."""
         return any(fnmatchcase(model, pattern) for pattern in self.models)
+
+    def check(self, model: str) -> None:
+        """Raises PolicyRefused where it may not, in words that do not tell whether there is one."""
+        if not self.uses(model):
+            raise PolicyRefused(f"{self.name} may not use the model {model[:100]!r}", "ask for one of GET /v1/models")
 
 
 @dataclass(frozen=True)
@@ -198,6 +204,11 @@ class Outcome:
     """When the last text came."""
     gaps: list[int] = field(default_factory=lambda: [0] * (len(GAPS) + 1))
     """How often so much time passed between two pieces: at most GAPS[i], the last one more than all."""
+    original: Request = field(init=False)
+    """As it was asked, which watchers were told; `request` is what the model is asked, tools and all."""
+
+    def __post_init__(self) -> None:
+        self.original = self.request
 
     def piece(self, now: float) -> None:
         """Text came."""

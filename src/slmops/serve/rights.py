@@ -33,12 +33,13 @@ ROUTES: dict[Level, str] = {
         GET /slmops/session
         POST /slmops/session
         DELETE /slmops/session
+        GET /openapi.json
         GET /v1/models
         GET /v1/models/{}
+        GET /openapi.json
         POST /v1/chat/completions
         POST /v1/completions
         POST /v1/embeddings
-        POST /v1/rerank
         POST /v1/responses
         GET /v1/responses/{}
         DELETE /v1/responses/{}

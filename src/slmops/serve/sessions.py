@@ -12,7 +12,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -36,8 +35,13 @@ class Session:
     """Times are of the store's clock."""
 
     key: str
+    whose: bytes
+    """Hash of the key: one key's sessions are found without comparing keys."""
     began: float
     used: float
+
+    def over(self, now: float) -> bool:
+        return now - self.began > LONGEST or now - self.used > IDLE
 
 
 class Sessions:
@@ -52,12 +56,13 @@ class Sessions:
         """The number of a new session."""
         now, number = self._clock(), secrets.token_urlsafe(32)
         self._sweep(now)
-        own = [mark for mark, one in self._held.items() if one.key == key]
+        whose = _mark(key)
+        own = [mark for mark, one in self._held.items() if one.whose == whose]
         for mark in own[: max(0, len(own) - MOST_OF_ONE + 1)]:
             del self._held[mark]
         while len(self._held) >= MOST:
             del self._held[next(iter(self._held))]
-        self._held[_mark(number)] = Session(key, now, now)
+        self._held[_mark(number)] = Session(key, whose, now, now)
         return number
 
     def close(self, number: str) -> None:
@@ -79,16 +84,15 @@ class Sessions:
         if number is None or found.keys() & KEYS or not _own(scope, headers):
             return found
         now, mark = self._clock(), _mark(number)
-        self._sweep(now)
-        if (session := self._held.pop(mark, None)) is not None:
+        session = self._held.pop(mark, None)
+        if session is not None and not session.over(now):
             session.used = now
             self._held[mark] = session
             found[b"authorization"] = f"Bearer {session.key}"
         return found
 
     def _sweep(self, now: float) -> None:
-        over = [mark for mark, one in self._held.items() if now - one.began > LONGEST or now - one.used > IDLE]
-        for mark in over:
+        for mark in [mark for mark, one in self._held.items() if one.over(now)]:
             del self._held[mark]
 
     def routes(self, who: Callable[[Request], Caller], sees: Callable[[Caller], list[str]]) -> list[Route]:
@@ -162,4 +166,5 @@ def _own(scope: Scope, headers: Mapping[bytes, str]) -> bool:
     origin = headers.get(b"origin")
     if origin is None:
         return scope["method"] in SAFE
-    return urlsplit(origin).netloc == headers.get(b"host") and origin.partition(":")[0] in ("http", "https")
+    # Behind what ends TLS for us, the page's scheme is not this connection's.
+    return origin in {f"{scheme}://{headers.get(b'host')}" for scheme in ("http", "https")}

@@ -21,6 +21,8 @@ from slmops.registry.lineage import Edge
 
 MOST = 1000
 """Artifacts that are told of, the newest; of the rest how many there are."""
+MOST_ENDS = 50
+"""Of what one was made from, and of what was made from it."""
 PLANES = ("size", "speed")
 """What divergence is set against."""
 
@@ -46,7 +48,6 @@ def _holdings(registry: Registry, seen: str) -> dict[str, Any]:
     if known is not None and known[0] == seen:
         return known[1]
     rows = sorted(registry.rows(), key=lambda row: row.added, reverse=True)
-    last = {found.subject: document for found, document in registry.attached(approval.MEASURED)}
     edges, called = lineages.edges(registry), {row.digest: ", ".join(row.tags) or row.name for row in rows}
     made_from, made_into = defaultdict[str, list[Edge]](list), defaultdict[str, list[Edge]](list)
     for edge in edges:
@@ -54,15 +55,17 @@ def _holdings(registry: Registry, seen: str) -> dict[str, Any]:
         made_into[edge.parent].append(edge)
     told = []
     for row in rows[:MOST]:
-        digest, document = row.digest, last.get(row.digest, {})
+        digest, document = row.digest, _measured(registry, row.digest)
         origin, name = _origin(row, made_from)
         told.append(
             {
                 **_row(row),
                 "source": origin,
-                "source_name": called.get(origin) or name,
-                "made_from": [_end(one.role, one.parent, called.get(one.parent) or one.label) for one in made_from[digest]],
-                "made_into": [_end(one.role, one.child, called.get(one.child, "")) for one in made_into[digest]],
+                "source_name": described.plain(called.get(origin) or name, 200),
+                "made_from": [
+                    _end(one.role, one.parent, called.get(one.parent) or one.label) for one in made_from[digest][:MOST_ENDS]
+                ],
+                "made_into": [_end(one.role, one.child, called.get(one.child, "")) for one in made_into[digest][:MOST_ENDS]],
                 "machine": described.machine(document),
                 **_figures(described.figures(document)),
             }
@@ -72,6 +75,12 @@ def _holdings(registry: Registry, seen: str) -> dict[str, Any]:
     _LAST.clear()
     _LAST[registry.root] = (seen, found)
     return found
+
+
+def _measured(registry: Registry, digest: str) -> dict[str, Any]:
+    """The last measurement of an artifact; empty where there is none."""
+    held = [one for one, kind in registry.catalog.attachments(digest) if kind == approval.MEASURED]
+    return registry.content(held[-1]) if held else {}
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from slmops.run import Artifact
 from slmops.serve.request import Request
 from slmops.serve.tools import _schema
 from slmops.serve.tools._reader import Reader
+from slmops.serve.tools._schema import check as check
 
 ROOM = "serve.tools"
 PROBE = "probe_function"
@@ -145,6 +146,6 @@ def call(identifier: str, name: str, arguments: str | Mapping[str, Any]) -> dict
         held = json.loads(arguments) if isinstance(arguments, str) else arguments
     except (ValueError, RecursionError):
         held = None
-    if not isinstance(held, Mapping):
+    if not isinstance(held, Mapping) or not _schema.shallow(held):
         raise UsageError(f"the arguments of a call of {name[:64]} are not a JSON object")
     return {"id": identifier, "type": "function", "function": {"name": name, "arguments": dict(held)}}

@@ -1,4 +1,4 @@
-"""The JSON schema of the calls of some functions, for engines that hold an answer to one."""
+"""JSON schemas that engines hold answers to: what may stand in a stranger's, and that of the calls of some functions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,43 @@ from typing import Any
 from slmops.core.errors import UsageError
 
 MOST_CALLS = 16
+DEEPEST = 64
+MOST_REPEATS = 4096
+"""Engines write repeats out: a list of a million entries takes a line to ask for, and all memory to hold an answer to."""
 _DEFINED = ("$defs", "definitions")
+_REPEATS = ("minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties")
+
+
+def shallow(value: Any) -> bool:
+    """Whether nothing in it is nested deeper than DEEPEST."""
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [part for one in level for part in _parts(one)]
+        if not level:
+            return True
+    return False
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list) else []
+
+
+def check(schema: Mapping[str, Any]) -> None:
+    """Raises UsageError for a schema that an engine had better not be given."""
+    if not shallow(schema):
+        raise UsageError(f"a JSON schema is nested at most {DEEPEST} deep")
+    left: list[Any] = [schema]
+    while left:
+        one = left.pop()
+        left += _parts(one)
+        if not isinstance(one, Mapping):
+            continue
+        for key in _REPEATS:
+            if isinstance(count := one.get(key), int) and count > MOST_REPEATS:
+                raise UsageError(f"a JSON schema has {key} of at most {MOST_REPEATS}")
+        reference = one.get("$ref")
+        if isinstance(reference, str) and not reference.startswith("#"):
+            raise UsageError(f"a JSON schema refers to {reference[:100]!r}", "references stay within it")
 
 
 def calls(tools: Sequence[Mapping[str, Any]], notation: ModuleType, several: bool) -> dict[str, Any]:
@@ -18,6 +54,7 @@ def calls(tools: Sequence[Mapping[str, Any]], notation: ModuleType, several: boo
     found = []
     for index, tool in enumerate(tools):
         function = tool["function"]
+        check(function.get("parameters") or {})
         held = _moved(function.get("parameters") or {"type": "object", "properties": {}}, f"f{index}_", shared)
         found += [
             {

@@ -5,6 +5,8 @@ import { streamed } from "./api.js";
 import { models } from "./models.js";
 import { Markdown, code } from "./markdown.js";
 
+/** How an object or a list begins; a link does otherwise. */
+const OBJECT = /^\s*(?:\{\s*(?:["}]|$)|\[\s*(?:["{[\d\]-]|$))/;
 const REASONS = { length: "cut at the most tokens", stop: "", stopped: "stopped by you", tool_calls: "a tool call" };
 
 /** Seconds for people. */
@@ -150,7 +152,7 @@ export class Answer {
   #show() {
     const [thought, text] = split(this.text);
     // A tool call, or another object: letters of one width keep its form, and no mark in it is taken for emphasis.
-    if (/^\s*[[{]/.test(text)) {
+    if (OBJECT.test(text)) {
       const held = this.body.querySelector(":scope > .code code");
       if (held) held.textContent = text.trim();
       else this.body.replaceChildren(code(text.trim(), "json"));

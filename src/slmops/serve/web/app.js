@@ -94,9 +94,12 @@ function route() {
 
 /** The list beside the views; small, for it is always there. */
 function list() {
-  const rows = models.all.slice(0, 12).map((one) => h("li", {}, dot(one), h("span.words", {}, h("b", {}, one.name), h("small", {}, told(one)))));
+  const rows = models.all.slice(0, 12).map((one) => h("li", {}, dot(one), h("span.words", {}, h("b", {}, one.name), h("small", {}, told(one, true)))));
   const more = models.all.length > rows.length ? h("li.quiet", {}, `and ${models.all.length - rows.length} more`) : null;
   beside.replaceChildren(h("h2", {}, "Models"), h("ul", {}, rows, more));
+  // What scrolls must be reached by keys; what does not is no stop on the way.
+  if (beside.scrollHeight > beside.clientHeight) beside.tabIndex = 0;
+  else beside.removeAttribute("tabindex");
 }
 
 /** Who is signed in, and what they may see. Throws Fault. */

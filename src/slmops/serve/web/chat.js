@@ -32,8 +32,9 @@ export function chat() {
     wanted.node, log, h("div.dock", {}, writer.node, hint));
 
   /** [{question, model, answer}]; answer as Answer.facts gives it. */
-  let turns = (stored("chat.turns") ?? []).filter((one) => typeof one?.question === "string");
-  let running = null;
+  let turns = (stored("chat.turns") ?? []).filter((one) => typeof one?.question === "string" && one.answer);
+  let running = null, near = true;
+  log.addEventListener("scroll", () => (near = log.scrollHeight - log.scrollTop - log.clientHeight < 60), { passive: true });
 
   function keep() {
     turns = turns.slice(-KEPT);
@@ -48,8 +49,8 @@ export function chat() {
 
   function welcome() {
     const one = models.get(model.name);
-    const facts = one ? h("p.quiet", {}, h("b", {}, one.name), one.loaded ? ` is ${told(one)}.` : " is loaded with the first question, which then takes longer.") : h("p.quiet", {}, "No model is served here.");
-    empty.replaceChildren(h("h2", {}, "What would you like to ask?"), facts, h("p.quiet", {}, "What is said here stays in this tab."));
+    const facts = !one ? "No model is served here." : one.loaded ? `${one.name}: ${told(one)}` : `${one.name} is loaded with the first question, which then takes longer.`;
+    empty.replaceChildren(h("h2", {}, "What would you like to ask?"), h("p.quiet", {}, facts), h("p.quiet", {}, "What is said here stays in this tab."));
   }
 
   /** The last answer can be asked for once more. */
@@ -91,7 +92,8 @@ export function chat() {
     log.scrollTop = log.scrollHeight;
     writer.busy(true);
     say(`${name} is answering`);
-    await made.run(body, own.signal, stick());
+    near = true;
+    await made.run(body, own.signal, follow);
     if (running === own) {
       running = null;
       writer.busy(false);
@@ -104,12 +106,8 @@ export function chat() {
   }
 
   /** Follows the end of what is written, unless it was scrolled away from. */
-  function stick() {
-    let near = true;
-    log.addEventListener("scroll", () => (near = log.scrollHeight - log.scrollTop - log.clientHeight < 60), { passive: true });
-    return () => {
-      if (near) log.scrollTop = log.scrollHeight;
-    };
+  function follow() {
+    if (near) log.scrollTop = log.scrollHeight;
   }
 
   function stop() {

@@ -28,6 +28,12 @@ export function compare() {
   let running = null;
 
   marks.addEventListener("change", show);
+  // An answer does not stand under another model's name.
+  for (const one of sides) one.model.node.addEventListener("picked", () => {
+    if (running) return;
+    one.clear();
+    verdict.hidden = true;
+  });
 
   async function send(text) {
     const bodies = sides.map((one) => wanted.body(one.name, [{ role: "user", content: text }]));
@@ -56,8 +62,9 @@ export function compare() {
 
   function judge() {
     const [a, b] = sides.map((one) => one.answer);
-    found = a.fault || b.fault ? null : difference(a.text, b.text);
-    const words = a.fault || b.fault ? "Not both have answered."
+    const whole = [a, b].every((one) => !one.fault && one.reason !== "stopped");
+    found = whole ? difference(a.text, b.text) : null;
+    const words = !whole ? "Not both have answered to the end."
       : !found ? "The answers are too long to be compared word by word."
       : found.same ? "The answers are the same, word for word."
       : !found.differ ? "The words are the same; marks or spaces differ."
@@ -79,10 +86,14 @@ export function compare() {
 /** One of the two. */
 function side(letter, place) {
   const model = picker(`compare.${letter}`, `Model ${letter}`, place);
-  const held = h("div.held", {}, h("p.quiet.ask", {}, "Its answer will stand here."));
+  const held = h("div.held");
   const node = h("section.side", { "aria-label": `Side ${letter}` }, h("header", {}, h("span.letter", { "aria-hidden": "true" }, letter), model.node), held);
   const it = {
-    letter, node, answer: null,
+    letter, node, model, answer: null,
+    clear() {
+      it.answer = null;
+      held.replaceChildren(h("p.quiet", {}, "Its answer will stand here."));
+    },
     get name() { return model.name; },
     begin() {
       it.answer = new Answer(model.name);
@@ -97,6 +108,7 @@ function side(letter, place) {
       if (parts) it.answer.body.after(h("p.marked", {}, parts.map((one) => (one.same ? one.text : h("mark", {}, one.text)))));
     },
   };
+  it.clear();
   return it;
 }
 

@@ -54,14 +54,12 @@ class Models extends EventTarget {
 
 export const models = new Models();
 
-/** What a model is at, in words; for the line below its name. */
-export function told(one) {
-  const said = [one.word];
+/** What a model is at, in words; for the line below its name. `brief`: without what it is computed by. */
+export function told(one, brief = false) {
+  const by = brief ? "" : [one.engine, one.scheme].filter(Boolean).join(" ");
+  const said = [one.word, by, one.memory ? size(one.memory) : ""].filter(Boolean);
   if (one.running) said.push(`${one.running} in flight`);
   if (one.waiting) said.push(`${one.waiting} waiting`);
-  if (one.memory) said.push(size(one.memory));
-  if (one.scheme) said.push(one.scheme);
-  if (one.engine) said.push(one.engine);
   if (one.pinned) said.push("pinned");
   return said.join(" · ");
 }
@@ -81,12 +79,18 @@ export function picker(kept, words, first = 0) {
   const node = h("div.picker", {}, press, list);
   let name = stored(kept);
 
-  list.addEventListener("toggle", (event) => {
-    if (event.newState !== "open") return;
+  function place() {
     const box = press.getBoundingClientRect(), room = document.documentElement.clientWidth - list.offsetWidth - 8;
     list.style.left = `${Math.max(8, Math.min(box.left, room))}px`;
     list.style.top = `${box.bottom + 6}px`;
-    rows.querySelector("input:checked, input")?.focus();
+  }
+
+  list.addEventListener("toggle", (event) => {
+    if (event.newState === "open") {
+      place();
+      addEventListener("resize", place);
+      rows.querySelector("input:checked, input")?.focus();
+    } else removeEventListener("resize", place);
   });
   rows.addEventListener("change", (event) => {
     name = event.target.value;

@@ -25,7 +25,7 @@ const COLUMNS = [
 ];
 
 const figure = (one, place) => one.measured[place]?.value ?? null;
-const called = (one) => one.names[0] ?? (one.name || one.digest.slice(7, 19));
+const called = (one) => one.names[0] ?? `${one.name || "no name"} ${one.digest.slice(7, 15)}`;
 const small = (value) => (value === null ? "–" : value >= 0.1 ? value.toFixed(3) : value >= 1e-4 ? value.toFixed(4) : value.toExponential(0));
 const share = (value) => (value === null ? "–" : `${(100 * value).toFixed(1)}\u00a0%`);
 
@@ -129,7 +129,7 @@ export function registry() {
     const words = search.value.trim().toLowerCase().split(/\s+/);
     const [by, way] = order, column = COLUMNS.find(([name]) => name === by);
     const fits = (one) => words.every((word) => [...one.names, one.name, one.format, one.scheme, one.engine, one.digest].some((text) => text.toLowerCase().includes(word)));
-    const shownOnes = own().filter(fits).sort((a, b) => compared(column[1](a), column[1](b)) * way);
+    const shownOnes = own().filter(fits).sort((a, b) => compared(column[1](a), column[1](b), way));
     const head = COLUMNS.map(([name, , , right]) => {
       const press = h("button", { type: "button", onclick: () => {
         order = [name, by === name ? -way : right ? -1 : 1];
@@ -139,10 +139,10 @@ export function registry() {
       return h(`th${right ? ".right" : ""}`, { scope: "col", "data-name": name, "aria-sort": by === name ? (way > 0 ? "ascending" : "descending") : null }, press);
     });
     const body = shownOnes.map((one) => h(`tr${one.digest === chosen ? ".chosen" : ""}`, { "data-key": one.digest },
-      h("th", { scope: "row" }, h("button.link", { type: "button", "aria-pressed": String(one.digest === chosen), onclick: () => {
+      h("th", { scope: "row" }, h("span.cell", {}, star(one), h("button.link", { type: "button", "aria-pressed": String(one.digest === chosen), onclick: () => {
         choose(one.digest);
         table.querySelector("tr.chosen button")?.focus();
-      } }, called(one)), one.fronts.length ? h("span.star", { role: "img", "aria-label": "on a front", title: `on the front of ${one.fronts.join(" and ")}` }, "★") : null, one.damaged ? h("span.badge.bad", {}, "damaged") : null),
+      } }, called(one)), one.damaged ? h("span.badge.bad", {}, "damaged") : null)),
       COLUMNS.slice(1).map(([name, , show, right]) => h(`td${right ? ".right" : ""}`, { "data-label": name }, show(one)))));
     const none = shownOnes.length ? null : h("tr", {}, h("td", { colspan: COLUMNS.length }, "Nothing here is called so."));
     table.replaceChildren(h("table", {}, h("caption.unseen", {}, "Artifacts with their figures; the names choose what is told beside the plot"), h("thead", {}, h("tr", {}, head)), h("tbody", {}, body, none)));
@@ -177,6 +177,11 @@ export function registry() {
 const NAMES = { "quality.kl": "KL", "quality.retained": "quality kept", "quality.perplexity": "perplexity", "quality.top1": "same top token", "answers.share": "tasks right", "speed.decode": "tokens/s", "speed.first_token": "first token", peak: "memory" };
 const SHOWN = { "quality.retained": share, "quality.top1": share, "answers.share": share, "speed.decode": rate, "speed.first_token": seconds, peak: size, "quality.perplexity": (value) => value.toFixed(3) };
 
+function star(one) {
+  if (!one.fronts.length) return h("span.star");
+  return h("span.star", { role: "img", "aria-label": "on a front", title: `on the front of ${one.fronts.join(" and ")}` }, "★");
+}
+
 function badges(one) {
   return [
     one.fronts.length ? h("span.badge.best", {}, `front of ${one.fronts.join(" and ")}`) : null,
@@ -185,10 +190,10 @@ function badges(one) {
   ];
 }
 
-/** What was not measured comes last, whichever way. */
-function compared(a, b) {
-  if (a === null || b === null) return a === b ? 0 : a === null ? 1e9 : -1e9;
-  return typeof a === "number" ? a - b : String(a).localeCompare(String(b));
+/** For sorting; what was not measured comes last, whichever way. */
+function compared(a, b, way) {
+  if (a === null || b === null) return Number(a === null) - Number(b === null);
+  return way * (typeof a === "number" ? a - b : String(a).localeCompare(String(b)));
 }
 
 function most(values) {

@@ -27,13 +27,14 @@ from slmops.core.errors import (
     UsageError,
 )
 from slmops.serve import rights
-from slmops.serve.access import CALLER
+from slmops.serve.access import CALLER, NOTED
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Caller, Event
 
 LOOK = 0.2
 """Seconds after which it is looked whether the client is still there."""
+SSE = "text/event-stream"
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
 """Roles that may change which models are loaded."""
@@ -76,6 +77,11 @@ def operator(http: HttpRequest) -> Caller:
     if found.role not in rights.MAY["operator"]:
         raise PolicyRefused(f"the role {found.role} may not do this", "ask with a key of an operator")
     return found
+
+
+def noted(http: HttpRequest, model: str, to: str = "") -> None:
+    """What the audit log should know of a request that changes something: which model, and what it became."""
+    http.scope.setdefault(NOTED, {}).update({"model": model} | ({"to": to} if to else {}))
 
 
 async def following(http: HttpRequest, answer: Answer) -> Event:

@@ -13,13 +13,13 @@ import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field, ValidationError
 
 from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
-from slmops.serve.wire._http import Body
+from slmops.serve.wire._http import Body, first_fault
 
 MOST_TOKENS = 1 << 17
 MOST_SCHEMA = 64 << 10
@@ -28,6 +28,7 @@ FOREVER = math.inf
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | Literal[""] | None
 """A field that is known, and may be there as long as it says nothing."""
+KeepAlive = Annotated[float, Field(ge=-1e9, le=1e9)] | Annotated[str, Field(max_length=64)] | None
 Whole = Annotated[int | None, Field(ge=-(1 << 31), lt=1 << 31)]
 
 
@@ -111,6 +112,14 @@ class Options(Body):
             )
 
 
+def check(parameters: Mapping[str, object]) -> None:
+    """Whether they are options, each within its bounds. Raises UsageError."""
+    try:
+        Options.model_validate(parameters)
+    except ValidationError as fault:
+        raise UsageError(f"PARAMETER {first_fault(fault)[1]}", "docs/ollama.md says what each may be") from None
+
+
 class CalledFunction(Body):
     index: Annotated[int | None, Field(ge=0, le=1024)] = None
     name: Annotated[str, Field(min_length=1, max_length=128)]
@@ -171,7 +180,7 @@ class Common(Body):
     stream: bool | None = None
     options: Options | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
-    keep_alive: Annotated[float, Field(ge=-1e9, le=1e9)] | Annotated[str, Field(max_length=64)] | None = None
+    keep_alive: KeepAlive = None
     think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int | None, Field(ge=0, le=20)] = None
@@ -199,10 +208,6 @@ class Common(Body):
         if len(schema) > MOST_SCHEMA:
             raise UsageError(f"format: a schema has at most {MOST_SCHEMA:,} letters")
         return Constraint("json_schema", schema)
-
-    def kept(self) -> float | None:
-        """Seconds that the model shall stay after this; inf: forever; None: as the server has it."""
-        return None if self.keep_alive is None else seconds(self.keep_alive)
 
 
 class Chat(Common):
@@ -243,10 +248,28 @@ class Generate(Common):
         return Request(self.model, messages, prompt if self.raw else None, self.sampled(options), options.stops())
 
 
+class Embed(Body):
+    """`input` of /api/embed; `prompt` of the older /api/embeddings is one of them."""
+
+    model: Name
+    input: str | Annotated[list[str], Field(max_length=2048)] | None = None
+    prompt: str | None = None
+    options: Options | None = None
+    keep_alive: KeepAlive = None
+    truncate: bool | None = None
+    """What is too long is refused, never cut."""
+    dimensions: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
+    """0: all."""
+
+    def texts(self) -> list[str]:
+        if self.prompt is not None:
+            return [self.prompt]
+        return [self.input] if isinstance(self.input, str) else self.input or []
+
+
 class Named(Body):
     """Who is meant: `model`, or the older `name`."""
 
-    model_config = ConfigDict(extra="forbid")
     model: Annotated[str | None, Field(max_length=300)] = None
     name: Annotated[str | None, Field(max_length=300)] = None
 
@@ -268,11 +291,13 @@ UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "
 PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)", re.ASCII)
 
 
-def seconds(said: float | str) -> float:
-    """Of a duration as Go writes it (`10m`, `1h30m`, `-1s`), or a number of seconds; what is negative is forever.
+def seconds(said: float | str | None) -> float | None:
+    """Of a duration as Go writes it (`10m`, `1h30m`, `-1s`), or a number of seconds; what is negative is FOREVER.
 
-    Raises UsageError.
+    None: as the server has it. Raises UsageError.
     """
+    if said is None:
+        return None
     if isinstance(said, str):
         text = said.strip()
         sign, digits = (-1.0, text[1:]) if text.startswith("-") else (1.0, text.removeprefix("+"))

@@ -29,7 +29,7 @@ from slmops.formats import _hub
 from slmops.registry import Registry, push, references, remotes
 from slmops.registry._distribution import Repository, parse
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import Body, status
+from slmops.serve.wire._http import Body, noted, status
 from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
@@ -100,6 +100,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Pull)
+            noted(http, body.meant)
             return await jobs.answer(_pulling(body), body.stream)
         except BAD as fault:
             return failure(fault)
@@ -108,6 +109,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Pull)
+            noted(http, body.meant)
             return await jobs.answer(_pushing(body), body.stream)
         except BAD as fault:
             return failure(fault)
@@ -116,6 +118,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Create)
+            noted(http, body.meant)
             name, wanted = references.named(body.meant), body.wanted()
 
             def work(watch: Watch) -> None:
@@ -130,6 +133,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Copy)
+            noted(http, body.source, body.destination)
             await asyncio.to_thread(_copy, body.source, references.named(body.destination))
         except BAD as fault:
             return failure(fault)
@@ -139,6 +143,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Named)
+            noted(http, body.meant)
             await asyncio.to_thread(_remove, body.meant)
         except BAD as fault:
             return failure(fault)

@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmops.core import units
 from slmops.core.defaults import Defaults
 from slmops.core.errors import SlmopsError, SourceNotFound
+from slmops.serve.model import Model
 from slmops.serve.models import Models
 from slmops.serve.names import Target
 
+if TYPE_CHECKING:
+    from slmops.registry import Registry
+
 NEVER = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 """When a model goes that is kept: clients want a time."""
+MOST_SIZES = 10_000
+_SIZES: dict[str, str] = {}
 SIZES = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
@@ -39,24 +45,27 @@ def find(models: Models, text: str) -> Target:
         raise SourceNotFound(f"model {text[:100]!r} not found", fault.cure) from None
 
 
-def tags(models: Models) -> list[dict[str, Any]]:
-    found = []
-    for name in models.names:
-        with contextlib.suppress(SlmopsError):  # removed meanwhile, or damaged: fsck says which
-            found.append(_entry(name, models.find(name)))
-    return found
+def model(models: Models, text: str) -> Model:
+    """The model that is meant. Raises what finding and opening it raise."""
+    find(models, text)
+    return models.get(text)
+
+
+def tags(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
+    """names: those that are shown to who asks."""
+    return _entries(models, names)
 
 
 def loaded(models: Models) -> list[dict[str, Any]]:
     """`size` is what the worker's process takes; all of it is in main memory."""
+    states = {state.name: state for state in models.states() if state.loaded}
     found = []
-    for state in models.states():
-        if state.loaded:
-            entry = _entry(state.name, models.find(state.name))
-            expires = _moment(state.expires if state.expires is not None else NEVER)
-            context = models.get(state.name).context
-            found.append({**entry, "size": state.memory, "size_vram": 0, "expires_at": expires, "context_length": context})
-            found[-1].pop("modified_at")
+    for entry in _entries(models, list(states)):
+        state, held = states[entry["name"]], models.at_hand(entry["name"])
+        entry.pop("modified_at")
+        expires = _moment(state.expires if state.expires is not None else NEVER)
+        context = held.context if held is not None else 0
+        found.append({**entry, "size": state.memory, "size_vram": 0, "expires_at": expires, "context_length": context})
     return found
 
 
@@ -100,8 +109,23 @@ def _shown(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _entry(name: str, target: Target) -> dict[str, Any]:
-    facts = _filed(target.digest) if target.digest else _facts(Path(target.place), "")
+def _entries(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What is told of each; nothing of what is removed meanwhile, or damaged: fsck says which."""
+    targets: dict[str, Target] = {}
+    for name in names:
+        with contextlib.suppress(SlmopsError):
+            targets[name] = models.find(name)
+    filed = _filed({one.digest for one in targets.values() if one.digest})
+    found = []
+    for name, target in targets.items():
+        with contextlib.suppress(SlmopsError):
+            facts = filed.get(target.digest) if target.digest else _facts(Path(target.place), "")
+            if facts is not None:
+                found.append(_entry(name, target, facts))
+    return found
+
+
+def _entry(name: str, target: Target, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "model": name,
@@ -124,29 +148,48 @@ def _details(facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@functools.lru_cache(maxsize=4096)
-def _filed(digest: str) -> dict[str, Any]:
-    """Of an artifact in the registry, from its manifest: nothing is placed for it."""
+def _filed(digests: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Of artifacts in the registry, from their manifests: nothing is placed for it."""
     from slmops.registry import Registry
 
+    if not digests:
+        return {}
     with Registry.open() as registry:
-        found = registry.manifest(digest)
-        row = next((one for one in registry.rows() if one.digest == digest), None)
-        model = registry.document(found.config).get("config")
-    size = model.get("paramSize") if isinstance(model, dict) else None
-    return {
-        "format": found.ours("format"),
-        "family": row.family if row is not None else "",
-        "scheme": found.ours("scheme"),
-        "parameters": size.upper() if isinstance(size, str) else "",
-        "bytes": found.nbytes,
-        "modified": row.added if row is not None else 0.0,
-    }
+        rows = {row.digest: row for row in registry.rows() if row.digest in digests and not row.fault}
+        return {
+            digest: {
+                "format": row.format,
+                "family": row.family,
+                "scheme": row.scheme,
+                "parameters": _parameters(registry, digest),
+                "bytes": row.bytes,
+                "modified": row.added,
+            }
+            for digest, row in rows.items()
+        }
+
+
+def _parameters(registry: Registry, digest: str) -> str:
+    """How many, in words; a digest never means another number."""
+    if digest not in _SIZES:
+        said: Any = None
+        with contextlib.suppress(SlmopsError):
+            said = registry.document(registry.manifest(digest).config).get("config")
+        size = said.get("paramSize") if isinstance(said, dict) else None
+        if len(_SIZES) >= MOST_SIZES:
+            _SIZES.clear()
+        _SIZES[digest] = size.upper() if isinstance(size, str) else ""
+    return _SIZES[digest]
 
 
 def _facts(folder: Path, digest: str) -> dict[str, Any]:
     """Of a model's receipt or headers; no weight is read."""
-    return _described(folder, digest or folder.stat().st_mtime)
+    try:
+        return _described(folder, digest or folder.stat().st_mtime)
+    except OSError as error:
+        raise SourceNotFound(
+            f"the model's files are gone: {error.strerror}", "start the server with what is there"
+        ) from None
 
 
 @functools.lru_cache(maxsize=256)

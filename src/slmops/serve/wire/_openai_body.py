@@ -280,6 +280,7 @@ def schema(given: dict[str, Any] | str) -> Constraint:
         found, text = None, ""
     if not isinstance(found, dict):
         raise UsageError("response_format: the JSON schema is not a JSON object")
+    tools.check(found)
     if len(text) > MOST_SCHEMA:
         raise UsageError(f"response_format: a JSON schema has at most {MOST_SCHEMA:,} letters")
     return Constraint("json_schema", text)

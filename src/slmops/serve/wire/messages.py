@@ -23,8 +23,9 @@ from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Piece
 from slmops.serve.wire._answers import Whole, begin, merged, whole
-from slmops.serve.wire._http import ClientLeft, Stream, caller, first_fault, headers, status
+from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, first_fault, headers, status
 from slmops.serve.wire._messages_body import Create, Prompt
+from slmops.serve.wire._openapi import reads
 
 KINDS = {
     400: "invalid_request_error",
@@ -41,9 +42,11 @@ REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
 
+    @reads(Create, "id", "type", "role", "model", "content", "stop_reason", "usage", media=SSE)
     async def create(http: HttpRequest) -> Response:
         return await _faultless(http, _answered(http, desk))
 
+    @reads(Prompt, "input_tokens")
     async def count(http: HttpRequest) -> Response:
         return await _faultless(http, _counted(http, desk))
 
@@ -59,7 +62,7 @@ async def _answered(http: HttpRequest, desk: Desk) -> Response:
     answers, (began,) = await begin(http, desk, [request])
     head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
     if body.stream:
-        return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), "text/event-stream")
+        return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), SSE)
     (one,) = await whole(http, answers, [began])
     usage = {**_read(began), "output_tokens": one.ended.tokens}
     return JSONResponse({**head, "content": _content(one), **_reason(one.ended), "usage": usage})

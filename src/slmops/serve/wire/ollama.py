@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
@@ -19,16 +20,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 import slmops
-from slmops.core.errors import SlmopsError
+from slmops.core.errors import SlmopsError, SourceNotFound
 from slmops.serve import rights
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Call, Ended, Logprob, Outcome, Piece
+from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
 from slmops.serve.wire._http import ClientLeft, Stream, caller, operator, status
-from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Generate, Options, Show, told
+from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Embed, Generate, Options, Show, seconds, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
 
@@ -38,8 +39,8 @@ def routes(desk: Desk) -> list[Route]:
     async def version(_: HttpRequest) -> Response:
         return JSONResponse({"version": slmops.__version__})
 
-    async def tags(_: HttpRequest) -> Response:
-        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models)})
+    async def tags(http: HttpRequest) -> Response:
+        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.names(caller(http)))})
 
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
@@ -47,6 +48,7 @@ def routes(desk: Desk) -> list[Route]:
     async def show(http: HttpRequest) -> Response:
         try:
             body = await read(http, Show)
+            caller(http).check(body.meant)
             return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
         except BAD as fault:
             return failure(fault)
@@ -57,7 +59,36 @@ def routes(desk: Desk) -> list[Route]:
     async def generate(http: HttpRequest) -> Response:
         return await _answered(http, desk, Generate, _Text)
 
+    async def embed(http: HttpRequest) -> Response:
+        try:
+            body, vectors, count, began = await embedded(http)
+        except BAD as fault:
+            return failure(fault)
+        facts = {"total_duration": round((time.monotonic() - began) * 1e9), "load_duration": 0, "prompt_eval_count": count}
+        return JSONResponse({"model": body.model, "embeddings": vectors, **facts})
+
+    async def embeddings(http: HttpRequest) -> Response:
+        try:
+            _, vectors, _, _ = await embedded(http)
+        except BAD as fault:
+            return failure(fault)
+        return JSONResponse({"embedding": vectors[0] if vectors else []})
+
+    async def embedded(http: HttpRequest) -> tuple[Embed, list[list[float]], int, float]:
+        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
+        body, began = await read(http, Embed), time.monotonic()
+        keep = seconds(body.keep_alive)
+        caller(http).check(body.model)
+        if desk.models.at_hand(body.model) is None:
+            await asyncio.to_thread(cards.find, desk.models, body.model)
+        texts = body.texts()
+        found = await desk.embed(body.model, texts, caller(http)) if texts else Embedded((), 0)
+        await _keep(http, desk, body.model, keep)
+        return body, [_cut(vector, body.dimensions) for vector in found.vectors], found.prompt_tokens, began
+
     return [
+        Route("/api/embed", embed, methods=["POST"]),
+        Route("/api/embeddings", embeddings, methods=["POST"]),
         Route("/api/version", version, methods=["GET", "HEAD"]),
         Route("/api/tags", tags, methods=["GET", "HEAD"]),
         Route("/api/ps", loaded, methods=["GET"]),
@@ -92,17 +123,18 @@ async def _answered(
 ) -> Response:
     try:
         body = await read(http, form)
-        keep = body.kept()
-        await asyncio.to_thread(cards.find, desk.models, body.model)
+        keep = seconds(body.keep_alive)
+        caller(http).check(body.model)  # before anything tells whether it is there
+        model = desk.models.at_hand(body.model)
+        if model is None:  # found by reading: not on the loop that all connections share
+            model = await asyncio.to_thread(cards.model, desk.models, body.model)
         if body.empty:
             return await _held(http, desk, keep, body, writer)
-        model = await asyncio.to_thread(desk.models.get, body.model)
-        defaults = Options.model_validate(model.artifact.defaults.parameters)
-        request = body.request(defaults)
-        (body.options or defaults).fits(model.context)
+        request = body.request(Options.model_validate(model.artifact.defaults.parameters))
+        if body.options is not None:
+            body.options.fits(model.context)
         answers, began = await begin(http, desk, [request])
-        if keep is not None and caller(http).role in rights.MAY["operator"]:
-            await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
+        await _keep(http, desk, body.model, keep)
         if body.streamed:
             return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
         (found,) = await whole(http, answers, began)
@@ -139,25 +171,42 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
 
 
 def _call(one: Called) -> dict[str, Any]:
-    """Arguments that break off are what they were until then: a text under a key of its own would be no argument."""
-    with contextlib.suppress(ValueError, RecursionError):
-        if isinstance(found := json.loads(one.arguments), dict):
-            function = {"index": one.call.index, "name": one.call.name, "arguments": found}
-            return {"id": one.call.id, "function": function}
-    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": {}}}
+    """Of arguments that broke off at a limit none are told: half of them would be others."""
+    try:
+        found = json.loads(one.arguments)
+    except (ValueError, RecursionError):
+        found = {}
+    arguments = found if isinstance(found, dict) else {}
+    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
 
 
 async def _held(
     http: HttpRequest, desk: Desk, keep: float | None, body: Common, writer: type[_Chat] | type[_Text]
 ) -> Response:
-    """Without a prompt, the model is loaded, or with keep_alive 0 unloaded."""
-    operator(http)
+    """Without a prompt, the model is loaded, as a question would load it; with keep_alive 0 an operator unloads it."""
     unload = keep == 0
+    if unload:
+        operator(http)
     await asyncio.to_thread(desk.models.unload if unload else desk.models.load, body.model)
-    if keep:
-        await asyncio.to_thread(desk.models.keep, body.model, None if keep == FOREVER else keep)
+    if not unload:
+        await _keep(http, desk, body.model, keep)
     ending = {"done": True, "done_reason": "unload" if unload else "load"}
     return JSONResponse({**_head(body.model), **writer.piece(""), **ending})
+
+
+async def _keep(http: HttpRequest, desk: Desk, name: str, keep: float | None) -> None:
+    """How long the model stays from now on: for operators to say. Of others it is let pass, and changes no answer."""
+    if keep is not None and caller(http).role in rights.MAY["operator"]:
+        # Who removes a name meanwhile does not take the answer away.
+        with contextlib.suppress(SourceNotFound):
+            await asyncio.to_thread(desk.models.keep, name, None if keep == FOREVER else keep)
+
+
+def _cut(vector: Sequence[float], dimensions: int | None) -> list[float]:
+    """The first so many numbers, of length 1 again, as Ollama has it."""
+    held = list(vector[: dimensions or None])
+    length = math.sqrt(sum(one * one for one in held))
+    return [one / length for one in held] if length else held
 
 
 def _head(name: str) -> dict[str, Any]:

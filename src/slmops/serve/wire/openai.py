@@ -18,32 +18,40 @@ from slmops.core.errors import SourceNotFound
 from slmops.serve.desk import Desk
 from slmops.serve.models import Models
 from slmops.serve.wire._answers import begin, whole
-from slmops.serve.wire._http import Stream, caller
+from slmops.serve.wire._http import SSE, Stream, caller
 from slmops.serve.wire._openai_body import Chat, Completion
 from slmops.serve.wire._openai_embed import Embedding, written
 from slmops.serve.wire._openai_faults import failure, faultless
 from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion
+from slmops.serve.wire._openapi import reads
+
+KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
     models = desk.models
 
+    @reads(None, "object", "data")
     async def listed(http: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
 
+    @reads(None, "id", "object", "created", "owned_by")
     async def one(http: HttpRequest) -> Response:
         name, names = http.path_params["name"], desk.names(caller(http))
         if name not in names:
             return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
 
+    @reads(Chat, *KEYS, media=SSE)
     async def chat(http: HttpRequest) -> Response:
         return await faultless(_answered(http, desk, Chat))
 
+    @reads(Completion, *KEYS, media=SSE)
     async def text(http: HttpRequest) -> Response:
         return await faultless(_answered(http, desk, Completion))
 
+    @reads(Embedding, "object", "data", "model", "usage")
     async def embeddings(http: HttpRequest) -> Response:
         return await faultless(_embedded(http, desk))
 
@@ -57,7 +65,14 @@ def routes(desk: Desk) -> list[Route]:
 
 
 def _card(models: Models, name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": int(models.began), "owned_by": "slmops"}
+    """context_length is known once the model was asked for: opening what nobody asks for would read files."""
+    card = {"id": name, "object": "model", "created": int(models.began), "owned_by": "slmops"}
+    model = models.at_hand(name)
+    return {
+        **card,
+        "context_length": model.context if model is not None else None,
+        "loaded": model is not None and model.loaded,
+    }
 
 
 async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Completion]) -> Response:
@@ -70,7 +85,7 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
     head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return Stream(answers, chunks(head, writer, answers, began, each, usage), "text/event-stream")
+        return Stream(answers, chunks(head, writer, answers, began, each, usage), SSE)
     return JSONResponse(completion(head, writer, await whole(http, answers, began), each))
 
 

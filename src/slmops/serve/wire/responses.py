@@ -21,33 +21,36 @@ from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Event, Piece
 from slmops.serve.wire._answers import begin, merged
-from slmops.serve.wire._http import ClientLeft, Stream, caller, following
+from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, following
 from slmops.serve.wire._openai_faults import faultless, said
 from slmops.serve.wire._openai_write import event as event_text
+from slmops.serve.wire._openapi import reads
 from slmops.serve.wire._responses_body import Create, answer
 from slmops.serve.wire._responses_store import Store
+
+KEYS = ("id", "object", "created_at", "model", "output", "status")
 
 
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
     store = Store()
 
+    @reads(Create, *KEYS, media=SSE)
     async def create(http: HttpRequest) -> Response:
         return await faultless(_answered(http, desk, store))
 
+    @reads(None, "id", "object")
     async def one(http: HttpRequest) -> Response:
         async def found() -> Response:
-            return JSONResponse(store.get(http.path_params["id"], caller(http).name).response)
+            identifier, owner = http.path_params["id"], caller(http).name
+            if http.method != "DELETE":
+                return JSONResponse(store.get(identifier, owner).response)
+            store.drop(identifier, owner)
+            return JSONResponse({"id": identifier, "object": "response", "deleted": True})
 
         return await faultless(found())
 
-    async def delete(http: HttpRequest) -> Response:
-        async def dropped() -> Response:
-            store.drop(http.path_params["id"], caller(http).name)
-            return JSONResponse({"id": http.path_params["id"], "object": "response", "deleted": True})
-
-        return await faultless(dropped())
-
+    @reads(None, "object", "data", "first_id", "last_id", "has_more")
     async def items(http: HttpRequest) -> Response:
         async def listed() -> Response:
             found = store.get(http.path_params["id"], caller(http).name).items
@@ -58,8 +61,7 @@ def routes(desk: Desk) -> list[Route]:
 
     return [
         Route("/v1/responses", create, methods=["POST"]),
-        Route("/v1/responses/{id}", one, methods=["GET"]),
-        Route("/v1/responses/{id}", delete, methods=["DELETE"]),
+        Route("/v1/responses/{id}", one, methods=["GET", "DELETE"]),
         Route("/v1/responses/{id}/input_items", items, methods=["GET"]),
     ]
 
@@ -79,7 +81,7 @@ async def _answered(http: HttpRequest, desk: Desk, store: Store) -> Response:
     head = {"id": _identifier("resp"), "object": "response", "created_at": int(time.time()), **body.told()}
     writer = _Writer(head, began, keep)
     if body.stream:
-        return Stream(answers, _events(writer, answers[0]), "text/event-stream")
+        return Stream(answers, _events(writer, answers[0]), SSE)
     try:
         while not writer.ended:
             writer.take(await following(http, answers[0]))
