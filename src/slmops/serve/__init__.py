@@ -2,7 +2,8 @@
 
     request.py    the one internal request, and what comes back of it
     stops.py      stop strings in a stream of pieces
-    model.py      one model: its worker process, its thread, its bounded queue, and the answers that come of it
+    model.py      one model: its worker process, its bounded queue, and the requests in flight
+    answer.py     what comes back of a request, event by event
     models.py     which models there are, and which are loaded
     access.py     who may ask: keys, hosts, sizes of bodies
     tools/        tool calls in a model's answer, one notation a file
@@ -11,6 +12,6 @@
     page.py       the web page (files in web/, no build step) and what only it asks for; sessions.py, shelf.py
     app.py        the ASGI application
 
-Engines compute in processes of their own (engines/_host.py): a crash fails its own request alone, and the next one finds a
-new process.
+Engines compute in processes of their own (engines/_host.py): a crash fails its own requests alone, and the next one finds
+a new process.
 """
