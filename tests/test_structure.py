@@ -37,7 +37,7 @@ OWNERS = {
     "mlx": {"engines/mlx.py"},
     "mlx_lm": {"engines/mlx.py"},
     "jsonschema": {"measure/scorers/json.py", "pipeline/schema.py", "registry/policy.py"},
-    "httpx2": {"registry/_http.py"},
+    "httpx2": {"registry/_http.py", "serve/upstream/client.py"},
     "lm_eval": {"measure/harness.py"},
     "model_signing": {"registry/signing.py"},
     "cryptography": {"registry/signing.py"},

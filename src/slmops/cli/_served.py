@@ -18,7 +18,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         "models",
         nargs="*",
         metavar="MODEL",
-        help="an artifact's folder or its name in the registry; NAME=MODEL calls it NAME; none: all that the registry has",
+        help="an artifact's folder, its name in the registry, or a model of another server (https://host/v1#model); "
+        "NAME=MODEL calls it NAME; none: all that the registry has",
+    )
+    parser.add_argument(
+        "--upstream-key", action="append", default=[], metavar="NAME=VARIABLE", help="the variable with another server's key"
     )
     parser.add_argument("--registry", action="store_true", help="serve what the registry has besides those given")
     parser.add_argument(
@@ -113,7 +117,7 @@ def read(arguments: argparse.Namespace) -> Setup:
 
     usual = _usual(arguments)
     said = setup.read(Path(arguments.config), usual) if arguments.config else setup.Setup(rest=usual)
-    entries = (*said.entries, *(setup.entry(text, usual) for text in arguments.models))
+    entries = (*said.entries, *setup.keyed([setup.entry(text, usual) for text in arguments.models], arguments.upstream_key))
     aliases = {**said.aliases, **setup.aliases(arguments.alias)}
     pinned = {one.name: dataclasses.replace(one, pin=one.pin or one.name in arguments.pin) for one in entries}
     for name in arguments.pin:

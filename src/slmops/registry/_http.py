@@ -2,7 +2,7 @@
 
 Time-outs everywhere; what breaks is tried again with growing pauses, or those that Retry-After asks for; redirects are
 followed by hand, a few, never from https to http, and credentials go to the host they were given for and to no other.
-Proxies and certificates are the environment's (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE). The only file that imports httpx2.
+Proxies and certificates are the environment's (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Client:
 
         self._origin, self._authorization, self._pause = _host(checked(origin)), authorization, pause
         self._http = httpx2.Client(
-            verify=_certificates(),
+            verify=certificates(),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),  # they know no ports: another server's would do
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity"},
             follow_redirects=False,
@@ -249,7 +249,7 @@ class Client:
 
 
 @functools.cache
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
     """Those that the system trusts: read once, for it takes longer than most answers."""
     import httpx2
 

@@ -74,6 +74,8 @@ class Answer:
             case Began():
                 outcome.began = time.monotonic()
                 outcome.prompt_tokens, outcome.cached_tokens = event.prompt_tokens, event.cached_tokens
+            case Ended(prompt=Began() as prompt):
+                outcome.prompt_tokens, outcome.cached_tokens = prompt.prompt_tokens, prompt.cached_tokens
         if self._calls is None or isinstance(event, BaseException):
             self._put(event)
             return

@@ -10,7 +10,8 @@ from typing import Protocol, TypeVar
 
 from slmops.core.errors import SourceNotFound, Unreachable
 from slmops.serve import tools
-from slmops.serve.model import Answer, Gone, Model
+from slmops.serve.answer import Answer
+from slmops.serve.backend import Backend, Gone
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
 from slmops.serve.tools._reader import Reader
@@ -46,7 +47,7 @@ class Desk:
         outcome = Outcome(request, caller)
         with self._admitted(outcome):
 
-            async def take(model: Model) -> Answer:
+            async def take(model: Backend) -> Answer:
                 outcome.request, calls = await _fitted(request, model)
                 answer = self._answer(outcome, calls)
                 model.take(answer)
@@ -72,7 +73,7 @@ class Desk:
         """Tokens that the model would read for a request. Raises what `ask` raises."""
         outcome = Outcome(request, caller)
 
-        async def count(model: Model) -> int:
+        async def count(model: Backend) -> int:
             outcome.request, _ = await _fitted(request, model)
             return await model.count(outcome.request)
 
@@ -82,7 +83,7 @@ class Desk:
         self._ended(outcome)
         return found
 
-    async def _given(self, outcome: Outcome, give: Callable[[Model], Awaitable[T]]) -> T:
+    async def _given(self, outcome: Outcome, give: Callable[[Backend], Awaitable[T]]) -> T:
         """Give a request to what its name leads to."""
         name = outcome.request.model
         while True:
@@ -134,8 +135,8 @@ class Desk:
             watcher.ended(outcome)
 
 
-async def _fitted(request: Request, model: Model) -> tuple[Request, Reader | None]:
+async def _fitted(request: Request, model: Backend) -> tuple[Request, Reader | None]:
     """What the model is to be asked, and what finds calls in its answer."""
     if not request.tools and not tools.concerned(request):
         return request, None
-    return await asyncio.to_thread(tools.fit, request, model.artifact)  # the first time, its template is tried out
+    return await asyncio.to_thread(model.fitted, request)

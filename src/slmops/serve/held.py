@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError
 from slmops.serve import room
-from slmops.serve.model import Model
+from slmops.serve.backend import Backend
 from slmops.serve.names import Target
 
 log = logging.getLogger("slmops.models")
@@ -52,7 +52,7 @@ class State:
 class Held:
     """A model and what is known of its life."""
 
-    model: Model
+    model: Backend
     target: Target
     need: room.Need
     release: Callable[[], None]
@@ -92,6 +92,11 @@ class Held:
         return self.expected if self.pid is not None else self.reserved
 
     @property
+    def spare(self) -> bool:
+        """Whether unloading it hurts nobody and frees something: what another server computes takes nothing here."""
+        return not self.pinned and not self.model.busy and self.counted > 0
+
+    @property
     def expires(self) -> float | None:
         """In seconds of time.monotonic."""
         if self.pinned or self.model.busy or (self.keep_alive is None and self.model.loaded):
@@ -108,7 +113,7 @@ class Held:
             tuple(sorted(model.served)),
             target.digest,
             model.engine,
-            model.artifact.format,
+            model.format,
             self.need.scheme,
             "/".join(dict.fromkeys(effective[key] for key in ("weights", "activations") if key in effective)),
             model.loaded,

@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slmops import run
+from slmops.core.defaults import Defaults
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
 from slmops.engines import Options, Sampling, _host, _installed
+from slmops.serve import tools
 from slmops.serve.answer import Answer as Answer
+from slmops.serve.backend import Gone
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
 from slmops.serve.stops import Stops
+from slmops.serve.tools._reader import Reader
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
 """Seconds between the starts of a worker that died each time, or could not be started; the last goes on."""
@@ -32,10 +36,6 @@ SHORT = 16_000
 """Letters of a conversation that are rendered on the loop: faster than handing them to a thread."""
 
 log = logging.getLogger("slmops.model")
-
-
-class Gone(Exception):
-    """The model was unloaded between being found and being asked: look it up again."""
 
 
 class _Flight:
@@ -125,6 +125,14 @@ class Model:
         return worker.pid if worker is not None else None
 
     @property
+    def format(self) -> str:
+        return self.artifact.format
+
+    @property
+    def defaults(self) -> Defaults:
+        return self.artifact.defaults
+
+    @property
     def context(self) -> int:
         """Tokens of a prompt and its answer, at most."""
         return min(self.options.context, self.artifact.context)
@@ -171,6 +179,10 @@ class Model:
         self.since, self.last_used = time.time(), time.monotonic()
         self.load_seconds = self.last_used - self._last_start
         return worker
+
+    def fitted(self, request: Request) -> tuple[Request, Reader | None]:
+        """See Backend. The first time, the model's template is tried out."""
+        return tools.fit(request, self.artifact)
 
     # ---- on the loop
 

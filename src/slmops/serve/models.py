@@ -19,10 +19,12 @@ from slmops import run
 from slmops.core import units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
 from slmops.serve import room
+from slmops.serve.backend import Backend
 from slmops.serve.held import Held, State
 from slmops.serve.model import Model
-from slmops.serve.names import Entry, Key, Names, Target
+from slmops.serve.names import Entry, Key, Names, Remote, Target
 from slmops.serve.request import Served
+from slmops.serve.upstream import Upstream
 
 WAIT = 30.0
 """Seconds that a model may wait for others to be idle, so that they can be unloaded for it."""
@@ -72,12 +74,12 @@ class Models:
         """What a name leads to, loaded or not. May read the registry. Raises SourceNotFound."""
         return self._names.find(name)
 
-    def at_hand(self, name: str) -> Model | None:
+    def at_hand(self, name: str) -> Backend | None:
         """The model of a name where that is known without waiting."""
         target = self._names.known(name)
         return self._pick(name, target) if target is not None else None
 
-    def get(self, name: str) -> Model:
+    def get(self, name: str) -> Backend:
         """The model of a name; its worker starts with its first request. Reads files. Raises SourceNotFound naming those
         that there are, and what opening the artifact raises."""
         if self._ending.is_set():
@@ -88,7 +90,7 @@ class Models:
         held = self._make(target)
         return self._pick(name, target) or held.model
 
-    def _pick(self, name: str, target: Target) -> Model | None:
+    def _pick(self, name: str, target: Target) -> Backend | None:
         """What answers to a name now; None where it has to be made."""
         with self._lock:
             held, current = self._held.get(target.key), self._current.get(name)
@@ -118,20 +120,29 @@ class Models:
                 held = self._held.get(target.key)
                 if held is not None and not held.model.closing:
                     return held
-            folder, release = self._names.open(target)
-            entry = target.entry
-            try:
-                artifact = run.Artifact.open(folder)
-                model = Model(target.name, artifact, entry.engine, entry.options, entry.queue, warm=self._warm)
-                need = room.need(artifact, model.engine, model.options)
-            except BaseException:
-                release()
-                raise
-            held = Held(model, target, need, release, entry.keep_alive)
-            model.room = functools.partial(self._room, held)
+            source = target.entry.source
+            held = self._remote(source, target) if isinstance(source, Remote) else self._opened(target)
             with self._lock:
                 self._held[target.key] = held
             return held
+
+    def _remote(self, source: Remote, target: Target) -> Held:
+        upstream = Upstream(target.name, source, target.entry.queue)
+        return Held(upstream, target, room.Need("", 0, 0, 0, 0), lambda: None, target.entry.keep_alive)
+
+    def _opened(self, target: Target) -> Held:
+        folder, release = self._names.open(target)
+        entry = target.entry
+        try:
+            artifact = run.Artifact.open(folder)
+            model = Model(target.name, artifact, entry.engine, entry.options, entry.queue, warm=self._warm)
+            need = room.need(artifact, model.engine, model.options)
+        except BaseException:
+            release()
+            raise
+        held = Held(model, target, need, release, entry.keep_alive)
+        model.room = functools.partial(self._room, held)
+        return held
 
     # Loading and unloading by word
 
@@ -232,7 +243,7 @@ class Models:
         idle = [
             one
             for one in self._held.values()
-            if one is not coming and one is not coming.beside and one.model.loaded and not one.pinned and not one.model.busy
+            if one is not coming and one is not coming.beside and one.model.loaded and one.spare
         ]
         if sum(one.counted for one in idle) < missing:
             return None
@@ -312,7 +323,7 @@ class Models:
         now = time.monotonic()
         for one in sorted(held, key=lambda each: each.model.last_used):
             late = one.expires is not None and now >= one.expires
-            if late or (over > 0 and one.model.loaded and not one.pinned and not one.model.busy):
+            if late or (over > 0 and one.model.loaded and one.spare):
                 with self._lock:
                     if one.model.failing or not one.model.close_if_idle():
                         continue

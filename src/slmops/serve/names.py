@@ -25,13 +25,28 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class Remote:
+    """A model of another server that speaks OpenAI's API."""
+
+    url: str
+    """What /chat/completions is put behind: https://host/v1."""
+    model: str
+    """As that server calls it."""
+    key_env: str | None = None
+    """The environment's variable with the key to send."""
+
+    def __str__(self) -> str:
+        return f"{self.url}#{self.model}" + (f" with {self.key_env}" if self.key_env else "")
+
+
+@dataclass(frozen=True)
 class Entry:
     """A model that is served, as a command or a configuration says it."""
 
     name: str
     """What requests call it; empty for what the registry has besides."""
-    source: Path | str = ""
-    """A folder or .gguf; or a reference of the registry, which is looked up with each request."""
+    source: Path | Remote | str = ""
+    """A folder or .gguf; another server's; or a reference of the registry, which is looked up with each request."""
     engine: str | None = None
     options: Options = AS_IT_COMES
     queue: int = 64
@@ -51,7 +66,7 @@ class Target:
     name: str
     """One for all ways to write it: metrics count under it."""
     place: str
-    """The folder, or the digest."""
+    """The folder, the other server's address, or the digest."""
     digest: str
     """sha256:..., empty for a folder that is not in the registry."""
     release: str
@@ -115,7 +130,9 @@ class Names:
         seen, found = self._known
         target = found.get(name)
         return (
-            target if target is not None and (isinstance(target.entry.source, Path) or seen == self._shelf.seen()) else None
+            target
+            if target is not None and (not isinstance(target.entry.source, str) or seen == self._shelf.seen())
+            else None
         )
 
     def find(self, name: str) -> Target:
@@ -138,7 +155,7 @@ class Names:
             if self._rest is None or (parsed is None and references.SHORT.fullmatch(meant) is None):
                 raise self._unknown(name)
             entry = self._rest
-        if isinstance(entry.source, Path):
+        if not isinstance(entry.source, str):
             return Target(called, str(entry.source), "", _release(called), entry)
         try:
             digest, reference = self._shelf.resolve(entry.source or meant)

@@ -150,6 +150,8 @@ class Ended:
     """That were generated."""
     stop: str | None = None
     """The text of `Request.stop` that ended it."""
+    prompt: Began | None = None
+    """The prompt's tokens, where they were not known when it began."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,11 @@ class Outcome:
 
     def __post_init__(self) -> None:
         self.original = self.request
+
+    @property
+    def prompt(self) -> Began:
+        """What is known of the prompt by now: all of it, once it has ended."""
+        return Began(self.prompt_tokens, self.cached_tokens)
 
     def piece(self, now: float) -> None:
         """Text came."""

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from slmops.core import yaml12
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.units import parse_seconds, parse_size
-from slmops.registry import policy, references
-from slmops.serve.names import Entry
+from slmops.registry import _http, policy, references
+from slmops.serve.names import Entry, Remote
 
 MANUAL = "docs/serving.md"
 ALWAYS = "always"
 OPTIONS = ("device", "context", "parallel", "threads", "kv")
+URL = re.compile(r"https?://")
+FROM_URL = re.compile(r"(?:([^=/]*)=)?(https?://.*)")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
+MOST_NAME = 300
+"""Letters of a model's name at another server."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +41,11 @@ class Setup:
 
 
 def entry(text: str, usual: Entry) -> Entry:
-    """NAME=MODEL or MODEL: a folder, called by its last part, or a name of the registry. Raises SourceNotFound."""
+    """NAME=MODEL or MODEL: a folder, called by its last part, a name of the registry, or a model of another server,
+    URL#MODEL. Raises SourceNotFound, UsageError."""
+    if (match := FROM_URL.fullmatch(text)) is not None:
+        there = remote(match[2])
+        return dataclasses.replace(usual, name=match[1] or there.model, source=there)
     name, _, place = text.rpartition("=")
     source = place_of(place)
     called = name or (source.resolve().name if isinstance(source, Path) else source)
@@ -51,6 +63,40 @@ def place_of(text: str, folder: Path | None = None) -> Path | str:
     if references.parse(text) is None and references.SHORT.fullmatch(text) is None:
         raise SourceNotFound(f"there is no folder {text}", "a folder, or a name that slmops models ls shows")
     return text
+
+
+def remote(text: str, key_env: str | None = None, plain: bool = False) -> Remote:
+    """URL#MODEL; nothing is asked. plain: whether what is sent may be read on its way. Raises UsageError."""
+    url, _, model = text.partition("#")
+    host = urlsplit(_http.checked(url)).hostname or ""
+    if "?" in url or not 0 < len(model) <= MOST_NAME or not model.isprintable():
+        raise UsageError(
+            f"{text[:200]!r} names no model of another server", "https://host/v1#model, as GET /v1/models has it"
+        )
+    if url.startswith("http:") and not plain and not _loopback(host):
+        raise UsageError(
+            f"what is sent to {url[:200]}, keys too, can be read on its way", "https://, or plain_http: true in the --config"
+        )
+    return Remote(url.rstrip("/"), model, key_env)
+
+
+def keyed(entries: Sequence[Entry], texts: Sequence[str]) -> list[Entry]:
+    """Entries with the keys of other servers: NAME=VARIABLE, some times. Raises UsageError."""
+    found = {one.name: one for one in entries}
+    for text in texts:
+        name, _, variable = text.partition("=")
+        entry = found.get(name)
+        if entry is None or not isinstance(entry.source, Remote) or VARIABLE.fullmatch(variable) is None:
+            raise UsageError(f"{name[:200]}: no model of another server, or no variable", "--upstream-key big=BIG_API_KEY")
+        found[name] = dataclasses.replace(entry, source=dataclasses.replace(entry.source, key_env=variable))
+    return [found.get(one.name, one) for one in entries]
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def keep_alive(text: str | int) -> float | None:
@@ -97,12 +143,26 @@ def schema() -> dict[str, Any]:
 
 def _entry(said: Mapping[str, Any], usual: Entry, folder: Path) -> Entry:
     options = dataclasses.replace(usual.options, **{key: said[key] for key in OPTIONS if key in said})
+    text = said.get("source", said["name"])
+    source: Path | Remote | str
+    if URL.match(text):
+        _apart(said, ("engine", *OPTIONS), "is of a model that is computed here, and it is another server's")
+        source = remote(text, said.get("key_env"), said.get("plain_http", False))
+    else:
+        _apart(said, ("key_env", "plain_http"), "is of a model of another server, and its source is no URL")
+        source = place_of(text, folder)
     return Entry(
         said["name"],
-        place_of(said.get("source", said["name"]), folder),
+        source,
         said.get("engine", usual.engine),
         options,
         said.get("queue", usual.queue),
         said.get("pin", False),
         keep_alive(said["keep_alive"]) if "keep_alive" in said else usual.keep_alive,
     )
+
+
+def _apart(said: Mapping[str, Any], keys: Sequence[str], why: str) -> None:
+    """Raises UsageError for a key that makes no sense in this entry."""
+    if wrong := next((key for key in keys if key in said), None):
+        raise UsageError(f"{said['name']}: {wrong} {why}", "leave it out")

@@ -70,7 +70,7 @@ async def whole(http: HttpRequest, answers: Sequence[Answer], began: Sequence[Be
                         one.calls.append(Called(event))
                     case Arguments():
                         one.calls[-1].arguments += event.text
-            one.text, one.ended = "".join(texts), event
+            one.text, one.ended, one.began = "".join(texts), event, answer.outcome.prompt
             found.append(one)
     except BaseException:
         for answer in answers:

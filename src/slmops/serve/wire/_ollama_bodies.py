@@ -103,9 +103,9 @@ class Options(Body):
             raise UsageError("a stop string has 1 to 256 letters")
         return tuple(found)
 
-    def fits(self, context: int) -> None:
+    def fits(self, context: int | None) -> None:
         """Raises UsageError where a larger context is asked for than the server was started with."""
-        if self.num_ctx is not None and self.num_ctx > context:
+        if self.num_ctx is not None and context is not None and self.num_ctx > context:
             raise UsageError(
                 f"num_ctx: {self.num_ctx} is asked for, and this model is served with {context}",
                 "leave it out, or start the server with --context",

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from slmops.core import units
 from slmops.core.defaults import Defaults
-from slmops.core.errors import SlmopsError, SourceNotFound
-from slmops.serve.model import Model
+from slmops.core.errors import SlmopsError, SourceNotFound, Unsupported
+from slmops.serve.backend import Backend
 from slmops.serve.models import Models
-from slmops.serve.names import Target
+from slmops.serve.names import Remote, Target
 
 if TYPE_CHECKING:
     from slmops.registry import Registry
@@ -37,6 +37,10 @@ QUANTIZATIONS = {"q4": "Q4_0", "q4a": "Q4_1", "q8": "Q8_0"}
 """Our portable schemes by the name of the GGUF blocks that they are, bit for bit."""
 
 
+REMOTE = {"format": "", "family": "", "scheme": "", "parameters": 0, "bytes": 0}
+"""What is known of a model of another server."""
+
+
 def find(models: Models, text: str) -> Target:
     """What a client means by `home` or `home:latest`. Raises SourceNotFound, in the words that clients look for."""
     try:
@@ -45,7 +49,7 @@ def find(models: Models, text: str) -> Target:
         raise SourceNotFound(f"model {text[:100]!r} not found", fault.cure) from None
 
 
-def model(models: Models, text: str) -> Model:
+def model(models: Models, text: str) -> Backend:
     """The model that is meant. Raises what finding and opening it raise."""
     find(models, text)
     return models.get(text)
@@ -64,7 +68,7 @@ def loaded(models: Models) -> list[dict[str, Any]]:
         state, held = states[entry["name"]], models.at_hand(entry["name"])
         entry.pop("modified_at")
         expires = _moment(state.expires if state.expires is not None else NEVER)
-        context = held.context if held is not None else 0
+        context = (held.context if held is not None else None) or 0
         found.append({**entry, "size": state.memory, "size_vram": 0, "expires_at": expires, "context_length": context})
     return found
 
@@ -72,6 +76,8 @@ def loaded(models: Models) -> list[dict[str, Any]]:
 def show(models: Models, text: str) -> dict[str, Any]:
     target = find(models, text)
     artifact = models.get(text).artifact
+    if artifact is None:
+        raise Unsupported(f"{text} is computed by another server, and nothing is known here of its files", "ask that server")
     facts, template = _facts(artifact.folder, target.digest), artifact.chat_template or ""
     family, config = facts["family"], facts["config"]
     info = {"general.architecture": family, "general.parameter_count": facts["parameters"]}
@@ -119,7 +125,10 @@ def _entries(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for name, target in targets.items():
         with contextlib.suppress(SlmopsError):
-            facts = filed.get(target.digest) if target.digest else _facts(Path(target.place), "")
+            if isinstance(target.entry.source, Remote):
+                facts = {**REMOTE, "modified": models.began}
+            else:
+                facts = filed.get(target.digest) if target.digest else _facts(Path(target.place), "")
             if facts is not None:
                 found.append(_entry(name, target, facts))
     return found

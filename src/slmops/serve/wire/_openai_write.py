@@ -110,7 +110,7 @@ def completion(head: dict[str, Any], writer: Writer, found: Sequence[Whole], eac
 
 
 async def chunks(
-    head: dict[str, Any], writer: Writer, answers: Sequence[Answer], began: Sequence[Began], each: int, with_usage: bool
+    head: dict[str, Any], writer: Writer, answers: Sequence[Answer], each: int, with_usage: bool
 ) -> AsyncGenerator[str, None]:
     """Answers as server-sent events, to `[DONE]` or to an error."""
 
@@ -132,7 +132,14 @@ async def chunks(
             else:
                 yield chunk(index, writer.piece(index, one))
         if with_usage:
-            yield event({**head, "object": writer.chunk, "choices": [], "usage": usage(began[::each], tokens)})
+            yield event(
+                {
+                    **head,
+                    "object": writer.chunk,
+                    "choices": [],
+                    "usage": usage([one.outcome.prompt for one in answers][::each], tokens),
+                }
+            )
         yield "data: [DONE]\n\n"
     except SlmopsError as fault:
         yield event(said(fault)[1])

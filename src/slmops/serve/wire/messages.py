@@ -64,7 +64,7 @@ async def _answered(http: HttpRequest, desk: Desk) -> Response:
     if body.stream:
         return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), SSE)
     (one,) = await whole(http, answers, [began])
-    usage = {**_read(began), "output_tokens": one.ended.tokens}
+    usage = {**_read(one.began), "output_tokens": one.ended.tokens}
     return JSONResponse({**head, "content": _content(one), **_reason(one.ended), "usage": usage})
 
 
@@ -140,7 +140,7 @@ async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str)
                 case Ended():
                     if inside:
                         yield _event({"type": "content_block_stop", "index": index})
-                    usage = {**_read(began), "output_tokens": event.tokens}
+                    usage = {**_read(answer.outcome.prompt), "output_tokens": event.tokens}
                     yield _event({"type": "message_delta", "delta": _reason(event), "usage": usage})
                     yield _event({"type": "message_stop"})
     except SlmopsError as fault:

@@ -130,7 +130,7 @@ async def _answered(
             model = await asyncio.to_thread(cards.model, desk.models, body.model)
         if body.empty:
             return await _held(http, desk, keep, body, writer)
-        request = body.request(Options.model_validate(model.artifact.defaults.parameters))
+        request = body.request(Options.model_validate(model.defaults.parameters))
         if body.options is not None:
             body.options.fits(model.context)
         answers, began = await begin(http, desk, [request])

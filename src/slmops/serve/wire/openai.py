@@ -85,7 +85,7 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
     head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
-        return Stream(answers, chunks(head, writer, answers, began, each, usage), SSE)
+        return Stream(answers, chunks(head, writer, answers, each, usage), SSE)
     return JSONResponse(completion(head, writer, await whole(http, answers, began), each))
 
 

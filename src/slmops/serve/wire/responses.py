@@ -19,7 +19,7 @@ from starlette.routing import Route
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Piece
+from slmops.serve.request import Arguments, Call, Ended, Event, Outcome, Piece
 from slmops.serve.wire._answers import begin, merged
 from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, following
 from slmops.serve.wire._openai_faults import faultless, said
@@ -77,9 +77,9 @@ async def _answered(http: HttpRequest, desk: Desk, store: Store) -> Response:
             asked = [{**one.model_dump(exclude_none=True), "id": one.id or _identifier("item")} for one in body.items()]
             store.put(owner, response, asked, [*messages, *answer(response["output"])])
 
-    (answers, (began,)) = await begin(http, desk, [request])
+    (answers, _) = await begin(http, desk, [request])
     head = {"id": _identifier("resp"), "object": "response", "created_at": int(time.time()), **body.told()}
-    writer = _Writer(head, began, keep)
+    writer = _Writer(head, answers[0].outcome, keep)
     if body.stream:
         return Stream(answers, _events(writer, answers[0]), SSE)
     try:
@@ -108,13 +108,13 @@ async def _events(writer: _Writer, one: Answer) -> AsyncGenerator[str, None]:
 class _Writer:
     """A response as it grows: its items, and the events that tell of them."""
 
-    def __init__(self, head: dict[str, Any], began: Began, keep: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, head: dict[str, Any], outcome: Outcome, keep: Callable[[dict[str, Any]], None]) -> None:
         self.response: dict[str, Any] = {
             **head, "status": "in_progress", "error": None, "incomplete_details": None, "output": [], "usage": None,
         }  # fmt: skip
         self.ended = False
         self._output: list[dict[str, Any]] = self.response["output"]
-        self._began, self._keep, self._count = began, keep, 0
+        self._outcome, self._keep, self._count = outcome, keep, 0
 
     def begin(self) -> list[str]:
         return [self._event(f"response.{kind}", response=self.response) for kind in ("created", "in_progress")]
@@ -186,7 +186,7 @@ class _Writer:
         status = "incomplete" if event.reason == "length" else "completed"
         told = self._text("") if not self._output else []
         told += self._stop(status)
-        read = self._began
+        read = self._outcome.prompt
         self.response |= {
             "status": status,
             "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
