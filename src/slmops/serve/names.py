@@ -129,11 +129,9 @@ class Names:
         """What `find` found before, if nothing changed since; nothing that waits is asked."""
         seen, found = self._known
         target = found.get(name)
-        return (
-            target
-            if target is not None and (not isinstance(target.entry.source, str) or seen == self._shelf.seen())
-            else None
-        )
+        if target is not None and isinstance(target.entry.source, str) and seen != self._shelf.seen():
+            return None
+        return target
 
     def find(self, name: str) -> Target:
         """Raises SourceNotFound naming those that there are."""

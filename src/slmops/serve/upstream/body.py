@@ -17,7 +17,9 @@ MOST_TOKENS = 1 << 17
 def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
     """Where a request goes, and what is sent; the answer is a stream. model: as the other server calls it.
 
-    top_k and min_p are not OpenAI's, but are called so by vLLM, llama-server and slmops alike. Raises Unsupported, UsageError.
+    top_k and min_p are not OpenAI's, but are called so by vLLM, llama-server and slmops alike.
+
+    Raises Unsupported, UsageError.
     """
     sampling = request.sampling
     for there, what, cure in (

@@ -174,6 +174,6 @@ def _key(variable: str | None) -> str:
     if variable is None:
         return ""
     key = os.environ.get(variable, "").strip()
-    if not re.fullmatch(r"[\x21-\x7e]{1,%d}" % MOST_KEY, key):
+    if not re.fullmatch(r"[\x21-\x7e]+", key) or len(key) > MOST_KEY:
         raise UsageError(f"the environment has no key in {variable}", f"export {variable}=...")
     return key

@@ -21,7 +21,8 @@ class Heard:
 
     def __init__(self, request: Request) -> None:
         self._chat, self._stops = request.prompt is None, request.stop
-        self._began, self._reason, self._stop = False, "", None
+        self._began, self._reason = False, ""
+        self._stop: str | None = None
         self._tokens = 0
         self._usage: tuple[int, int, int] | None = None
         self._calls = 0

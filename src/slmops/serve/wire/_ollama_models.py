@@ -125,6 +125,7 @@ def _entries(models: Models, names: Sequence[str]) -> list[dict[str, Any]]:
     found = []
     for name, target in targets.items():
         with contextlib.suppress(SlmopsError):
+            facts: Mapping[str, Any] | None
             if isinstance(target.entry.source, Remote):
                 facts = {**REMOTE, "modified": models.began}
             else:

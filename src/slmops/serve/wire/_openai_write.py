@@ -132,14 +132,8 @@ async def chunks(
             else:
                 yield chunk(index, writer.piece(index, one))
         if with_usage:
-            yield event(
-                {
-                    **head,
-                    "object": writer.chunk,
-                    "choices": [],
-                    "usage": usage([one.outcome.prompt for one in answers][::each], tokens),
-                }
-            )
+            prompts = [one.outcome.prompt for one in answers][::each]
+            yield event({**head, "object": writer.chunk, "choices": [], "usage": usage(prompts, tokens)})
         yield "data: [DONE]\n\n"
     except SlmopsError as fault:
         yield event(said(fault)[1])
