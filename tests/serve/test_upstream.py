@@ -10,6 +10,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,36 @@ def test_calls_forms_and_vectors(both: Any) -> None:
     assert vectors[0].usage.prompt_tokens == vectors[1].usage.prompt_tokens
 
 
+def asked(front: Any, path: str, body: dict[str, Any] | None = None) -> str:
+    url = str(front.base_url).removesuffix("/v1/") + path
+    headers = {"x-api-key": KEY, "content-type": "application/json"}
+    content = json.dumps(body).encode() if body is not None else None
+    return urllib.request.urlopen(urllib.request.Request(url, content, headers)).read().decode()
+
+
+def test_the_other_wire_formats_metrics_and_state(both: Any) -> None:
+    _, front, _ = both
+    said = json.loads(asked(front, "/v1/messages", {"model": "big", "messages": ASKED, "max_tokens": 64, "temperature": 0}))
+    assert json.loads(said["content"][0]["text"]) == ANSWER
+    assert said["usage"]["input_tokens"] + said["usage"]["cache_read_input_tokens"] > 5
+    said = json.loads(asked(front, "/v1/responses", {"model": "big", "input": ASKED[0]["content"], "temperature": 0}))
+    assert json.loads(said["output"][0]["content"][0]["text"]) == ANSWER and said["usage"]["input_tokens"] > 5
+    greedy = {"model": "big", "options": {"temperature": 0}}
+    lines = asked(front, "/api/chat", {**greedy, "messages": ASKED}).splitlines()
+    assert json.loads("".join(json.loads(one)["message"]["content"] for one in lines)) == ANSWER
+    assert json.loads(lines[-1])["prompt_eval_count"] > 5
+    # Ollama's answers of tools name no call.
+    call = {"function": {"name": "set_light", "arguments": {"room": "kitchen", "level": 30}}}
+    told = [*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "done"}]
+    asked(front, "/api/chat", {**greedy, "messages": told})
+    measured = asked(front, "/metrics").splitlines()
+    (tokens,) = [one for one in measured if one.startswith("slmops_prompt_tokens_total{") and 'model_name="big"' in one]
+    assert 'engine="upstream"' in tokens and float(tokens.rpartition(" ")[2]) > 20
+    states = {one["name"]: one for one in json.loads(asked(front, "/slmops/models"))}
+    assert states["big"]["engine"] == "upstream" and states["big"]["memory"] == 0 and states["big"]["running"] == 0
+    assert BEHIND not in json.dumps(states)
+
+
 def answer_of(call: Any) -> dict[str, Any]:
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{"id": call.id, "type": "function", "function": function}]}
@@ -154,10 +185,6 @@ def test_what_cannot_be_asked_is_refused_by_name_and_keys_stay_apart(both: Any) 
     assert caught.value.status_code == 500 and BEHIND not in str(caught.value)
     names = {one.id: one for one in front.models.list().data}
     assert list(names) == ["big", "wrong", "none", "onnx"] and names["big"].context_length is None
-    request = urllib.request.Request(f"{front.base_url}".replace("/v1/", "/slmops/models"), headers={"x-api-key": KEY})
-    states = {one["name"]: one for one in json.loads(urllib.request.urlopen(request).read())}
-    assert states["big"]["engine"] == "upstream" and states["big"]["memory"] == 0 and states["big"]["running"] == 0
-    assert BEHIND not in json.dumps(states)
 
 
 def test_the_server_behind_is_killed_in_mid_stream(both: Any) -> None:
@@ -411,6 +438,9 @@ def test_what_names_another_server(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     usual = Entry("")
     assert setup.entry("big=https://h.example/v1/#org/m", usual).source == Remote("https://h.example/v1", "org/m")
     assert setup.entry("https://h.example/v1#m", usual).name == "m"
+    assert setup.entry("org/m:1=https://h.example/v1#a=b", usual) == replace(
+        usual, name="org/m:1", source=Remote("https://h.example/v1", "a=b")
+    )
     for wrong, said in (
         ("big=https://h.example/v1", "names no model"),
         ("big=https://h.example/v1?key=x#m", "names no model"),

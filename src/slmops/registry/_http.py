@@ -134,7 +134,7 @@ class Client:
                 content = b"" if method == "HEAD" else _bounded(response, most)
                 answer = Answer(str(response.url), response.status_code, response.headers, content)
             if answer.status not in expect and answer.status in AGAIN:
-                raise _Broken(f"it answered {answer.status}{_said(content)}", _after(answer.headers))
+                raise _Broken(f"it answered {answer.status}{_said(content)}", after(answer.headers))
             return answer
 
         answer = self._patiently(url, ask, tries)
@@ -166,7 +166,7 @@ class Client:
             try:
                 with self._sent("GET", url, wanted) as response:
                     if response.status_code in AGAIN:
-                        raise _Broken(f"it answered {response.status_code}", _after(response.headers))
+                        raise _Broken(f"it answered {response.status_code}", after(response.headers))
                     begin = _begin(response, size)
                     if begin is None:
                         raise fault(
@@ -365,7 +365,7 @@ def _bounded(response: httpx2.Response, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _after(headers: Mapping[str, str]) -> float | None:
+def after(headers: Mapping[str, str]) -> float | None:
     """Seconds that Retry-After asks for (RFC 9110, 10.2.3: a number, or a date)."""
     text = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"\d{1,9}", text):

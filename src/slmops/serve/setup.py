@@ -22,7 +22,7 @@ MANUAL = "docs/serving.md"
 ALWAYS = "always"
 OPTIONS = ("device", "context", "parallel", "threads", "kv")
 URL = re.compile(r"https?://")
-FROM_URL = re.compile(r"(?:([^=/]*)=)?(https?://.*)")
+FROM_URL = re.compile(r"(?:((?!https?://)[^=]*)=)?(https?://.*)")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}", re.ASCII)
 MOST_NAME = 300
 """Letters of a model's name at another server."""
@@ -70,9 +70,8 @@ def remote(text: str, key_env: str | None = None, plain: bool = False) -> Remote
     url, _, model = text.partition("#")
     host = urlsplit(_http.checked(url)).hostname or ""
     if "?" in url or not 0 < len(model) <= MOST_NAME or not model.isprintable():
-        raise UsageError(
-            f"{text[:200]!r} names no model of another server", "https://host/v1#model, as GET /v1/models has it"
-        )
+        cure = "https://host/v1#model, the model as GET /v1/models has it"
+        raise UsageError(f"{text[:200]!r} names no model of another server", cure)
     if url.startswith("http:") and not plain and not _loopback(host):
         raise UsageError(
             f"what is sent to {url[:200]}, keys too, can be read on its way", "https://, or plain_http: true in the --config"

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import slmops
@@ -31,6 +32,8 @@ MOST_BODY, MOST_FAULT = 64 << 20, 64 << 10
 KEPT = 20
 """Idle connections that are kept, for so many seconds."""
 KEPT_SECONDS = 30.0
+LONGEST_PAUSE = 86400.0
+"""Seconds that are told to clients, whatever Retry-After asks for."""
 MOST_KEY = 8192
 
 log = logging.getLogger("slmops.upstream")
@@ -48,6 +51,7 @@ class Client:
         secure = source.url.startswith("https:")
         self._http = httpx2.AsyncClient(
             verify=_http.certificates(),
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"User-Agent": f"slmops/{slmops.__version__}", "Accept-Encoding": "identity", **held},
             follow_redirects=False,
             timeout=httpx2.Timeout(silent, connect=CONNECT_SECONDS, pool=None),
@@ -128,8 +132,7 @@ class Client:
         status, said = response.status_code, self._said(body)
         log.warning("refused", extra={"model": self._name, "upstream": self._url, "status": status})
         if status == 429:
-            asked = response.headers.get("Retry-After", "").strip()
-            seconds = float(asked) if re.fullmatch(r"[0-9]{1,6}", asked) else 1.0
+            seconds = min(_http.after(response.headers) or 1.0, LONGEST_PAUSE)
             return Busy(f"the server that computes this model is busy{said}", "try again later", seconds, cause="upstream")
         if status in (401, 403):
             return self._failed(f"refuses the key of this server ({status})")  # its words may quote the key

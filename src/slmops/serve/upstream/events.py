@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from slmops.core.errors import Busy, EngineFailed, PolicyRefused, SlmopsError, Unreachable, UsageError
 from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request
+from slmops.serve.tools._reader import identifier
 
 MOST_CALLS = 128
 MOST_TOP = 100
@@ -79,7 +80,7 @@ class Heard:
         index, function = call.get("index"), _object(call.get("function") or {})
         found: list[Event] = []
         if index == self._calls < MOST_CALLS:
-            name, mark = _text(function.get("name")), _text(call.get("id"))
+            name, mark = _text(function.get("name")), _text(call.get("id")) or identifier()
             if not 0 < len(name) <= 128 or not 0 < len(mark) <= 128:
                 garbage("a call without a name")
             self._calls += 1
