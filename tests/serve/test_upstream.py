@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -21,6 +24,7 @@ import fakeserver
 from needs import needs
 from serve.serving import ANSWER, ASKED, KEY, serving
 from slmops.core.errors import UsageError
+from slmops.engines import _llamacpp_serve
 from slmops.serve import setup
 
 pytestmark = [pytest.mark.slow, needs("openai", "starlette", "uvicorn", "xllamacpp")]
@@ -206,6 +210,61 @@ def test_the_server_behind_is_killed_in_mid_stream(both: Any) -> None:
     assert json.loads(found.choices[0].message.content) == ANSWER
 
 
+@contextlib.contextmanager
+def llama(file: Path) -> Iterator[str]:
+    """llama.cpp's own server, which knows nothing of us."""
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+    asked = {"file": str(file), "port": port, "context": 256, "parallel": 2, "threads": 2, "cache_mib": 0}
+    asked |= {"device": "cpu", "kv": "", "embeds": False, "pools": False}
+    command = [sys.executable, "-P", _llamacpp_serve.__file__, json.dumps(asked)]
+    with subprocess.Popen(command, env={**os.environ, "LLAMA_API_KEY": BEHIND}, stdout=-3, stderr=-3) as process:
+        try:
+            for _ in range(200):
+                with contextlib.suppress(OSError):
+                    if urllib.request.urlopen(f"http://127.0.0.1:{port}/health").status == 200:
+                        break
+                time.sleep(0.05)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def test_a_server_that_is_none_of_ours(made: Path) -> None:
+    import openai as library
+
+    (file,) = (made / "gguf").glob("*.gguf")
+    with llama(file) as url, serving(f"far={url}/v1#any", "--upstream-key", f"far={VARIABLE}") as (front, _):
+        theirs, ours = openai(url, BEHIND), openai(front)
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["lamp", "shade"]}}}
+        for more in (
+            {},
+            {"stop": ['"arguments"']},
+            {"max_tokens": 3},
+            {"response_format": schema},
+        ):
+            asked: dict[str, Any] = {"messages": ASKED, "temperature": 0, **more}
+            one, other = (
+                theirs.chat.completions.create(model="any", **asked),
+                ours.chat.completions.create(model="far", **asked),
+            )
+            (first,), (second,) = one.choices, other.choices
+            assert (first.message.content or "") == (second.message.content or ""), more
+            assert first.finish_reason == second.finish_reason, more
+            assert one.usage.completion_tokens == other.usage.completion_tokens
+            assert one.usage.prompt_tokens == other.usage.prompt_tokens
+        asked = {"messages": ASKED, "temperature": 0, "logprobs": True, "top_logprobs": 2, "max_tokens": 4}
+        scored = [one.chat.completions.create(model="far", **asked).choices[0].logprobs.content for one in (theirs, ours)]
+        assert [(one.token, one.logprob) for one in scored[0]] == [(one.token, one.logprob) for one in scored[1]]
+        asked = {"prompt": "please set", "temperature": 0, "max_tokens": 6}
+        texts = [one.completions.create(model="far", **asked).choices[0] for one in (theirs, ours)]
+        assert texts[0].text == texts[1].text and texts[0].finish_reason == texts[1].finish_reason == "length"
+        with pytest.raises(library.BadRequestError, match="context size"):
+            ours.chat.completions.create(model="far", messages=[{"role": "user", "content": "light " * 400}])
+        with pytest.raises(library.BadRequestError, match="no such model or route"):  # it was not started with --embeddings
+            ours.embeddings.create(model="far", input="a")
+
+
 # Servers that misbehave
 
 
@@ -341,6 +400,8 @@ QUOTES = json.dumps({"error": {"message": f"bad\x07 field of {BEHIND}\nsecond li
         (status(429, Retry_After="17"), "Busy", "busy"),
         (status(401, QUOTES), "EngineFailed", "refuses the key"),
         (status(403), "EngineFailed", "refuses the key"),
+        (status(404), "Unsupported", "no such model or route"),
+        (status(501), "Unsupported", "no such model or route"),
         (status(400, QUOTES), "UsageError", r"refuses: bad field of \*\*\*$"),
         (status(422, b"<html>"), "UsageError", "refuses$"),
         (status(307, Location="http://127.0.0.1:1/elsewhere"), "EngineFailed", "answers 307, and is not followed"),

@@ -2,7 +2,9 @@
 
     request.py    the one internal request, and what comes back of it
     stops.py      stop strings in a stream of pieces
+    backend.py    what is needed of a model, wherever it is computed
     model.py      one model: its worker process, its bounded queue, and the requests in flight
+    upstream/     one model that another server computes
     answer.py     what comes back of a request, event by event
     models.py     which models there are, and which are loaded
     access.py     who may ask: keys, hosts, sizes of bodies

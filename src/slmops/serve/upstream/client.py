@@ -136,7 +136,7 @@ class Client:
             return Busy(f"the server that computes this model is busy{said}", "try again later", seconds, cause="upstream")
         if status in (401, 403):
             return self._failed(f"refuses the key of this server ({status})")  # its words may quote the key
-        if status == 404:
+        if status in (404, 405, 501):
             return Unsupported(f"the server that computes this model has no such model or route{said}")
         if 400 <= status < 500 and status != 408:
             return UsageError(f"the server that computes this model refuses{said}")
