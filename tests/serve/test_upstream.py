@@ -259,6 +259,8 @@ def test_a_server_that_is_none_of_ours(made: Path) -> None:
         asked = {"prompt": "please set", "temperature": 0, "max_tokens": 6}
         texts = [one.completions.create(model="far", **asked).choices[0] for one in (theirs, ours)]
         assert texts[0].text == texts[1].text and texts[0].finish_reason == texts[1].finish_reason == "length"
+        with pytest.raises(library.BadRequestError, match="does not heed tool_choice"):  # with this template it does not
+            ours.chat.completions.create(model="far", messages=ASKED, temperature=0, tools=[LIGHT], tool_choice="required")
         with pytest.raises(library.BadRequestError, match="context size"):
             ours.chat.completions.create(model="far", messages=[{"role": "user", "content": "light " * 400}])
         with pytest.raises(library.BadRequestError, match="no such model or route"):  # it was not started with --embeddings
@@ -358,6 +360,32 @@ def test_a_plain_answer_and_what_is_asked_for() -> None:
         "model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0.0, "seed": 0, "max_tokens": 128,
         "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
+
+
+def test_calls_come_as_calls() -> None:
+    from slmops.serve.request import Arguments, Call, Request
+    from slmops.serve.upstream.events import Heard
+
+    def delta(*calls: dict[str, Any], reason: str | None = None) -> str:
+        return json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": list(calls)}, "finish_reason": reason}]})
+
+    # As OpenAI's reference has them: the name once, the arguments in pieces, one call after the other.
+    heard = Heard(Request("m", tools=(LIGHT,), tool_choice="required"))
+    found = [
+        *heard.take(delta({"index": 0, "id": "call_a", "type": "function", "function": {"name": "f", "arguments": ""}})),
+        *heard.take(delta({"index": 0, "function": {"arguments": '{"a":'}})),
+        *heard.take(delta({"index": 0, "function": {"arguments": " 1}"}})),
+        *heard.take(delta({"index": 1, "id": "call_b", "function": {"name": "g", "arguments": "{}"}}, reason="stop")),
+        *heard.take("[DONE]"),
+    ]
+    assert found[1:-1] == [
+        Call(0, "call_a", "f"),
+        Arguments(0, '{"a":'),
+        Arguments(0, " 1}"),
+        Call(1, "call_b", "g"),
+        Arguments(1, "{}"),
+    ]
+    assert found[-1].reason == "tool_calls" and heard.whole  # type: ignore[union-attr]
 
 
 def status(code: int, body: bytes = b"", **headers: str) -> Callable[[Handler], None]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from slmops.core.errors import Busy, EngineFailed, PolicyRefused, SlmopsError, Unreachable, UsageError
+from slmops.core.errors import Busy, EngineFailed, PolicyRefused, SlmopsError, Unreachable, Unsupported, UsageError
 from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request
 from slmops.serve.tools._reader import identifier
 
@@ -22,6 +22,7 @@ class Heard:
 
     def __init__(self, request: Request) -> None:
         self._chat, self._stops = request.prompt is None, request.stop
+        self._must_call = bool(request.tools) and request.tool_choice == "required"
         self._began, self._reason = False, ""
         self._stop: str | None = None
         self._tokens = 0
@@ -49,10 +50,13 @@ class Heard:
         return found
 
     def end(self) -> list[Event]:
-        """Nothing more comes. Raises Unreachable where the answer is not whole."""
+        """Nothing more comes. Raises Unreachable where the answer is not whole, Unsupported where it should have been a
+        call: llama-server leaves some templates' models free."""
         if not self._reason:
             raise Unreachable("the server that computes this model broke off in the middle of an answer", AGAIN)
         self.whole = True
+        if self._must_call and not self._calls and self._reason != "length":
+            raise Unsupported("the server of this model does not heed tool_choice: required", "tool_choice: auto")
         prompt, cached, tokens = self._usage or (0, 0, self._tokens)
         reason: Any = "tool_calls" if self._calls and self._reason == "stop" else self._reason
         return [Ended(reason, tokens, self._stop, Began(prompt, cached))]
