@@ -370,7 +370,7 @@ def test_calls_come_as_calls() -> None:
         return json.dumps({"choices": [{"index": 0, "delta": {"tool_calls": list(calls)}, "finish_reason": reason}]})
 
     # As OpenAI's reference has them: the name once, the arguments in pieces, one call after the other.
-    heard = Heard(Request("m", tools=(LIGHT,), tool_choice="required"))
+    heard = Heard(Request("m", tools=(LIGHT,), tool_choice="required"), str)
     found = [
         *heard.take(delta({"index": 0, "id": "call_a", "type": "function", "function": {"name": "f", "arguments": ""}})),
         *heard.take(delta({"index": 0, "function": {"arguments": '{"a":'}})),
@@ -409,6 +409,12 @@ def endless_line(handler: Handler) -> None:
     handler.wfile.write(b"data: ")
     while True:
         handler.wfile.write(b"x" * 65536)
+
+
+def endless_event(handler: Handler) -> None:
+    handler.begin()
+    while True:
+        handler.wfile.write(b"data:\n" * 10_000)
 
 
 def endless_fault(handler: Handler) -> None:
@@ -450,7 +456,8 @@ QUOTES = json.dumps({"error": {"message": f"bad\x07 field of {BEHIND}\nsecond li
         (says(chunk("a", "content_filter")), "PolicyRefused", "withheld"),
         (says(chunk("a"), {"error": {"message": "x", "code": "engine_crashed"}}), "Unreachable", "in the middle"),
         (says(chunk("a"), {"error": {"message": "full", "code": 429}}), "Busy", "busy: full"),
-        (says({"error": {"message": "too long", "type": "invalid_request_error"}}), "UsageError", "refuses: too long"),
+        (says({"error": {"message": BEHIND, "type": "invalid_request_error"}}), "UsageError", r"refuses: \*\*\*$"),
+        (endless_event, "EngineFailed", "an event of more than"),
         (lambda handler: handler.wfile.write(b"\x00\xff garbage\r\n\r\n"), "Unreachable", "cannot be reached"),
         (lambda handler: handler.begin(X=("y" * 70_000)), "EngineFailed|Unreachable", ""),
     ],
@@ -462,8 +469,33 @@ def test_what_a_server_may_do_wrong(does: Callable[[Handler], None], kind: str, 
 
     assert re.fullmatch(kind, type(fault).__name__) and re.search(said, str(fault)), repr(fault)
     assert len(asked) == 1 and BEHIND not in str(fault) and len(str(fault)) < 500
-    if kind == "Busy" and "Retry" in str(does):
-        assert fault.seconds == 17
+
+
+def test_when_to_come_again_is_passed_on() -> None:
+    for said, seconds in (("17", 17), ("soon", 1), ("999999999", 86400)):
+        with misbehaving(status(429, Retry_After=said)) as (url, _):
+            assert answered(url)[1].seconds == seconds
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"{",
+        b'{"data": []}',
+        b'{"data": [{"index": 0, "embedding": [1, "x"]}]}',
+        b'{"data": [{"index": 0, "embedding": [0, 0]}]}',
+        b'{"data": [{"index": 0, "embedding": [1e999]}]}',
+        b'{"data": [{"index": 5, "embedding": [1]}]}',
+        b'{"data": [{"index": 0, "embedding": [1, 2, 3, 4]}]}',
+    ],
+)
+def test_vectors_that_are_none(said: bytes) -> None:
+    from slmops.core.errors import EngineFailed
+    from slmops.serve.upstream.events import vectors
+
+    with pytest.raises(EngineFailed):
+        vectors(said, 1, 3)
+    assert vectors(b'{"data": [{"index": 0, "embedding": [3, 4]}]}', 1, 3) == (((0.6, 0.8),), 0)
 
 
 def test_one_that_dawdles_and_one_that_is_left() -> None:

@@ -97,7 +97,7 @@ class Upstream:
 
     async def _follow(self, answer: Answer, path: str, body: Mapping[str, Any]) -> None:
         try:
-            heard = events.Heard(answer.request)
+            heard = events.Heard(answer.request, self._client.told)
             async with contextlib.aclosing(self._client.events(path, body)) as stream:
                 async for data in stream:
                     for event in heard.take(data):
@@ -133,11 +133,12 @@ class Upstream:
         self._embedding += 1
         try:
             body = {"model": self._source.model, "input": list(texts), "encoding_format": "float"}
-            found = await self._client.json("/embeddings", body)
+            content = await self._client.whole("/embeddings", body)
+            # Megabytes of numbers: not on the loop that all connections share.
+            return Embedded(*await asyncio.to_thread(events.vectors, content, len(texts), MOST_DIMENSIONS))
         finally:
             self._embedding -= 1
             self._leave()
-        return Embedded(*events.vectors(found, len(texts), MOST_DIMENSIONS))
 
     def _enter(self) -> None:
         """Raises Busy and Gone."""

@@ -16,7 +16,7 @@ import slmops
 from slmops.core.errors import Busy, EngineFailed, SlmopsError, Unreachable, Unsupported, UsageError
 from slmops.registry import _http
 from slmops.serve.names import Remote
-from slmops.serve.upstream.events import parsed, shortened
+from slmops.serve.upstream.events import shortened
 
 if TYPE_CHECKING:
     import httpx2
@@ -68,7 +68,7 @@ class Client:
             kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 raise self._failed(f"answers with {kind[:50]!r} where a stream was asked for")
-            came, rest, data = 0, bytearray(), list[bytes]()
+            came, rest, data, held = 0, bytearray(), list[bytes](), 0
             async for piece in response.aiter_raw():
                 came += len(piece)
                 rest += piece
@@ -79,10 +79,12 @@ class Client:
                     del rest[: end + 1]
                     if line.startswith(b"data:"):
                         data.append(line[5:].removeprefix(b" "))
+                        held += len(line)
                     elif not line and data:
-                        yield _decoded(b"\n".join(data))
+                        yield b"\n".join(data).decode("utf-8", "replace")
                         data.clear()
-                if len(rest) + sum(map(len, data)) > MOST_EVENT:
+                        held = 0
+                if len(rest) + held > MOST_EVENT:
                     raise self._failed(f"sends an event of more than {MOST_EVENT:,} bytes")
 
     async def finish(self, events: AsyncGenerator[str, None]) -> None:
@@ -92,13 +94,13 @@ class Client:
                 async for _ in events:
                     pass
 
-    async def json(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The whole answer. Raises as `events` does."""
+    async def whole(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """An answer that is no stream. Raises as `events` does."""
         async with self._sent(path, body) as response:
             content = await _bounded(response, MOST_BODY)
             if len(content) > MOST_BODY:
                 raise self._failed(f"sends more than {MOST_BODY:,} bytes")
-            return parsed(content)
+            return content
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -144,6 +146,10 @@ class Client:
             return Unreachable(f"the server that computes this model answers {status}", "ask again later")
         return self._failed(f"answers {status}, and is not followed elsewhere")
 
+    def told(self, message: object) -> str:
+        """What the server says of a fault, as clients may read it: its key is cut out first."""
+        return shortened(message.replace(self._key, "***") if isinstance(message, str) and self._key else message)
+
     def _said(self, body: bytes) -> str:
         try:
             value = json.loads(body)
@@ -151,8 +157,7 @@ class Client:
             message = error.get("message") or error.get("detail") if isinstance(error, dict) else error
         except (ValueError, RecursionError, AttributeError):
             return ""
-        said = shortened(message)
-        return said.replace(self._key, "***") if self._key else said
+        return self.told(message)
 
     def _failed(self, what: str) -> EngineFailed:
         return EngineFailed(f"{self._url} of {self._name} {what}")
@@ -166,10 +171,6 @@ async def _bounded(response: httpx2.Response, most: int) -> bytes:
         if len(content) > most:
             break
     return bytes(content)
-
-
-def _decoded(data: bytes) -> str:
-    return data.decode("utf-8", "replace")
 
 
 def _key(variable: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from slmops.core.errors import Busy, EngineFailed, PolicyRefused, SlmopsError, Unreachable, Unsupported, UsageError
@@ -20,7 +20,9 @@ AGAIN = "ask again; this answer broke off"
 class Heard:
     """Takes the data of server-sent events, one after the other."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, told: Callable[[object], str]) -> None:
+        """told: what may be said of the words of the other server."""
+        self._told = told
         self._chat, self._stops = request.prompt is None, request.stop
         self._must_call = bool(request.tools) and request.tool_choice == "required"
         self._began, self._reason = False, ""
@@ -37,7 +39,7 @@ class Heard:
             return self.end()
         chunk = parsed(data)
         if chunk.get("error"):
-            raise broken_off(chunk["error"])
+            raise _broken_off(chunk["error"], self._told)
         found: list[Event] = []
         if not self._began:
             self._began = True
@@ -110,10 +112,10 @@ def garbage(what: str) -> NoReturn:
     raise EngineFailed(f"the server that computes this model sends {what}", "is it one of OpenAI's API?")
 
 
-def broken_off(error: Any) -> SlmopsError:
+def _broken_off(error: Any, told: Callable[[object], str]) -> SlmopsError:
     """What an error in the middle of a stream is here."""
     said: Mapping[str, Any] = error if isinstance(error, dict) else {"message": error}
-    code, kind, text = said.get("code"), said.get("type"), shortened(said.get("message"))
+    code, kind, text = said.get("code"), said.get("type"), told(said.get("message"))
     if code in (429, "rate_limit_exceeded"):
         return Busy(f"the server that computes this model is busy{text}", "try again in a moment", 1.0, cause="upstream")
     if kind == "invalid_request_error" or (isinstance(code, int) and 400 <= code < 500):
@@ -127,8 +129,9 @@ def shortened(message: object) -> str:
     return ": " + "".join(letter for letter in line[:300] if letter.isprintable()) if line else ""
 
 
-def vectors(value: Mapping[str, Any], count: int, most: int) -> tuple[tuple[tuple[float, ...], ...], int]:
+def vectors(content: bytes, count: int, most: int) -> tuple[tuple[tuple[float, ...], ...], int]:
     """The vectors of an answer of /embeddings, each made 1 long, and the tokens that were read. Raises EngineFailed."""
+    value = parsed(content)
     rows = [_object(one) for one in _list(value.get("data"), count)]
     if sorted(_count(one.get("index")) for one in rows) != list(range(count)):
         garbage("another number of vectors than of texts")
