@@ -24,7 +24,6 @@ from slmops.serve.held import Held, State
 from slmops.serve.model import Model
 from slmops.serve.names import Entry, Key, Names, Remote, Target
 from slmops.serve.request import Served
-from slmops.serve.upstream import Upstream
 
 WAIT = 30.0
 """Seconds that a model may wait for others to be idle, so that they can be unloaded for it."""
@@ -127,6 +126,8 @@ class Models:
             return held
 
     def _remote(self, source: Remote, target: Target) -> Held:
+        from slmops.serve.upstream import Upstream  # most servers have none, and start the sooner
+
         upstream = Upstream(target.name, source, target.entry.queue)
         return Held(upstream, target, room.Need("", 0, 0, 0, 0), lambda: None, target.entry.keep_alive)
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from slmops.core import yaml12
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.units import parse_seconds, parse_size
-from slmops.registry import _http, policy, references
+from slmops.registry import policy, references
 from slmops.serve.names import Entry, Remote
 
 MANUAL = "docs/serving.md"
@@ -67,6 +67,8 @@ def place_of(text: str, folder: Path | None = None) -> Path | str:
 
 def remote(text: str, key_env: str | None = None, plain: bool = False) -> Remote:
     """URL#MODEL; nothing is asked. plain: whether what is sent may be read on its way. Raises UsageError."""
+    from slmops.registry import _http
+
     url, _, model = text.partition("#")
     host = urlsplit(_http.checked(url)).hostname or ""
     if "?" in url or not 0 < len(model) <= MOST_NAME or not model.isprintable():
