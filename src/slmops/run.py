@@ -6,13 +6,15 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmops.core import chat, defaults, plugins, receipt
 from slmops.core.defaults import NOTHING, Defaults
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
-from slmops.core.model import Tokenizer
 from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _installed, _words
+
+if TYPE_CHECKING:
+    from slmops.core.model import Tokenizer
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from slmops.core.errors import SlmopsError
-from slmops.core.tensor import Floats
+
+if TYPE_CHECKING:  # numpy is not for who only asks an engine
+    from slmops.core.tensor import Floats
 
 
 @dataclass(frozen=True)

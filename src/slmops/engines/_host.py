@@ -16,14 +16,14 @@ from collections.abc import Callable, Generator, Iterator, Mapping, MutableMappi
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from slmops.core import errors, plugins
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
-from slmops.core.tensor import Floats
 from slmops.engines import AS_IT_COMES, Options, Sampling, _installed
+
+if TYPE_CHECKING:
+    from slmops.core.tensor import Floats
 
 NEWS = b'{"news"'
 """How lines begin that are not answers."""
@@ -189,6 +189,8 @@ class Worker:
 
     def logits(self, ids: Sequence[int], chunks: Sequence[int]) -> Floats:
         """Logits f32 [len(ids), vocab]."""
+        import numpy as np
+
         with tempfile.TemporaryDirectory() as folder:
             out = str(Path(folder) / "logits.npy")
             self.ask("logits", ids=list(ids), chunks=list(chunks), out=out)

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import psutil
 
 FEATURES = (
@@ -119,6 +118,8 @@ def features() -> tuple[str, ...]:
         found |= {"neon"} if "hw.optional.arm64: 1" in told else set()
         found |= {name for name in ("avx2", "avx512f") if f"hw.optional.{name}_0: 1" in told or f"{name}: 1" in told}
     if not found:  # Windows: numpy knows what it chooses its own kernels by
+        import numpy as np
+
         told = " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]).upper()
         levels = {"AVX2": "avx2", "X86_V3": "avx2 f16c fma", "X86_V4": "avx512f", "AVX512_ICL": "avx512_vnni",
                   "AVX512_SPR": "avx512_bf16 avx512_fp16", "ASIMDDP": "dotprod", "ASIMD": "neon", "SVE": "sve"}  # fmt: skip
@@ -128,6 +129,8 @@ def features() -> tuple[str, ...]:
 
 def bandwidth(threads: int, probe: int) -> float:
     """Bytes a second that `threads` read from memory together: the best of three passes over `probe` bytes."""
+    import numpy as np
+
     share = max(1, probe // max(1, threads) // 8)
     parts = [np.ones(share, np.uint64) for _ in range(threads)]
     best = 0.0

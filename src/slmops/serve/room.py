@@ -11,11 +11,10 @@ from typing import Any
 
 import psutil
 
-from slmops import run, source
+from slmops import run
 from slmops.core import plugins, receipt, units
 from slmops.core.errors import SlmopsError
 from slmops.engines import Options
-from slmops.plan import hardware, memory
 
 SHARE = 0.8
 """Of the memory that is free when the server starts, what models may take together unless it is told."""
@@ -46,11 +45,15 @@ class Need:
 
 def budget() -> int:
     """What models may take together on this machine, as it is now."""
+    from slmops.plan import hardware
+
     return int(SHARE * hardware.usable())
 
 
 def need(artifact: run.Artifact, engine: str, options: Options) -> Need:
     """The planner's figure for an artifact as it will be opened. Reads headers, no weights."""
+    from slmops.plan import memory  # and all the passes: a server answers sooner than this is read
+
     module = plugins.load("engines", engine)
     context = min(options.context, artifact.context)
     size = _bytes(artifact.folder)
@@ -60,6 +63,8 @@ def need(artifact: run.Artifact, engine: str, options: Options) -> Need:
             spec = plugins.load("architectures", facts["config"]["model_type"]).spec(facts["config"])
             scheme, parameters = str(facts.get("scheme") or ""), _parameters(facts)
         else:
+            from slmops import source
+
             model = source.load(str(artifact.folder))
             spec, scheme, parameters = model.spec, "", model.parameters
     except SlmopsError:  # a graph that nothing can be read from but its bytes: what is opened is known to be more

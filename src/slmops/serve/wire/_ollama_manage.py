@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 from starlette.requests import ClientDisconnect
@@ -20,19 +20,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from slmops import create as creating
-from slmops import obtain
 from slmops.core.errors import Busy, CorruptInput, PolicyRefused, SlmopsError, SourceNotFound, UsageError
 from slmops.core.store import no_space, sync_file
 from slmops.core.watch import Watch
-from slmops.formats import _hub
-from slmops.registry import Registry, push, references, remotes
-from slmops.registry._distribution import Repository, parse
+from slmops.registry import Registry, references
 from slmops.serve.desk import Desk
 from slmops.serve.wire._http import Body, noted, status
 from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
+if TYPE_CHECKING:
+    from slmops import create as creating
+
+# What pulls, makes and pushes is imported when it is asked for: a server answers sooner than it is read.
 MOST_JOBS = 4
 """Pulls, pushes and conversions at once."""
 TICK = 0.2
@@ -71,6 +71,8 @@ class Create(Named):
     quantization: Annotated[str | None, Field(max_length=64)] = None
 
     def wanted(self) -> creating.Wanted:
+        from slmops import create as creating
+
         if any(one.role == "tool" or one.tool_calls for one in self.messages or ()):
             raise UsageError("messages: those of a model are of the roles system, user and assistant, and call nothing")
         said = [{"role": one.role, "content": one.content or ""} for one in self.messages or ()]
@@ -122,6 +124,8 @@ def routes(desk: Desk) -> list[Route]:
             name, wanted = references.named(body.meant), body.wanted()
 
             def work(watch: Watch) -> None:
+                from slmops import create as creating
+
                 with Registry.open() as registry:
                     creating.create(registry, name, wanted, watch)
 
@@ -180,6 +184,10 @@ Work = Callable[[Watch], None]
 def _pulling(body: Pull) -> Work:
     """Names of the Hub and of OCI registries; of what is here already there is nothing to do. Paths are not the client's to
     name, nor web addresses."""
+    from slmops import obtain
+    from slmops.formats import _hub
+    from slmops.registry import remotes
+
     text = body.meant
     match = HUB.fullmatch(text)
     repo, variant = (match[1], match[2]) if match else (text, None)
@@ -208,6 +216,9 @@ def _pulling(body: Pull) -> Work:
 
 def _pushing(body: Pull) -> Work:
     """A name that begins with a host is pushed there, as Ollama has it."""
+    from slmops.registry import push
+    from slmops.registry._distribution import Repository, parse
+
     name = references.named(body.meant)
     host, _, repository = name.name.partition("/")
     if "." not in host or not repository:
