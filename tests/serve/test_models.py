@@ -102,7 +102,11 @@ OTHERS: list[psutil.Process] = []
 
 
 @pytest.fixture(autouse=True)
-def apart() -> None:
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is a native llama-server taken, where there is one: these tests name the engine that they expect."""
+    from slmops.engines import llamaserver
+
+    monkeypatch.setattr(llamaserver, "installed", lambda: None)
     OTHERS.clear()
     OTHERS.extend(workers())
 
@@ -270,7 +274,7 @@ def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
         assert ask(found, "prod")[1].served.engine == "onnxruntime"
         # The new one was loaded beside the old one, which answered meanwhile: nobody waited for it.
         ready = next(one.since for one in found.states() if one.engine == "onnxruntime")
-        assert sum(moved < at < ready for engine, at in seen if engine == "llamacpp") > 3
+        assert any(moved < at < ready for engine, at in seen if engine == "llamacpp")
         assert within(10, lambda: [one.engine for one in found.states() if one.pinned] == ["onnxruntime"])
 
 
