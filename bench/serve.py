@@ -2,7 +2,7 @@
 """What does the server cost, over the engine itself and alone?
 
     python bench/serve.py stub                       # no engine: tokens/s, requests/s, 1,000 streams, memory, first byte
-    python bench/serve.py peers FOLDER.gguf [FOLDER.openvino] [--at-once 1,16,64]   # beside llama-server and OpenVINO
+    python bench/serve.py peers GGUF_FOLDER [OPENVINO_FOLDER] [--at-once 1,16,64]   # beside llama-server and OpenVINO
 
 `stub`: the server and its worker on one core, the load on another (Linux: taskset). The engine is bench/stubengine.py.
 `peers`: turn by turn, the same requests to a native llama-server (on PATH) and to `slmops serve` with a llama-server of that

@@ -14,6 +14,7 @@ import yaml
 
 from conftest import SAMPLE
 from needs import needs
+from searched import CALM
 from slmops import cli
 from slmops.pipeline import document, templates
 from slmops.registry import Registry, archive
@@ -85,7 +86,9 @@ def test_compare_engines(clone: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @needs("xllamacpp")
 def test_ci_cd_stages_and_then_promotes(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As the workflow does: up to the archive, which another registry takes in; then promotion."""
-    found = steady(capsys, "ci-cd", "--until", "archive")
+    calm = ["--set", f"gates={','.join(CALM[1::2])}"]
+    cli.main(["pipeline", "templates", "ci-cd", "-o", "ci-cd.yaml"])
+    found = run("ci-cd", capsys, "--until", "archive", *calm)
     assert [one["state"] for one in found["steps"]][-3:] == ["not run"] * 3
     with Registry.open(clone / "other") as other, archive.opened(clone / "staged.tar") as source:
         archive.receive(other, source)
@@ -93,12 +96,12 @@ def test_ci_cd_stages_and_then_promotes(clone: Path, capsys: pytest.CaptureFixtu
         assert {kind for _, kind in other.catalog.attachments(staged)} >= {"checks", "measurement"}
     with Registry.open(clone / "home") as registry:
         assert registry.resolve("home:staging") == staged and registry.catalog.tags("home") == ["staging"]
-    done = run("ci-cd", capsys)
+    done = run("ci-cd", capsys, *calm)
     assert next(one for one in done["steps"] if one["name"] == "optimized")["state"] == "recalled"
     with Registry.open(clone / "home") as registry:
         assert registry.resolve("home:production") == staged
         assert "approval" in {kind for _, kind in registry.catalog.attachments(staged)}
-    assert cli.main(["pipeline", "run", "ci-cd.yaml", "--set", "licences=mit"]) == 13
+    assert cli.main(["pipeline", "run", "ci-cd.yaml", "--set", "licences=mit", *calm]) == 13
     assert "the licence apache-2.0" in capsys.readouterr().err
 
 

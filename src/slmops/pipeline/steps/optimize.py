@@ -32,7 +32,7 @@ SCHEMA: dict[str, Any] = {
         "context": told(COUNT, "tokens that must fit (4096)"),
         "formats": told(texts(), "only these"),
         "budget": told(STRING, "then nothing new is begun: 90s, 10m, 2h (10m)"),
-        "gates": told(texts(), "bounds of figures, besides quality, latency spread, stress and stability"),
+        "gates": told(texts(0), "bounds of figures, besides quality, latency spread, stress and stability"),
         "require": told({"type": "array", "items": {"enum": list(gates.ADVISING)}}, "speed (2x), memory (50%) must be met"),
     },
     "required": ["model", "text"],
