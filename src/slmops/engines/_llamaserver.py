@@ -187,7 +187,8 @@ def _options(prompt: Sequence[int], sampling: Sampling, reuse: bool) -> dict[str
     options = {
         "prompt": list(prompt),
         "temperature": max(0.0, sampling.temperature),
-        "top_k": sampling.top_k,
+        # Without it llama.cpp sorts the whole vocabulary to find the greatest: a fifth of a token's time, of 151,936.
+        "top_k": sampling.top_k if sampling.temperature > 0 else 1,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
         "repeat_penalty": sampling.repeat_penalty,
