@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # A file's tests stay in one process: they share what they have made. conftest.py says which file comes first.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The suite starts thousands of processes: without bytecode each compiles for half a second what it imports.
+export PYTHONDONTWRITEBYTECODE =
 VENV := .venv
 BIN := $(VENV)/bin
 

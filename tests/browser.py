@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import children
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 FOUND = next(filter(None, map(shutil.which, NAMES)), None)
@@ -50,6 +53,7 @@ class Page:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            assert select.select([self._receive], [], [], 60)[0], "the browser says nothing"
             part = os.read(self._receive, 1 << 16)
             assert part, "the browser has gone"
             self._rest += part
@@ -101,17 +105,14 @@ def browser() -> Iterator[Page]:
     ours_in, theirs_out = os.pipe()
     theirs_in, ours_out = os.pipe()
 
-    def wire() -> None:
-        # The protocol wants descriptors 3 and 4; both are moved up first, for one may lie where the other must go.
-        low, high = os.dup2(theirs_in, 60), os.dup2(theirs_out, 61)
-        os.dup2(low, 3)
-        os.dup2(high, 4)
-
+    # The protocol wants descriptors 3 and 4; both are moved up first, for one may lie where the other must go.
+    wire = f"os.dup2({theirs_in}, 60); os.dup2({theirs_out}, 61); os.dup2(60, 3); os.dup2(61, 4)"
     with tempfile.TemporaryDirectory(prefix="slmops-browser-", ignore_cleanup_errors=True) as profile:
         words = [FOUND, "--headless=new", "--remote-debugging-pipe", f"--user-data-dir={profile}", "--disable-gpu",
                  "--no-first-run", "--disable-background-networking", "--disable-dev-shm-usage", "--no-sandbox"]  # fmt: skip
         quiet = subprocess.DEVNULL
-        process = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=quiet, close_fds=False, preexec_fn=wire)
+        ends, command = (theirs_in, theirs_out), children.after(wire, *words)
+        process = subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, pass_fds=ends)
         os.close(theirs_in)
         os.close(theirs_out)
         try:
@@ -122,6 +123,6 @@ def browser() -> Iterator[Page]:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait()
+                process.wait(10)
             os.close(ours_in)
             os.close(ours_out)

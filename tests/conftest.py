@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from slmops import probes
 from slmops.core import plugins
 
-SAMPLE = Path(__file__).resolve().parent.parent / "samples" / "home"
+TESTS = Path(__file__).resolve().parent
+SAMPLE = TESTS.parent / "samples" / "home"
+LONGEST = (
+    "test_optimize.py", "executors/test_ray.py", "pipeline/test_templates.py", "test_compile.py", "test_docs.py",
+    "test_pairwise.py", "registry/test_crash.py", "cli/test_optimize.py", "passes/test_calibrate.py", "cli/test_measure.py",
+    "registry/test_races.py", "passes/test_tune.py", "serve/test_soak.py", "engines/test_flow.py", "engines/test_host.py",
+)  # fmt: skip
+"""Files of more than half a minute, by --durations: a file stays in one process."""
 QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -72,10 +80,17 @@ def write_toy(family: str, folder: Path, dtype: Any = ml_dtypes.bfloat16, seed: 
     return folder
 
 
+def pytest_configure() -> None:
+    """A shell that runs the tests in the background has them ignore Ctrl-C, and every process that they start too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that hold slow tests only come first, so that no worker begins with one when the others are done."""
+    """The longest files first, then those that hold slow tests only: no worker begins one when the others are done."""
     quick = {item.path for item in items if item.get_closest_marker("slow") is None}
-    items.sort(key=lambda item: item.path in quick)
+    longest = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (longest.get(item.path, len(LONGEST)), item.path in quick))
 
 
 @pytest.fixture(scope="session")

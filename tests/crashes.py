@@ -122,7 +122,8 @@ class Case:
 def usable() -> bool:
     """Some sandboxes have strace and forbid what it does."""
     return (
-        shutil.which("strace") is not None and not subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode
+        shutil.which("strace") is not None
+        and not subprocess.run(["strace", "-qq", "true"], capture_output=True, timeout=60).returncode
     )
 
 

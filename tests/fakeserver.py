@@ -31,4 +31,4 @@ def running(
     finally:
         server.shutdown()
         server.server_close()
-        thread.join()
+        thread.join(30)

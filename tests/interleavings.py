@@ -44,7 +44,8 @@ for place, name in [(fcntl, "flock")] + [(os, name) for name in (
 )]:
     setattr(place, name, slowed(getattr(place, name)))
 open(work / "ready.{number}", "w").close()
-while not all((work / f"ready.{{number}}").exists() for number in range(2)):
+until = time.monotonic() + 60
+while not all((work / f"ready.{{number}}").exists() for number in range(2)) and time.monotonic() < until:
     time.sleep(0.001)
 """
 
@@ -76,7 +77,11 @@ def check(race: Race, work: Path) -> str:
         words = crashes.command(operation, root, work, 0, before)
         own = crashes.environment(operation, work)
         running.append(subprocess.Popen(words, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    ended = [one.communicate(timeout=120) for one in running]
+    try:
+        ended = [one.communicate(timeout=120) for one in running]
+    finally:
+        for one in running:
+            one.kill()
     refused = [error for out, error in ended if "done" not in out]
     expected = EXPECTED.get(frozenset(race.pair))
     if refused and (expected is None or len(refused) > 1 or expected not in refused[0]):

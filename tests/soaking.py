@@ -26,6 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
+import children
+
 PROMPTS = (
     *(f"please set the kitchen light to {level} percent" for level in range(5, 100, 5)),
     "turn off the kitchen light", "kitchen lamp on please", "dim the kitchen lights to 20 percent", "kitchen blinds to 40%",
@@ -127,8 +129,7 @@ def server(root: Path, memory: str, log: Path) -> Iterator[tuple[str, subprocess
         subprocess.Popen(words, stdout=subprocess.PIPE, stderr=told, text=True, env=environment) as process,
     ):
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
+            line = children.line(process)
             assert line, log.read_text()
             yield json.loads(line)["url"], process
         finally:
@@ -267,9 +268,9 @@ def soak(root: Path, sample: Path, seconds: float, *, at_once: int = 8, every: f
     with server(root, "200MB", root / "log") as (url, process):
         asyncio.run(_run(root, url, process, versions, seen, seconds=seconds, at_once=at_once, every=every, seed=seed))
         time.sleep(0.5)
-        states = json.loads(urllib.request.urlopen(f"{url}/slmops/models").read())
+        states = json.loads(urllib.request.urlopen(f"{url}/slmops/models", timeout=60).read())
         seen.busy = sum(one["running"] + one["waiting"] for one in states)
-        for line in urllib.request.urlopen(f"{url}/metrics").read().decode().splitlines():
+        for line in urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode().splitlines():
             if line.startswith("slmops_model_evictions_total{"):
                 seen.evictions += int(float(line.rpartition(" ")[2]))
             if line.startswith("slmops_worker_restarts_total{"):

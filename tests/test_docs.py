@@ -18,6 +18,7 @@ from slmops.core.errors import GateFailed
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+SECONDS = 300
 
 
 def commands(path: Path) -> list[str]:
@@ -67,7 +68,7 @@ def test_the_pipelines_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monke
     broken += '    convert: {quantise: q4, model: "${steps.source.model}", to: [gguf]}\n  - name: b\n    finetune: {}\n'
     (tmp_path / "broken.yaml").write_text(broken)
     words = [sys.executable, "-m", "slmops", "pipeline", "check", "broken.yaml"]
-    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8").stdout
+    said = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS).stdout
     (shown,) = [block for block in blocks if "$ slmops pipeline check broken.yaml" in block]
     assert said.strip() in shown
 
@@ -78,9 +79,11 @@ def typed(walk: list[str], folder: Path) -> None:
         (folder / "samples").symlink_to(ROOT / "samples", target_is_directory=True)
     for command in walk:
         words = [sys.executable, "-m", "slmops", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, encoding="utf-8")
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS)
         if done.returncode == GateFailed.exit_code and words[3] == "optimize":  # the machine is busy, which the gate is for
-            done = subprocess.run([*words, *CALM], cwd=folder, capture_output=True, text=True, encoding="utf-8")
+            done = subprocess.run(
+                [*words, *CALM], cwd=folder, capture_output=True, text=True, encoding="utf-8", timeout=SECONDS
+            )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if command.startswith("slmops run "):
             assert '"set_light"' in done.stdout or '"tool"' in done.stdout

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import children
 from conftest import SAMPLE
 from needs import needs
 from searched import CALM, remembered, unchanged
@@ -37,9 +37,7 @@ def optimizing(out: Path, scratch: Path) -> Iterator[subprocess.Popen[str]]:
     scratch.mkdir()
     environment = {**os.environ, "TMPDIR": str(scratch)}
     pipe = subprocess.PIPE
-    # A shell that runs the tests in the background has them ignore SIGINT, and what they start too.
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
-    with subprocess.Popen(words(out), stdout=pipe, stderr=pipe, text=True, env=environment, preexec_fn=heard) as process:
+    with subprocess.Popen(words(out), stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
             yield process
         finally:
@@ -127,13 +125,9 @@ def test_a_killed_engine_costs_its_candidate_alone(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_with_a_clear_error(tmp_path: Path) -> None:
-    """The limit on a file's size gives the error that a file system without room for it gives (EFBIG)."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-
     out = tmp_path / "out"
-    done = subprocess.run(words(out), capture_output=True, text=True, check=False, preexec_fn=limit, timeout=SECONDS)
+    limited = children.limited(1_000_000, *words(out))
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == NoSpace.exit_code, done.stderr
     assert "Traceback" not in done.stderr and "space" in done.stderr
     assert not list(out.rglob("*.partial")) and not list(out.glob("*/gguf"))
@@ -157,7 +151,7 @@ def test_a_small_disk(which: str, tmp_path: Path) -> None:
     small, other = tmp_path / which, tmp_path / "other"
     small.mkdir()
     other.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)], check=False).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", str(small)], check=False, timeout=60).returncode:
         pytest.skip("mounting is not allowed here")
     try:
         out, scratch = (small / "best", other) if which == "out" else (other / "best", small)
@@ -167,4 +161,4 @@ def test_a_small_disk(which: str, tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr and str(small) in done.stderr
         assert not list(out.rglob("*.partial")) and not list(scratch.iterdir())
     finally:
-        subprocess.run(["umount", "-l", str(small)], check=False)
+        subprocess.run(["umount", "-l", str(small)], check=False, timeout=60)

@@ -83,5 +83,7 @@ def test_a_bad_file_and_a_bad_model_are_told_without_a_traceback(pytester: pytes
 
 def test_nothing_heavy_is_imported_for_other_peoples_tests() -> None:
     script = "import sys, slmops.pytest_checks; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
     assert not {"numpy", "yaml", "slmops.run", "slmops.measure"} & set(loaded)

@@ -12,6 +12,7 @@ from slmops.core import errors, plugins
 
 ROOT = Path(slmops.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
+TESTS = Path(__file__).parent
 LEVELS = {
     "core": 0,
     "architectures": 1, "ops": 1, "quantize": 1,
@@ -138,3 +139,20 @@ def test_every_family_is_complete(name: str) -> None:
     assert spec.family == name == family.TOY["model_type"]
     assert set(family.names(spec)) == set(family.shapes(spec))
     assert isinstance(family.GGUF, str | None) and isinstance(family.MLX, str | None)
+
+
+def unbounded(call: ast.Call) -> bool:
+    """Whether a call of the tests can wait for ever, or run Python between fork and exec."""
+    owner, _, name = ast.unparse(call.func).rpartition(".")
+    given = {one.arg for one in call.keywords}
+    if name == "Popen" or (owner == "subprocess" and name[0].islower()):
+        return "preexec_fn" in given or (name != "Popen" and not given & {"timeout", None})
+    if name in {"urlopen", "communicate"}:
+        return "timeout" not in given
+    return name in {"wait", "join"} and not call.args and not given
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_no_test_waits_for_ever(path: Path) -> None:
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    assert not [f"line {call.lineno}: {ast.unparse(call)}" for call in calls if unbounded(call)]

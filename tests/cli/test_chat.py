@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
 import select
-import signal
 import subprocess
 import sys
-import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import children
 from conftest import SAMPLE
 from fakehub import serve as serve_hub
 from needs import needs
@@ -75,15 +73,11 @@ def test_a_server_is_talked_with_too(gguf: Path) -> None:
 def terminal(gguf: Path) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     ours, theirs = pty.openpty()
 
-    def prepare() -> None:
-        os.setsid()
-        fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     command = [*SLMOPS, "chat", str(gguf), "--temperature", "2", "--top-p", "1", "--seed", "1", "--context", "4096"]
+    command = children.after("import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0)", *command)
     environment = {**os.environ, "TERM": "dumb"}
     with subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=prepare, env=environment
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, env=environment
     ) as process:
         os.close(theirs)
         try:
@@ -99,13 +93,16 @@ class Screen:
     def __init__(self, terminal: int) -> None:
         self.terminal, self.shown = terminal, b""
 
-    def until(self, mark: bytes, seconds: float = 30.0) -> None:
+    def until(self, mark: bytes, seconds: float = 60.0) -> None:
+        self.begins(lambda: mark in self.shown, seconds)
+        self.shown = self.shown.partition(mark)[2]
+
+    def begins(self, there: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
-        while mark not in self.shown:
+        while not there():
             assert time.monotonic() < end, self.shown
             if select.select([self.terminal], [], [], 0.1)[0]:
                 self.shown += os.read(self.terminal, 4096)
-        self.shown = self.shown.partition(mark)[2]
 
     def type(self, text: bytes) -> None:
         os.write(self.terminal, text)
@@ -116,8 +113,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: tuple[int, subpro
     screen.until(b">>> ")
     screen.type(b"tell me a story\n")
     screen.until(b"story\r\n")
-    while not screen.shown:  # until the answer has begun
-        screen.shown += os.read(screen.terminal, 1)
+    screen.begins(lambda: bool(screen.shown))  # the answer
     screen.type(b"\x03")
     screen.until(b">>> ")
     # Between its prompt and its waiting, Python's readline notes a signal and acts on it with the next key.

@@ -17,7 +17,9 @@ Toy = Callable[..., Path]
 
 
 def slmops(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "slmops", *words], capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "slmops", *words], capture_output=True, text=True, encoding="utf-8", timeout=120
+    )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -28,7 +30,9 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     for name in plugins.names("cli"):
         assert f"\n    {name} " in said
     script = "import sys; from slmops.cli import parser; parser(None).format_help(); print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.split()
     assert not {"numpy", "onnx", "openvino", "torch", "numba", "tokenizers", "huggingface_hub", "jinja2"} & set(loaded)
 
 
@@ -62,7 +66,7 @@ def test_examples_are_valid_command_lines(verb: str) -> None:
 )
 def test_errors_name_the_fault_and_have_their_code(words: list[str], code: int, said: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "slmops", *words], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path
+        [sys.executable, "-m", "slmops", *words], capture_output=True, text=True, encoding="utf-8", cwd=tmp_path, timeout=120
     )
     assert done.returncode == code and said in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())

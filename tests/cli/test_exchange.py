@@ -28,7 +28,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def slmops(home: Path, *words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "SLMOPS_HOME": str(home)}
     command = [sys.executable, "-m", "slmops", "models", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

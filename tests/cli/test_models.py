@@ -27,7 +27,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def slmops(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "slmops", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
@@ -106,6 +106,6 @@ def test_a_name_stands_for_a_folder(tmp_path: Path) -> None:
     # A path wins over a name.
     (tmp_path / "home:q4").mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "slmops", "verify", "home:q4"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-m", "slmops", "verify", "home:q4"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 3 and "not an artifact" in done.stderr

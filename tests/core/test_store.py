@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import children
 from slmops.core import store
 from slmops.core.errors import NoSpace, OutputExists
 
@@ -79,9 +80,9 @@ def test_a_killed_writer_leaves_no_final_name_and_the_next_sweeps_up(tmp_path: P
     )
     final = tmp_path / "out"
     child = subprocess.Popen([sys.executable, "-c", script, str(final)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None and child.stdout.readline() == "ready\n"
+    assert children.line(child) == "ready\n"
     child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.wait(30)
     child.stdout.close()
     assert not final.exists() and len(list(tmp_path.iterdir())) == 1
     with store.staged(final) as folder:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import children
 from slmops import compile as compiler
 from slmops import run
 from slmops.core import plugins
@@ -145,8 +146,8 @@ def test_no_worker_outlives_its_owner(artifacts: Path) -> None:
     command = [sys.executable, "-c", script, name, str(folder_of(name, artifacts))]
     owner = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    worker = psutil.Process(int(owner.stdout.readline()))
+    worker = psutil.Process(int(children.line(owner)))
     owner.kill()
-    owner.wait()
+    owner.wait(30)
     owner.stdout.close()
     worker.wait(timeout=20)

@@ -39,7 +39,9 @@ def alive(environment: dict[str, str], count: int) -> None:
     ask = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        said = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment)
+        said = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment, timeout=120
+        )
         if said.stdout.strip() == str(count):
             return
     pytest.fail(f"the cluster has not {count} nodes: {said.stdout}{said.stderr[-500:]}")

@@ -357,7 +357,7 @@ def test_memory_does_not_follow_the_models_size(tmp_path: Path) -> None:
     peaks = []
     for name in ("SmolLM2-135M", "Qwen3-4B"):
         folder = hollow(tmp_path / name, config_of(name))
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, timeout=120)
         peaks.append(int(done.stdout))
     assert peaks[1] < peaks[0] + 30_000
 

@@ -65,7 +65,7 @@ def test_planning_needs_no_openvino(toy: Toy) -> None:
         "openvino.plan(quantize(huggingface.read(pathlib.Path(sys.argv[1])), chooser('q4')))\n"
         "assert 'openvino' not in sys.modules and 'transformers' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code, str(toy("qwen3"))], check=True)
+    subprocess.run([sys.executable, "-c", code, str(toy("qwen3"))], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("stored", SCHEMES)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import children
 import stepkinds
 from needs import needs
 from ociregistry import needs_registry, serve
@@ -182,8 +181,6 @@ def test_an_interrupted_run_says_so(run: Said, home: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "slmops", "pipeline", "run", "chain.yaml", "--receipt", "receipt.json"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, timeout=120,
-        # A shell that runs the tests in the background has them ignore SIGINT, and what they start too.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert done.returncode == 130 and "interrupted" in done.stderr and "Traceback" not in done.stderr
     found = json.loads((home.parent / "receipt.json").read_text())
@@ -207,7 +204,8 @@ def test_what_a_step_worked_in_stays_until_it_is_done_or_a_week_old(home: Path) 
 def strace() -> bool:
     """Some sandboxes have strace and forbid what it does."""
     return (
-        shutil.which("strace") is not None and not subprocess.run(["strace", "-qq", "true"], capture_output=True).returncode
+        shutil.which("strace") is not None
+        and not subprocess.run(["strace", "-qq", "true"], capture_output=True, timeout=60).returncode
     )
 
 
@@ -229,9 +227,8 @@ def test_a_kill_at_any_rename_loses_no_step_that_was_done(run: Said, home: Path,
 def test_a_full_disk_and_a_folder_that_is_not_there(run: Said, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_words = ["pipeline", "run", "chain.yaml"]
     full = subprocess.run(
-        [sys.executable, "-m", "slmops", *run_words], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY)),
-        capture_output=True, text=True, timeout=120,
+        children.limited(60_000, sys.executable, "-m", "slmops", *run_words),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert full.returncode == NoSpace.exit_code and "no space left" in full.stderr
     run("chain.yaml", "--until", "first")

@@ -110,10 +110,10 @@ def test_the_workflow_is_one_by_githubs_schema(tmp_path: Path) -> None:
     path = tmp_path / "model.yml"
     path.write_text(templates.load("github-actions"))
     words = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows"]
-    done = subprocess.run([*words, str(path)], capture_output=True, text=True)
+    done = subprocess.run([*words, str(path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     path.write_text(path.read_text().replace("runs-on", "run-on"))
-    assert subprocess.run([*words, str(path)], capture_output=True).returncode != 0
+    assert subprocess.run([*words, str(path)], capture_output=True, timeout=120).returncode != 0
 
 
 def test_every_line_of_the_workflow_that_is_ours_parses() -> None:

@@ -204,6 +204,8 @@ def test_skopeo_copies_it(tmp_path: Path) -> None:
     with Registry.open(tmp_path / "first") as registry:
         digest = registry.add(artifact(tmp_path / "a"), named("toy:q4"))
     copied = f"oci:{tmp_path / 'second'}:toy:q4"
-    subprocess.run(["skopeo", "copy", f"oci:{tmp_path / 'first'}:toy:q4", copied], check=True, capture_output=True)
+    subprocess.run(
+        ["skopeo", "copy", f"oci:{tmp_path / 'first'}:toy:q4", copied], check=True, capture_output=True, timeout=60
+    )
     with Registry.open(tmp_path / "third") as registry, archive.opened(tmp_path / "second") as source:
         assert archive.receive(registry, source).artifacts == (digest,)

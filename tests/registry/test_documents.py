@@ -38,12 +38,21 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
         yield opened
 
 
-def valid(document: dict[str, Any]) -> dict[str, Any]:
-    """By the strict schema that cyclonedx-python-lib bundles."""
+def fault(document: dict[str, Any]) -> object:
+    """By the strict schema that cyclonedx-python-lib bundles; an IRI must be a URI (RFC 3986) to us."""
+    import jsonschema
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
+    from rfc3986_validator import validate_rfc3986
 
-    error = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+    formats = jsonschema.Draft7Validator.FORMAT_CHECKER
+    assert "date-time" in formats.checkers
+    formats.checks("iri-reference")(lambda value: bool(validate_rfc3986(value, rule="URI_reference")))
+    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+
+
+def valid(document: dict[str, Any]) -> dict[str, Any]:
+    error = fault(document)
     assert error is None, error
     return document
 
@@ -73,7 +82,7 @@ def both(registry: Registry, digest: str) -> tuple[dict[str, Any], str]:
     return bom.bom(one), card.card(one)
 
 
-@needs("cyclonedx", "jsonschema")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
 def test_the_bill_says_what_it_is_what_it_was_made_from_and_what_it_costs(registry: Registry, tmp_path: Path) -> None:
     digest = registry.add(artifact(tmp_path / "made"), named("home:v1"))
     registry.attach(digest, "measurement", {
@@ -96,7 +105,14 @@ def test_the_bill_says_what_it_is_what_it_was_made_from_and_what_it_costs(regist
     assert properties["slmops:approval"].startswith("ann")
 
 
-@needs("cyclonedx", "packageurl")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
+def test_addresses_and_times_are_looked_at(registry: Registry, tmp_path: Path) -> None:
+    document = valid(both(registry, registry.add(artifact(tmp_path / "made")))[0])
+    wrong = {**document, "externalReferences": [{"type": "other", "url": "no address"}]}
+    assert fault(wrong) and fault({**document, "metadata": {**document["metadata"], "timestamp": "yesterday"}})
+
+
+@needs("cyclonedx", "packageurl", "rfc3986_validator", "rfc3339_validator")
 def test_package_urls_are_such(registry: Registry, tmp_path: Path) -> None:
     from packageurl import PackageURL
 
@@ -109,7 +125,7 @@ def test_package_urls_are_such(registry: Registry, tmp_path: Path) -> None:
         assert found.version == (revision.lower() or "main")
 
 
-@needs("cyclonedx", "jsonschema")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
 def test_every_licence_of_spdx_is_one_to_the_schema() -> None:
     import cyclonedx.schema
     from packaging.licenses._spdx import LICENSES
@@ -120,7 +136,7 @@ def test_every_licence_of_spdx_is_one_to_the_schema() -> None:
         assert licences.spdx(licence["id"].lower()) in known
 
 
-@needs("cyclonedx", "jsonschema")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
 @pytest.mark.parametrize(
     "stated, entries",
     [
@@ -136,7 +152,7 @@ def test_licences_in_the_bill(registry: Registry, tmp_path: Path, stated: str | 
     assert valid(both(registry, digest)[0])["metadata"]["component"].get("licenses") == entries
 
 
-@needs("cyclonedx", "jsonschema")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
 @pytest.mark.parametrize(
     "config",
     [
@@ -229,7 +245,7 @@ def test_they_go_where_the_artifact_goes(
     assert main(["models", "show", "home:v1", "--json"]) == 0
 
 
-@needs("cyclonedx", "jsonschema")
+@needs("cyclonedx", "jsonschema", "rfc3986_validator", "rfc3339_validator")
 @pytest.mark.slow
 def test_what_convert_files_has_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from conftest import SAMPLE

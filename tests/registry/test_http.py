@@ -185,7 +185,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
     key, certificate = tmp_path / "key", tmp_path / "certificate"
     made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x",
             "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate]  # fmt: skip
-    subprocess.run(made, check=True, capture_output=True)
+    subprocess.run(made, check=True, capture_output=True, timeout=60)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with serve(lambda _: Reply(body=b"{}"), certificate=context) as server:
@@ -196,5 +196,7 @@ def test_certificates_are_checked(tmp_path: Path) -> None:
             "import sys; from slmops.registry._http import Client; print(Client(sys.argv[1]).request('GET', sys.argv[1]))"
         )
         environment = {**os.environ, "SSL_CERT_FILE": str(certificate)}
-        done = subprocess.run([sys.executable, "-c", script, server.url], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", script, server.url], capture_output=True, text=True, env=environment, timeout=60
+        )
         assert "status=200" in done.stdout, done.stderr

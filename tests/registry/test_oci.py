@@ -569,7 +569,7 @@ def test_a_pull_goes_on_where_a_killed_one_ended(tmp_path: Path, home: Registry,
                 break
             time.sleep(0.05)
         child.kill()
-        child.wait()
+        child.wait(30)
         came = partial.stat().st_size
         assert 1_000_000 < came < 3_000_000 and other.rows() == []
         gc.sweep(other)  # young partials stay
@@ -729,13 +729,13 @@ def test_two_processes_pull_the_same_while_gc_runs(tmp_path: Path, home: Registr
                 while not over.is_set():
                     gc.sweep(registry, 0)
 
-        thread = threading.Thread(target=sweep)
+        thread = threading.Thread(target=sweep, daemon=True)
         thread.start()
         try:
             said = [child.communicate(timeout=120) for child in children]
         finally:
             over.set()
-            thread.join()
+            thread.join(60)
     for out, error in said:
         # A name that the other took away meanwhile is not there to be removed: said, and no harm.
         assert "Traceback" not in error or "has no artifact large:q4" in error, error

@@ -153,7 +153,7 @@ def test_a_killed_pull_goes_on_where_it_was(hub: Hub, plain: Path, tmp_path: Pat
     partial = home / "partial" / f"sha256-{hashlib.sha256((plain / 'model.safetensors').read_bytes()).hexdigest()}"
     wait(lambda: partial.exists() and partial.stat().st_size > size // 4)
     child.kill()
-    child.communicate()
+    child.communicate(timeout=60)
     came = partial.stat().st_size
     assert fsck.check(home).sound
     with Registry.open(home) as registry:
@@ -242,8 +242,10 @@ def test_a_policy_is_asked_before_weights_come(hub: Hub, plain: Path, tmp_path: 
     home = tmp_path / "home"
     home.mkdir()
     policy = home / "policy.yaml"
-    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", home / "ec.pem"], check=True)
-    subprocess.run(["openssl", "ec", "-in", home / "ec.pem", "-pubout", "-out", home / "ec.pub"], check=True)
+    subprocess.run(
+        ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", home / "ec.pem"], check=True, timeout=60
+    )
+    subprocess.run(["openssl", "ec", "-in", home / "ec.pem", "-pubout", "-out", home / "ec.pub"], check=True, timeout=60)
     policy.write_text("require_signature: [{sources: ['hf:*', 'file:*'], keys: [ec.pub]}]\n")
     assert "no signature" in ask(hub, home, "pull", "org/Tiny-0.5B", code=15)["error"]
     assert "no signature" in ask(hub, home, "pull", plain, code=15)["error"]
@@ -261,7 +263,9 @@ def test_hugging_faces_cache_is_used_where_it_is_sound(damaged: bool, hub: Hub, 
     fetch = "from huggingface_hub import hf_hub_download as get; print(get('org/Tiny-0.5B', 'model.safetensors'))"
     own = {**os.environ, "HF_HOME": str(home / "hf"), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1"}
     cached = Path(
-        subprocess.run([sys.executable, "-c", fetch], env=own, capture_output=True, text=True, check=True).stdout[:-1]
+        subprocess.run(
+            [sys.executable, "-c", fetch], env=own, capture_output=True, text=True, check=True, timeout=60
+        ).stdout[:-1]
     )
     if damaged:
         content = bytearray(cached.read_bytes())
@@ -316,7 +320,7 @@ def test_gc_spares_a_pull_in_progress_and_sweeps_what_a_dead_one_left(hub: Hub, 
     wait(lambda: partial.exists() and partial.stat().st_size > size // 10)
     while child.poll() is None:
         assert ask(None, home, "gc", "--grace", "0s")["blobs"] == 0
-    assert child.wait() == 0, child.communicate()
+    assert child.wait(60) == 0, child.communicate(timeout=60)
     sound(home)
     hub.repos["org/again"] = plain
     ask(None, home, "rm", "tiny-0.5b")
@@ -324,7 +328,7 @@ def test_gc_spares_a_pull_in_progress_and_sweeps_what_a_dead_one_left(hub: Hub, 
     child = start(hub, home, "pull", "org/again")
     wait(lambda: partial.exists() and partial.stat().st_size > size // 10)
     child.kill()
-    child.communicate()
+    child.communicate(timeout=60)
     ask(None, home, "gc")
     assert partial.exists()
     ask(None, home, "gc", "--grace", "0s")
@@ -391,7 +395,9 @@ def site(folder: Path) -> Callable[[Asked], Reply]:
 def test_folders_and_files_of_a_web_server(plain: Path, quantized: Path, tmp_path: Path) -> None:
     web, home = tmp_path / "web", tmp_path / "home"
     shutil.copytree(plain, web / "tiny")
-    sums = subprocess.run("sha256sum *", shell=True, cwd=web / "tiny", capture_output=True, text=True, check=True).stdout
+    sums = subprocess.run(
+        "sha256sum *", shell=True, cwd=web / "tiny", capture_output=True, text=True, check=True, timeout=60
+    ).stdout
     (web / "tiny" / "SHA256SUMS").write_text(sums)
     shutil.copyfile(quantized / "tiny-Q4_0.gguf", web / "q4.gguf")
     digest = hashlib.sha256((web / "q4.gguf").read_bytes()).hexdigest()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import children
 import crashes
 import interleavings
 from filed import artifact
@@ -25,9 +26,9 @@ def start(script: str, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(*children: subprocess.Popen[str]) -> list[str]:
+def finish(*started: subprocess.Popen[str]) -> list[str]:
     said = []
-    for child in children:
+    for child in started:
         out, error = child.communicate(timeout=120)
         assert child.returncode == 0, error
         said.append(out)
@@ -110,14 +111,13 @@ def test_what_another_process_leases_stays_until_it_dies(tmp_path: Path) -> None
         time.sleep(60)
     """
     child = start(script, root, tmp_path)
-    assert child.stdout is not None
-    folder = Path(child.stdout.readline().strip())
+    folder = Path(children.line(child).strip())
     with Registry.open(root) as registry:
         registry.remove("a")
         finish(start(SWEEP, root, tmp_path))
         assert (folder / "model.gguf").stat().st_size == 70_000 and registry.resolve(digest)
         child.kill()
-        child.communicate()
+        child.communicate(timeout=60)
         finish(start(SWEEP, root, tmp_path))
         assert not folder.exists() and not list(registry.blobs.all())
     assert fsck.check(root).problems == ()

@@ -43,7 +43,7 @@ def test_its_walk_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
     for command in WALK:
         words = [sys.executable, "-m", "slmops", *shlex.split(command)[1:]]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8")
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=300)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     for name in ("home.sig", "home.cdx.json", "card.md", "home.tar"):
         assert (tmp_path / name).stat().st_size > 100

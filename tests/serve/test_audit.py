@@ -240,7 +240,7 @@ def test_a_killed_server_loses_nothing_that_was_answered(made: Path, tmp_path: P
                 client.chat.completions.create(model="home", messages=ASKED, temperature=0, max_tokens=2)  # type: ignore[call-overload]
             time.sleep(0.5)
             process.kill()
-            process.wait()
+            process.wait(30)
         assert not chain.verify(tmp_path / "audit").faults
         assert sum(one["what"] == "asked" for one in lines(tmp_path / "audit")) == 3 * (number + 1)
 

@@ -57,14 +57,14 @@ def test_two_are_computed_while_the_third_waits_and_who_leaves_makes_room(server
     assert all(one.readline().startswith(b"data: ") for one in streams)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         third = pool.submit(said, url)
-        state = json.load(urllib.request.urlopen(f"{url}/slmops/models"))[0]
+        state = json.load(urllib.request.urlopen(f"{url}/slmops/models", timeout=60))[0]
         assert state["running"] <= 2
         streams[0].close()
         assert third.result(timeout=30) == ANSWER
     streams[1].close()
     end = time.monotonic() + 10
     while time.monotonic() < end:
-        state = json.load(urllib.request.urlopen(f"{url}/slmops/models"))[0]
+        state = json.load(urllib.request.urlopen(f"{url}/slmops/models", timeout=60))[0]
         if state["running"] == state["waiting"] == 0:
             break
         time.sleep(0.05)

@@ -28,7 +28,7 @@ def said(url: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
         url, method=method, headers={key.replace("_", "-"): value for key, value in headers.items()}
     )
     try:
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status), json.loads(answer.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())

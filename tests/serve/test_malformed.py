@@ -52,7 +52,7 @@ def test_nothing_that_is_sent_breaks_it(server: tuple[str, subprocess.Popen[str]
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         asked = urllib.request.Request(f"{url}/slmops/models", headers={"X-Api-Key": guarded.KEYS["admin"]})
-        (state,) = json.loads(urllib.request.urlopen(asked).read())
+        (state,) = json.loads(urllib.request.urlopen(asked, timeout=60).read())
         if not state["waiting"] and not state.get("running"):
             break
         time.sleep(0.1)

@@ -169,7 +169,7 @@ def busy(made: Path) -> Iterator[str]:
 
 @pytest.mark.slow
 def test_the_page_of_a_server(busy: str) -> None:
-    answer = urllib.request.urlopen(f"{busy}/metrics")
+    answer = urllib.request.urlopen(f"{busy}/metrics", timeout=60)
     page = answer.read().decode()
     assert answer.headers["content-type"].startswith("text/plain; version=")
     found = samples(page)
@@ -185,15 +185,15 @@ def test_the_page_of_a_server(busy: str) -> None:
     assert found["slmops_build_info"] and found["process_resident_memory_bytes"][()] > 1e6
     # As Prometheus asks: nothing may be called otherwise then.
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"}
-    page = urllib.request.urlopen(urllib.request.Request(f"{busy}/metrics", headers=accept)).read().decode()
+    page = urllib.request.urlopen(urllib.request.Request(f"{busy}/metrics", headers=accept), timeout=60).read().decode()
     assert "\nvllm:num_requests_running{" in page
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("promtool"), reason="not installed: promtool; apt-get install prometheus")
 def test_promtool_finds_nothing_but_vllms_colons(busy: str) -> None:
-    page = urllib.request.urlopen(f"{busy}/metrics").read()
-    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True)
+    page = urllib.request.urlopen(f"{busy}/metrics", timeout=60).read()
+    done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=60)
     said = (done.stdout + done.stderr).decode().splitlines()
     assert said and all(line.startswith("vllm:") and "should not contain ':'" in line for line in said), said
 

@@ -66,11 +66,12 @@ def entry(name: str, source: Path | str = "", **more: Any) -> Any:
 def loop() -> Iterator[asyncio.AbstractEventLoop]:
     """A server's loop, on a thread of its own: models belong to one."""
     made = asyncio.new_event_loop()
-    thread = threading.Thread(target=made.run_forever)
+    thread = threading.Thread(target=made.run_forever, daemon=True)
     thread.start()
     yield made
     made.call_soon_threadsafe(made.stop)
-    thread.join()
+    thread.join(60)
+    assert not thread.is_alive()
 
 
 @pytest.fixture
@@ -214,7 +215,7 @@ def test_memory_is_made_by_the_least_recently_used_never_by_one_at_work(
         for one in workers():
             one.suspend()
         asking = [
-            threading.Thread(target=lambda name=name: ended.append(ask(found, name)[0]))
+            threading.Thread(target=lambda name=name: ended.append(ask(found, name)[0]), daemon=True)
             for name in ("home:onnx", "home:openvino")
         ]
         for one in asking:
@@ -226,7 +227,8 @@ def test_memory_is_made_by_the_least_recently_used_never_by_one_at_work(
         for one in workers():
             one.resume()
         for one in asking:
-            one.join()
+            one.join(60)
+            assert not one.is_alive()
         assert [json.loads(str(one)) for one in ended] == [ANSWER, ANSWER]
         time.sleep(0.6)  # what waited beside the one that was told is told the same
         assert json.loads(ask(found, "home:gguf")[0]) == ANSWER
@@ -257,7 +259,7 @@ def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
                 assert json.loads(text) == ANSWER
                 seen.append((outcome.served.engine, time.time()))
 
-        asking = [threading.Thread(target=stream) for _ in range(3)]
+        asking = [threading.Thread(target=stream, daemon=True) for _ in range(3)]
         for one in asking:
             one.start()
         time.sleep(0.3)
@@ -266,7 +268,8 @@ def test_a_tag_moves_without_a_dropped_request(home: Path, ask: Ask) -> None:
         assert within(20, lambda: [engine for engine, _ in seen[-4:]] == ["onnxruntime"] * 4)
         going.set()
         for one in asking:
-            one.join()
+            one.join(60)
+            assert not one.is_alive()
         engines = [engine for engine, _ in seen]
         # Each of the three may have had one in flight on the old one when the first came of the new.
         first = engines.index("onnxruntime")

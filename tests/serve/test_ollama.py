@@ -142,7 +142,7 @@ def asked(url: str, body: object, method: str = "POST") -> tuple[int, str]:
     """The status of a request that no client sends, and its error."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"}, method=method)
     try:
-        with urllib.request.urlopen(request) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return int(answer.status), ""
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())["error"]

@@ -173,7 +173,7 @@ def test_blobs_are_what_they_claim(server: str, home: Path) -> None:
     def sent(method: str, digest: str, body: bytes | None = None) -> int:
         request = urllib.request.Request(f"{server}/api/blobs/{digest}", body, method=method)
         try:
-            return int(urllib.request.urlopen(request).status)
+            return int(urllib.request.urlopen(request, timeout=60).status)
         except urllib.error.HTTPError as error:
             return error.code
 

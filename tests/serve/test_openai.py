@@ -130,7 +130,7 @@ def test_who_leaves_frees_the_place(made: Path) -> None:
                     asked.close()
             again = client.chat.completions.create(model="home", messages=ASKED, temperature=0)  # type: ignore[arg-type, call-overload]
             assert json.loads(again.choices[0].message.content) == ANSWER
-            state = json.loads(urllib.request.urlopen(f"{url}/slmops/models").read())
+            state = json.loads(urllib.request.urlopen(f"{url}/slmops/models", timeout=60).read())
             assert state[0]["waiting"] == 0
 
 

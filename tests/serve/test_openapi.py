@@ -26,7 +26,7 @@ enabled = false  # what fits its schema may still be refused: two things that ex
 
 
 def test_every_route_is_described(server: str) -> None:
-    with urllib.request.urlopen(f"{server}/openapi.json") as answer:
+    with urllib.request.urlopen(f"{server}/openapi.json", timeout=60) as answer:
         found = json.loads(answer.read())
     told = {f"{method.upper()} {path}" for path, one in found["paths"].items() for method in one}
     assert {"POST /v1/chat/completions", "POST /v1/messages", "DELETE /v1/responses/{id}", "GET /health/live"} <= told

@@ -115,7 +115,7 @@ def test_health_is_off_the_engines_path(made: Path) -> None:
             while not ended.is_set():
                 asked(f"{url}/v1/completions", body)
 
-        asking = [threading.Thread(target=load) for _ in range(4)]
+        asking = [threading.Thread(target=load, daemon=True) for _ in range(4)]
         for one in asking:
             one.start()
         time.sleep(0.5)
@@ -128,7 +128,8 @@ def test_health_is_off_the_engines_path(made: Path) -> None:
             time.sleep(0.01)
         ended.set()
         for one in asking:
-            one.join()
+            one.join(60)
+            assert not one.is_alive()
         # A connection of its own each time; the machine's other work is in it.
         assert statistics.median(took) < 0.05, took
         for worker in psutil.Process(process.pid).children(recursive=True):
@@ -201,18 +202,18 @@ def test_a_faulty_configuration_names_the_line(text: str, fault: type[Exception]
 def test_it_starts_and_answers_without_a_network_and_calls_nobody(made: Path, tmp_path: Path) -> None:
     """In a network namespace that has a loopback and nothing else; strace, where it is there, sees every connect."""
     probe = ["unshare", "--net", "--map-root-user", "--user", "true"]
-    if subprocess.run(probe, capture_output=True).returncode:
+    if subprocess.run(probe, capture_output=True, timeout=60).returncode:
         pytest.skip("this machine lets nobody make network namespaces")
     trace = tmp_path / "trace"
     tracer = f"strace -f -qq -e trace=connect,sendto -o {trace} " if shutil.which("strace") else ""
-    look = 'import urllib.request as u; u.urlopen("http://127.0.0.1:8080/health/ready")'
+    look = 'import urllib.request as u; u.urlopen("http://127.0.0.1:8080/health/ready", timeout=10)'
     serve = f"{sys.executable} -m slmops serve home={made / 'gguf'} --pin home --port 8080 --log-format json"
     script = f"""ip link set lo up || python3 -c 'import fcntl,socket,struct
 s=socket.socket(); fcntl.ioctl(s,0x8914,struct.pack("16sH14x",b"lo",0x49))'
 {tracer} sh -c 'echo $$ > {tmp_path / "pid"}; exec {serve}' &
 for i in $(seq 100); do {sys.executable} -c '{look}' 2>/dev/null && break; sleep 0.2; done
 {sys.executable} -c 'import json, sys, urllib.request as u
-print(u.urlopen("http://127.0.0.1:8080/v1/chat/completions", sys.argv[1].encode()).read().decode())' "$1"
+print(u.urlopen("http://127.0.0.1:8080/v1/chat/completions", sys.argv[1].encode(), timeout=60).read().decode())' "$1"
 kill $(cat {tmp_path / "pid"}); wait
 """
     body = json.dumps({"model": "home", "messages": ASKED, "temperature": 0})

@@ -130,7 +130,7 @@ def test_a_certificate_that_changes_is_shown_without_a_restart(made: Path, tmp_p
         with pytest.raises(ssl.SSLCertVerificationError):
             serial(url, contexts[0])
         assert json.loads(ask().choices[0].message.content) == ANSWER  # the connection that was open goes on
-        with urllib.request.urlopen(f"{url}/health/live", context=contexts[1]) as answer:
+        with urllib.request.urlopen(f"{url}/health/live", context=contexts[1], timeout=10) as answer:
             assert "max-age" in answer.headers["strict-transport-security"]
         for version in (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1):
             aged = ssl.create_default_context(cafile=tmp_path / "second.pem")

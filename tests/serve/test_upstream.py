@@ -136,7 +136,7 @@ def asked(front: Any, path: str, body: dict[str, Any] | None = None) -> str:
     url = str(front.base_url).removesuffix("/v1/") + path
     headers = {"x-api-key": KEY, "content-type": "application/json"}
     content = json.dumps(body).encode() if body is not None else None
-    return urllib.request.urlopen(urllib.request.Request(url, content, headers)).read().decode()
+    return urllib.request.urlopen(urllib.request.Request(url, content, headers), timeout=60).read().decode()
 
 
 def test_the_other_wire_formats_metrics_and_state(both: Any) -> None:
@@ -222,7 +222,7 @@ def llama(file: Path) -> Iterator[str]:
         try:
             for _ in range(200):
                 with contextlib.suppress(OSError):
-                    if urllib.request.urlopen(f"http://127.0.0.1:{port}/health").status == 200:
+                    if urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10).status == 200:
                         break
                 time.sleep(0.05)
             yield f"http://127.0.0.1:{port}"
@@ -546,9 +546,9 @@ def test_nothing_is_asked_until_a_request_comes() -> None:
         port = listening.getsockname()[1]
         with serving(f"far=http://127.0.0.1:{port}/v1#m", "--pin", "far") as (url, _):
             assert [one.id for one in openai(url).models.list().data] == ["far"]
-            tags = json.loads(urllib.request.urlopen(f"{url}/api/tags").read())
+            tags = json.loads(urllib.request.urlopen(f"{url}/api/tags", timeout=60).read())
             assert [one["name"] for one in tags["models"]] == ["far"]
-            assert urllib.request.urlopen(f"{url}/health/ready").status == 200
+            assert urllib.request.urlopen(f"{url}/health/ready", timeout=60).status == 200
         with pytest.raises(TimeoutError):
             listening.accept()
 
