@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
 """The registry cut off at every system call: killed, the call fails, or the disk takes no more; then checked, and retried.
 
-    python bench/crash.py [--only add gc ...] [--every N] [--json FILE]
+    python bench/crash.py [--only add gc ...] [--every N] [--jobs N] [--log FILE] [--json FILE]
 
-About 4,000 cases at 0.8 s each. tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must
-hold after each. Needs strace. A kill leaves the page cache: powercut.py is for what a power cut does to unsynced bytes.
+About 4,000 cases at 0.8 s each. With --log a sweep that was interrupted goes on where it stopped.
+tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must hold after each. Needs strace. A kill
+leaves the page cache: powercut.py is for what a power cut does to unsynced bytes.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import dataclasses
 import json
+import queue
 import sys
 import tempfile
 import time
@@ -23,29 +26,62 @@ import fuzzseeds  # noqa: F401 - puts tests/ on the path
 import crashes
 
 
+def logged(path: Path | None) -> dict[crashes.Case, str]:
+    """What an earlier sweep found of each case; a last line that broke off counts for nothing."""
+    found = {}
+    for line in path.read_text().splitlines() if path and path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            case = json.loads(line)
+            said = case.pop("said")
+            found[crashes.Case(**case)] = said
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     every = [*crashes.OPERATIONS, *crashes.NETWORKED]
     parser.add_argument("--only", nargs="+", default=every, choices=every)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once, each in a folder of its own (1)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="a line a case; those that stand there are not run again")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     arguments = parser.parse_args()
-    began, ran, broken = time.perf_counter(), 0, []
+    began = time.perf_counter()
+    done = logged(arguments.log)
     counts: dict[str, dict[str, int]] = {}
+    broken: list[dict[str, object]] = []
     with tempfile.TemporaryDirectory(prefix="slmops-crash-") as scratch, contextlib.ExitStack() as stack:
-        work = Path(scratch)
-        crashes.prepare(work)
-        stack.enter_context(crashes.served(work))
+        log = stack.enter_context(arguments.log.open("a")) if arguments.log else None
+        free: queue.Queue[Path] = queue.Queue()
+        for number in range(arguments.jobs):
+            work = Path(scratch) / str(number)
+            crashes.prepare(work)
+            stack.enter_context(crashes.served(work))
+            free.put(work)
+
+        def checked(case: crashes.Case) -> str:
+            if case in done:
+                return done[case]
+            work = free.get()
+            try:
+                return crashes.check(case, work)
+            finally:
+                free.put(work)
+
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(arguments.jobs))
         for operation in arguments.only:
-            found = crashes.cases(operation, work)[:: arguments.every]
             kept = counts.setdefault(operation, {})
-            for case in found:
-                if said := crashes.check(case, work):
-                    broken.append({**dataclasses.asdict(case), "said": said})
+            found = crashes.cases(operation, Path(scratch) / "0")[:: arguments.every]
+            for case, said in zip(found, pool.map(checked, found), strict=True):
+                line = {**dataclasses.asdict(case), "said": said}
+                if log and case not in done:
+                    print(json.dumps(line), file=log, flush=True)
+                if said:
+                    broken.append(line)
                     print(f"{case}: {said}", flush=True)
                 kept[case.fault] = kept.get(case.fault, 0) + 1
-            ran += len(found)
             print(f"{operation}: {kept}, {time.perf_counter() - began:.0f} s", flush=True)
+    ran = sum(sum(one.values()) for one in counts.values())
     print(f"{ran} cases, {len(broken)} broke a promise, {time.perf_counter() - began:.0f} s")
     if arguments.json:
         facts = {"cases": ran, "counts": counts, "broken": broken, "seconds": round(time.perf_counter() - began)}

@@ -65,7 +65,7 @@ from slmops.registry import _http, push, remotes
 from slmops.registry._distribution import Repository, parse
 from slmops.registry.remotes import hub, oci
 from slmops.formats import _hub
-_http._certificates()
+_http.certificates()
 import huggingface_hub.hf_api, tokenizers
 from slmops import source
 from slmops.core import plugins
@@ -164,7 +164,8 @@ def cases(operation: str, work: Path) -> list[Case]:
     """Every call that the operation makes on a fresh copy, as a case for each fault that can meet it."""
     root = fresh(work)
     log = work / "strace.log"
-    run(operation, root, work, 0, ["-o", str(log), "-e", "trace=" + ",".join(CALLS)])
+    whole = run(operation, root, work, 0, ["-o", str(log), "-e", "trace=" + ",".join(CALLS)])
+    assert "done" in whole.stdout, f"{operation} fails undisturbed: {whole.stderr}"
     before: collections.Counter[str] = collections.Counter()
     seen: collections.Counter[str] = collections.Counter()
     began = False

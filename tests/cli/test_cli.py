@@ -29,7 +29,7 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
     said = slmops("--help").stdout
     for name in plugins.names("cli"):
         assert f"\n    {name} " in said
-    script = "import sys; from slmops.cli import parser; parser(None).format_help(); print(*sys.modules)"
+    script = "import sys; from slmops.cli import parser; parser().format_help(); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
     ).stdout.split()
@@ -49,7 +49,7 @@ def test_examples_are_valid_command_lines(verb: str) -> None:
 
     words = shlex.split(plugins.load("cli", verb).EXAMPLE)
     assert words[0] == "slmops"
-    parser(words[1]).parse_args(words[1:])
+    parser(words[1:]).parse_args(words[1:])
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ Said = Callable[..., Any]
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A registry and a folder to work in, and the kinds `make` and `refuse` as a package outside adds them."""
     monkeypatch.syspath_prepend(str(stepkinds.install(tmp_path / "site")))
-    for known in (plugins.names, plugins._outside):
+    for known in (plugins.names, plugins._outside, plugins._listings):
         known.cache_clear()
     monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -62,7 +62,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "home"
     for name in [name for name in sys.modules if name.startswith("toykinds")]:
         del sys.modules[name]
-    for known in (plugins.names, plugins._outside):
+    for known in (plugins.names, plugins._outside, plugins._listings):
         known.cache_clear()
 
 

@@ -1,5 +1,10 @@
-"""The command line: one verb a file in this folder. A file holds HELP, EXAMPLE, add(parser) and run(arguments).
+"""The command line: one verb a file in this folder.
 
+    HELP, EXAMPLE
+    add(parser)       its options
+    run(arguments)    -> the exit code
+
+A verb of verbs has in their place a ROOM, a folder beside it with one sub-verb a file, whose `run` gives a _sub.Said.
 Only argparse is imported until a verb runs, so that `slmops --help` answers at once.
 """
 
@@ -10,6 +15,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -17,8 +23,8 @@ from slmops.core import plugins
 from slmops.core.errors import SlmopsError
 
 
-def parser(verb: str | None) -> argparse.ArgumentParser:
-    """The parser; only the asked verb's options are filled in."""
+def parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of a command line. Only the verb that it asks for is imported; where it asks for none, all are."""
     import slmops
 
     main_parser = argparse.ArgumentParser(
@@ -28,37 +34,59 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     main_parser.add_argument("--version", action="version", version=f"slmops {slmops.__version__}")
-    verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name in plugins.names("cli"):
-        module = plugins.load("cli", name)
-        one = verbs.add_parser(
+    _verbs(main_parser.add_subparsers(dest="verb", metavar="VERB", required=True), "cli", words)
+    return main_parser
+
+
+def _verbs(parsers: argparse._SubParsersAction[argparse.ArgumentParser], room: str, words: Sequence[str]) -> None:
+    """A parser for each verb of a room; options and sub-verbs of the one that is asked for alone."""
+    asked = next((word for word in words if not word.startswith("-")), "")
+    known = plugins.names(room)
+    for name in (asked,) if asked in known else known:
+        module = plugins.load(room, name)
+        one = parsers.add_parser(
             name,
             help=module.HELP,
             description=f"{module.HELP}\n\nexample:\n  {module.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        if name == verb:
-            one.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+        if name != asked:
+            continue
+        default = False if room == "cli" else argparse.SUPPRESS  # what stood before the sub-verb counts too
+        one.add_argument("--json", action="store_true", default=default, help="print one JSON document instead of text")
+        if hasattr(module, "ROOM"):
+            below = one.add_subparsers(dest="what", metavar="WHAT", required=True)
+            _verbs(below, module.ROOM, words[words.index(asked) + 1 :])
+        else:
             module.add(one)
-    return main_parser
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """What the arguments ask for; the exit code. Raises SlmopsError."""
+    verb = plugins.load("cli", arguments.verb)
+    if not hasattr(verb, "ROOM"):
+        return int(verb.run(arguments))
+    from slmops.cli import _sub
+
+    _sub.say(plugins.load(verb.ROOM, arguments.what).run(arguments), arguments.json)
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code (core/errors.py)."""
     words = sys.argv[1:] if argv is None else argv
-    verb = next((word for word in words if not word.startswith("-")), None)
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _terminated)
     for out in (sys.stdout, sys.stderr):
         if hasattr(out, "reconfigure"):  # a Windows console's own code page knows few letters
             out.reconfigure(encoding="utf-8", errors="replace")
     try:
-        arguments = parser(verb).parse_args(words)
+        arguments = parser(words).parse_args(words)
         arguments.command = shlex.join(["slmops", *words])
-        code = plugins.load("cli", arguments.verb).run(arguments)
+        code = execute(arguments)
         sys.stdout.flush()
-        return int(code)
+        return code
     except SlmopsError as error:
         _complain(str(error), error.cure)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""Verbs of verbs: a folder beside the verb's file, one sub-verb a file: HELP, EXAMPLE, add(parser), run(arguments)."""
+"""What sub-verbs (cli/__init__.py) have to say, and how it is said."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import argparse
 import json
 from typing import Any, NamedTuple
 
-from slmops.core import plugins
 from slmops.core.errors import SlmopsError
 
 
@@ -18,22 +17,6 @@ class Said(NamedTuple):
     text: str
     fault: SlmopsError | None = None
     """Raised after the rest was printed."""
-
-
-def add(parser: argparse.ArgumentParser, room: str) -> None:
-    """A parser for each sub-verb of the room `cli._<verb>`."""
-    verbs = parser.add_subparsers(dest="what", metavar="WHAT", required=True)
-    for name in plugins.names(room):
-        module = plugins.load(room, name)
-        one = verbs.add_parser(
-            name,
-            help=module.HELP,
-            description=f"{module.HELP}\n\nexample:\n  {module.EXAMPLE}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        one.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON document")
-        module.add(one)
 
 
 def written(arguments: argparse.Namespace, facts: Any, text: str) -> Said:
@@ -50,9 +33,9 @@ def written(arguments: argparse.Namespace, facts: Any, text: str) -> Said:
     return Said({"out": arguments.out}, f"{arguments.out}: written")
 
 
-def run(room: str, arguments: argparse.Namespace) -> int:
-    said: Said = plugins.load(room, arguments.what).run(arguments)
-    text = json.dumps(said.facts, indent=1) if arguments.json else said.text
+def say(said: Said, as_json: bool) -> None:
+    """Print it. Raises its fault."""
+    text = json.dumps(said.facts, indent=1) if as_json else said.text
     # What manifests and registries say is not ours: nothing of it may steer the terminal.
     if not text.replace("\n", "").isprintable():
         text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
@@ -60,4 +43,3 @@ def run(room: str, arguments: argparse.Namespace) -> int:
         print(text)
     if said.fault is not None:
         raise said.fault
-    return 0

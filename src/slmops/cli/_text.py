@@ -15,16 +15,12 @@ if TYPE_CHECKING:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
     """Aligned columns under a header. `align` has a letter a column, l or r; without it, l and then r for the rest."""
-    lines = [list(map(str, header)), *(list(map(str, row)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     align = align or "l" + "r" * (len(header) - 1)
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if side == "r" else cell.ljust(width)
-            for cell, width, side in zip(line, widths, align, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    # Column by column, for a registry may have thousands of lines.
+    columns = [list(map(str, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    line = "  ".join(f"{{:{'>' if side == 'r' else '<'}{width}}}" for side, width in zip(align, widths, strict=True))
+    return "\n".join([one.rstrip() for one in map(line.format, *columns)])
 
 
 def verdicts(found: Iterable[Verdict | Gate]) -> list[str]:

@@ -43,7 +43,8 @@ def run(arguments: argparse.Namespace) -> int:
     if dry or native.dry:
         return 0
     more = ["--json"] if as_json else []
-    return int(plugins.load("cli", native.words[0]).run(cli.parser(native.words[0]).parse_args([*native.words, *more])))
+    words = [*native.words, *more]
+    return cli.execute(cli.parser(words).parse_args(words))
 
 
 def table(name: str) -> str:

@@ -10,12 +10,10 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -156,7 +154,7 @@ class Blobs:
 
     @contextlib.contextmanager
     def _temporary(self) -> Iterator[Path]:
-        path = self.scratch / f"{os.getpid()}.{secrets.token_hex(8)}"
+        path = self.scratch / f"{os.getpid()}.{os.urandom(8).hex()}"
         try:
             with no_space(self.folder):
                 yield path
@@ -237,6 +235,8 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 def _pour(source: BinaryIO, target: Path, most: int | None) -> tuple[str, int]:
     """Copy to disk and hash beside it, a chunk at a time; stops with one byte more than `most`."""
+    from concurrent.futures import Future, ThreadPoolExecutor  # takes longer than to list what there is
+
     hashed, size = hashlib.sha256(), 0
     with target.open("wb", buffering=0) as handle, ThreadPoolExecutor(1) as pool:
         hashing: Future[None] | None = None

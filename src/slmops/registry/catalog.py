@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -232,12 +231,15 @@ class Catalog:
         where = "where digest in (select digest from tags where name = ?)" if name is not None else ""
         values = (name,) if name is not None else ()
         tags: dict[str, list[str]] = {}
-        for digest, held, tag in self._all(f"select digest, name, tag from tags {where} order by name, tag", values):
-            tags.setdefault(digest, []).append(f"{held}:{tag}")
         columns = "digest, name, format, scheme, family, bytes, verified, added, fault"
-        found = {row[0]: row for row in self._all(f"select {columns} from artifacts {where} order by digest", values)}
-        order = [*(digest for digest in tags if digest in found), *(digest for digest in found if digest not in tags)]
-        return [Row._make((*found[digest], tuple(tags.get(digest, ())))) for digest in order]
+        with _faults(self.path):  # row by row: of ten thousand, memory is what takes long
+            named = self._db.execute(f"select digest, name, tag from tags {where} order by name, tag", values)
+            for digest, held, tag in named:
+                tags.setdefault(digest, []).append(f"{held}:{tag}")
+            found = self._db.execute(f"select {columns} from artifacts {where} order by digest", values)
+            rows = [Row._make((*row, tuple(tags.get(row[0], ())))) for row in found]
+        place = {digest: number for number, digest in enumerate(tags)}
+        return sorted(rows, key=lambda row: place.get(row.digest, len(place)))
 
     def known(self) -> set[str]:
         """Digests of every manifest that it was told of."""
@@ -352,6 +354,8 @@ class Catalog:
 
 def mine(digest: str, why: str, seconds: float) -> Lease:
     """A lease of this process, which outlives it by `until` only on a disk that several machines share."""
+    import socket
+
     import psutil
 
     return Lease(digest, socket.gethostname(), os.getpid(), psutil.Process().create_time(), time.time() + seconds, why)
@@ -359,6 +363,8 @@ def mine(digest: str, why: str, seconds: float) -> Lease:
 
 def holds(one: Lease) -> bool:
     """Whether its process lives; of another machine's, or of none (pid 0), whether its time is not over."""
+    import socket
+
     if one.pid == 0 or one.host != socket.gethostname():
         return time.time() < one.until
     import psutil

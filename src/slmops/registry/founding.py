@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from pathlib import Path
 
 from slmops.core.errors import CorruptInput
@@ -62,5 +61,5 @@ def aside(root: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         held = root / f"{catalog.NAME}{suffix}"
         if held.exists():
-            held.rename(root / "scratch" / f"0.{held.name}.{secrets.token_hex(4)}")
+            held.rename(root / "scratch" / f"0.{held.name}.{os.urandom(4).hex()}")
     sync_folder(root)

@@ -7,7 +7,6 @@ names. Without a file everything is let in, and the tag `production` needs an ap
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import os
 import re
@@ -182,6 +181,8 @@ def check(path: Path, value: Any, places: Places, schema: Mapping[str, Any], man
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
         key = next(key for key in error.instance if key not in known)
+        import difflib
+
         near = difflib.get_close_matches(key, known, 1)
         way, said = (*way, key), f"unknown key {key!r}"
         cure = f"is {near[0]!r} meant?" if near else f"known: {', '.join(known)}"

@@ -88,7 +88,7 @@ def sign(registry: Registry, digest: str, by: Signer) -> tuple[str, str]:
         if by.key is None:
             cure = "sign with --key where there is no network"
             raise VerificationFailed(f"Sigstore did not sign: {_said(error)}", cure) from error
-        cure = "a PEM file of a key on P-256, P-384 or P-521; its password is in {PASSWORD}: slmops models key"
+        cure = f"a PEM file of a key on P-256, P-384 or P-521; its password is in {PASSWORD}: slmops models key"
         raise CorruptInput(f"{by.key} cannot sign: {_said(error)}", cure) from error
     for attached, earlier in bundles(registry, digest):
         if earlier.get("verificationMaterial") == bundle.get("verificationMaterial") and _covers(found, earlier):

@@ -1,1 +1,1 @@
-"""What `slmops pipeline` does: one sub-verb a file (cli/_sub.py)."""
+"""What `slmops pipeline` does: one sub-verb a file (cli/__init__.py)."""
