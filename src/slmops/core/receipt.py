@@ -56,21 +56,31 @@ def parse(path: Path) -> Any:
         raise CorruptInput(f"{path} is not JSON: {error}", "make it again") from error
 
 
-def misfit(value: Any, form: Any, place: str = "") -> str | None:
+def misfit(value: Any, form: Any) -> str | None:
     """The first place where a value is not of its form (see FORM), or None."""
+    place = _misfit(value, form)
+    return None if place is None else place.lstrip(".")
+
+
+def _misfit(value: Any, form: Any) -> str | None:
+    # The place is put together on the way back: a receipt has thousands of values, and nearly always all of them fit.
     if isinstance(form, dict):
         if not isinstance(value, dict):
-            return place
-        parts = [(key, form[...]) for key in value] if ... in form else list(form.items())
-        held = [(value.get(key), part, f"{place}.{key}".lstrip(".")) for key, part in parts]
+            return ""
+        for key, part in [(key, form[...]) for key in value] if ... in form else form.items():
+            if (found := _misfit(value.get(key), part)) is not None:
+                return f".{key}{found}"
     elif isinstance(form, list | tuple):
         if not isinstance(value, list) or (isinstance(form, tuple) and len(value) != len(form)):
-            return place
-        forms = form if isinstance(form, tuple) else form * len(value)
-        held = [(item, part, f"{place}[{at}]") for at, (item, part) in enumerate(zip(value, forms, strict=True))]
-    else:
-        return None if isinstance(value, form) else place
-    return next((found for item in held if (found := misfit(*item)) is not None), None)
+            return ""
+        if form == [int] and all(type(item) is int for item in value):
+            return None
+        for at, (item, part) in enumerate(zip(value, form if isinstance(form, tuple) else form * len(value), strict=True)):
+            if (found := _misfit(item, part)) is not None:
+                return f"[{at}]{found}"
+    elif not isinstance(value, form):
+        return ""
+    return None
 
 
 def save(folder: Path, receipt: Mapping[str, Any]) -> None:
