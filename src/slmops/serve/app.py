@@ -39,7 +39,7 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
 
     async def loaded(_: Request) -> Response:
-        return JSONResponse([{**vars(one)} for one in desk.models.states()])
+        return JSONResponse([vars(one) for one in await anyio.to_thread.run_sync(desk.models.states)])
 
     def sees(caller: Caller) -> list[str]:
         there = {route.path for route in found}

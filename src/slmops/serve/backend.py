@@ -1,5 +1,5 @@
 """What the server needs of a model, wherever it is computed: by a worker of ours (model.py), or by another server
-(upstream.py)."""
+(upstream/)."""
 
 from __future__ import annotations
 

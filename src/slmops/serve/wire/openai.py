@@ -34,11 +34,11 @@ def routes(desk: Desk) -> list[Route]:
 
     @reads(None, "object", "data")
     async def listed(http: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
+        return JSONResponse({"object": "list", "data": [_card(models, name) for name in await desk.names(caller(http))]})
 
     @reads(None, "id", "object", "created", "owned_by")
     async def one(http: HttpRequest) -> Response:
-        name, names = http.path_params["name"], desk.names(caller(http))
+        name, names = http.path_params["name"], await desk.names(caller(http))
         if name not in names:
             return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
