@@ -68,6 +68,12 @@ class Backend(Protocol):
         ...
 
     @property
+    def cache(self) -> float | None:
+        """Of the tokens that it has room for (a context of each request at once), the share that requests in flight hold,
+        once their prompts are read; None where that is not known."""
+        ...
+
+    @property
     def since(self) -> float | None:
         """When it was loaded (time.time)."""
         ...
