@@ -20,12 +20,12 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,6 +181,28 @@ async def idle(port: int, pid: int, count: int) -> dict[str, float]:
     return {"streams": count, "failed": failed, "kB_each": (after - before) / count / 1e3}
 
 
+def start(folder: Path, words: list[str], **more: str) -> dict[str, float]:
+    """Milliseconds from the start of a process to the first byte of /health/live, and until it serves; the best of five."""
+    alive, serves = [], []
+    for _ in range(5):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "slmops", "serve", f"m={folder}", "--port", str(port), "--json", *words]
+        began = time.perf_counter()
+        with process(command, **more) as child:
+            while True:
+                with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as asked:
+                    asked.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                    assert asked.recv(100).startswith(b"HTTP/1.1 200")
+                    break
+                time.sleep(0.001)
+            alive.append(1e3 * (time.perf_counter() - began))
+            assert child.stdout is not None and child.stdout.readline()
+            serves.append(1e3 * (time.perf_counter() - began))
+    return {"health_ms": min(alive), "serves_ms": min(serves)}
+
+
 def stub(o: argparse.Namespace) -> dict[str, Any]:
     from slmops import compile as compiler
     from slmops.source import load as source
@@ -194,10 +216,8 @@ def stub(o: argparse.Namespace) -> dict[str, Any]:
         shutil.copy(HERE / "stubengine.py", work / "plugin")
         path = os.pathsep.join([str(HERE.parent / "src"), str(work / "plugin")])
         words = ["--engine", "stub", "--parallel", "1000", "--queue", "1000", "--context", "100000"]
-        began = time.perf_counter()
+        found["start"] = start(work / "out", words, PYTHONPATH=path)
         with served(work / "out", words, core=0, PYTHONPATH=path) as (port, pid):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/live").read()
-            found["first_byte_ms"] = 1e3 * (time.perf_counter() - began)
             os.sched_setaffinity(0, {1})
             run(port, 1, 4, 8)
             found["idle"] = asyncio.run(idle(port, pid, 1000))

@@ -325,6 +325,68 @@ def test_prompts_are_written_when_asked_for_without_secrets(tmp_path: Path) -> N
         audit.Redactor(["("])
 
 
+def test_prompts_of_every_kind_are_written(tmp_path: Path) -> None:
+    """Tokens in place of text once ended the thread that writes: whoever sent some asked unseen from then on."""
+    tokens, texts = outcome(), outcome()
+    tokens.original = Request("home", prompt=(101, 7592, 102))
+    texts.original = Request("home", texts=("the first text", SECRETS["key"]))
+    with writing(tmp_path / "log", redactor=audit.Redactor()) as log:
+        log.ended(tokens)
+        log.ended(texts)
+    assert [one.get("prompt") for one in lines(tmp_path / "log")] == [
+        None, "101, 7592, 102", "the first text\n[redacted]", None,
+    ]  # fmt: skip
+
+
+def test_whatever_goes_wrong_with_a_line_nothing_happens_unlogged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault that nobody thought of, in the thread that writes: requests and changes are refused, and the line is kept."""
+    import asyncio
+
+    from serve import guarded
+
+    real, broken = chain.line, [True]
+
+    def line(facts: dict[str, Any]) -> bytes:
+        if broken[0] and facts["what"] == "asked":
+            raise ValueError("a defect")
+        return real(facts)
+
+    monkeypatch.setattr(chain, "line", line)
+    with writing(tmp_path / "log") as log:
+        app = guarded.built(guarded.keys_file(tmp_path), told=log)
+
+        def removed() -> tuple[int, dict[str, str], bytes]:
+            headers = {"X-Api-Key": guarded.KEYS["admin"], "Content-Type": "application/json"}
+            return asyncio.run(guarded.ask(app, "DELETE", "/api/delete", headers, b'{"model": "home"}'))
+
+        assert removed()[0] == 403
+        log.ended(outcome())
+        time.sleep(0.3)
+        with pytest.raises(Busy):
+            log.admit(Request("home"), Caller("ann"))
+        code, headers, _ = removed()
+        assert code == 429 and int(headers["retry-after"]) > 0
+        broken[0] = False
+        time.sleep(1.3)
+        assert removed()[0] == 403
+    assert [one["what"] for one in lines(tmp_path / "log")] == ["started", "changed", "asked", "changed", "ended"]
+
+
+def test_signing_in_and_out_of_the_page_stands_in_it(tmp_path: Path) -> None:
+    import asyncio
+
+    from serve import guarded
+
+    key = {"Authorization": f"Bearer {guarded.KEYS['user']}"}
+    with writing(tmp_path / "log") as log:
+        app = guarded.built(guarded.keys_file(tmp_path), told=log)
+        assert asyncio.run(guarded.ask(app, "POST", "/slmops/session", key))[0] == 201
+        assert asyncio.run(guarded.ask(app, "GET", "/slmops/session", key))[0] == 200
+        assert asyncio.run(guarded.ask(app, "DELETE", "/slmops/session", key))[0] == 204
+    found = [(one["who"], one["method"], one["path"], one["status"]) for one in lines(tmp_path / "log")[1:-1]]
+    assert found == [("user", "POST", "/slmops/session", 201), ("user", "DELETE", "/slmops/session", 204)]
+
+
 def test_export_is_what_was_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with writing(tmp_path / "log") as log:
         log.ended(outcome(model="=cmd|' /C calc'!A0"))
@@ -369,6 +431,43 @@ def test_who_changed_what_stands_in_it(tmp_path: Path, monkeypatch: pytest.Monke
     found = [one for one in lines(tmp_path / "log") if one["what"] in ("changed", "refused")]
     assert [(one["who"], one["path"], one.get("model"), one.get("to")) for one in found] == [
         ("admin", "/api/delete", "gone:v1", None), ("operator", "/api/copy", "gone:v1", "there:v2"),
-        ("user", "/api/delete", None, None), ("operator", "/models/load/gone", None, None),
+        ("user", "/api/delete", None, None), ("operator", "/models/load/gone", "gone", None),
     ]  # fmt: skip
     assert [one["status"] >= 400 for one in found] == [True] * 4 and found[2]["what"] == "refused"
+
+
+def test_what_a_name_stands_for_after_a_change_stands_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digest a tag moved to or was taken from; and nobody reaches a model that is not theirs by copying it."""
+    import asyncio
+
+    import filed
+    from serve import guarded
+    from slmops.registry import Registry, references
+    from slmops.serve import keys
+    from slmops.serve.names import Entry
+
+    monkeypatch.setenv("SLMOPS_HOME", str(tmp_path / "home"))
+    with Registry.open() as registry:
+        digest = registry.add(filed.artifact(tmp_path / "made"), references.named("home:v1"))
+        registry.tag(digest, references.named("secret:v1"))
+    few = keys.Key(Caller("few", "operator", ("home*",)), keys.mark("few" * 20))
+    asked = (
+        ("/api/copy", {"source": "home:v1", "destination": "home:v2"}, 200),
+        ("/api/copy", {"source": "secret:v1", "destination": "home:v3"}, 403),
+        ("/api/copy", {"source": "home:v1", "destination": "secret:v1"}, 403),
+        ("/api/create", {"model": "home:v3", "from": "secret:v1", "stream": False}, 403),
+        ("/api/create", {"model": "home:v3", "from": "none", "stream": False}, 403),
+        ("/api/create", {"model": "home:v3", "from": "home:v9", "stream": False}, 404),
+        ("/models/unload/secret:v1", None, 403),
+        ("/models/unload/home:v1", None, 200),
+    )
+    with writing(tmp_path / "log") as log:
+        app = guarded.built(guarded.keys_file(tmp_path, few=few), rest=Entry(""), told=log)
+        headers = {"X-Api-Key": "few" * 20, "Content-Type": "application/json"}
+        for path, body, status in asked:
+            found = asyncio.run(guarded.ask(app, "POST", path, headers, json.dumps(body).encode() if body else b""))
+            assert found[0] == status, (path, body, found)
+    told = [one for one in lines(tmp_path / "log") if one["what"] == "changed"]
+    assert [one["status"] for one in told] == [status for *_, status in asked]
+    assert [one.get("digest") for one in told] == [digest, None, None, None, None, None, None, digest]
+    assert told[0]["to"] == "home:v2" and told[5]["outcome"] == "SourceNotFound"

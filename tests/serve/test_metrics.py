@@ -29,7 +29,7 @@ pytestmark = needs("prometheus_client", "starlette")
 HOME = Served("home:q8", "sha256:" + "ab" * 32, "llamacpp", "q8", "stable")
 # docs.vllm.ai, Production Metrics (0.32); those that this server can tell.
 VLLM = (
-    "num_requests_running", "num_requests_waiting", "prompt_tokens_total", "generation_tokens_total",
+    "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "prompt_tokens_total", "generation_tokens_total",
     "request_success_total", "prefix_cache_queries_total", "prefix_cache_hits_total", "time_to_first_token_seconds",
     "inter_token_latency_seconds", "request_time_per_output_token_seconds", "e2e_request_latency_seconds",
     "request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds",
@@ -230,3 +230,45 @@ def test_a_real_prometheus_scrapes_it(busy: str, tmp_path: Path) -> None:
             assert 0 < float(quantile["value"][1]) < 60
         finally:
             process.terminate()
+
+
+@pytest.mark.slow
+def test_how_much_of_the_cache_is_held(made: Path) -> None:
+    """While a request stands still within its answer: its prompt's tokens, as its usage has them, and a few more."""
+    import psutil
+
+    body = {"model": "home", "messages": ASKED, "temperature": 0}
+
+    def sent(**more: Any) -> Any:
+        data, kind = json.dumps({**body, **more}).encode(), {"content-type": "application/json"}
+        return urllib.request.urlopen(urllib.request.Request(f"{url}/v1/chat/completions", data, kind), timeout=60)
+
+    def held(name: str) -> list[float]:
+        page = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        return list(samples(page).get(name, {}).values())
+
+    with serving(f"home={made / 'gguf'}", "--context", "256", "--parallel", "2") as (url, process):
+        assert held("slmops_kv_cache_usage_ratio") == []
+        used = json.loads(sent().read())["usage"]
+        assert held("slmops_kv_cache_usage_ratio") == [0.0]
+        children = psutil.Process(process.pid).children(recursive=True)
+        for _ in range(20):
+            stream = sent(stream=True)
+            stream.readline()
+            for child in children:
+                child.suspend()
+            time.sleep(0.2)  # what has come by now is counted
+            (share,) = held("slmops_kv_cache_usage_ratio")
+            assert held("vllm:kv_cache_usage_perc") == [share]
+            for child in children:
+                child.resume()
+            if share:
+                break
+            stream.read()  # it was faster, and has ended
+        cells = share * 256 * 2
+        assert cells == int(cells) and used["prompt_tokens"] <= cells < used["total_tokens"]
+        stream.read()
+        until = time.monotonic() + 20
+        while held("slmops_kv_cache_usage_ratio") != [0.0]:
+            assert time.monotonic() < until
+            time.sleep(0.05)

@@ -48,6 +48,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--audit-redact", action="append", default=[], metavar="REGEX", help="leave this out of them as well")
 
 
+def shown(host: str) -> str:
+    """An address as URLs and the Host header have it."""
+    return f"[{host}]" if ":" in host else host
+
+
 def checked(arguments: argparse.Namespace) -> None:
     """Raises UsageError for what is missing before anything is opened."""
     import re
@@ -142,7 +147,7 @@ def access(arguments: argparse.Namespace) -> Access:
     from slmops.serve.access import Access
     from slmops.serve.keys import Keys
 
-    hosts = {*LOOPBACK, "[::1]", arguments.host.lower(), *(one.lower() for one in arguments.allow_host)}
+    hosts = {*LOOPBACK, "[::1]", shown(arguments.host.lower()), *(one.lower() for one in arguments.allow_host)}
     tokens = None
     if arguments.oidc_issuer:
         from slmops.serve.tokens import Issuer

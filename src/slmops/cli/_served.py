@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from slmops.serve.models import Models
     from slmops.serve.names import Entry
     from slmops.serve.setup import Setup
@@ -72,8 +74,8 @@ def models(arguments: argparse.Namespace) -> Models:
 
 
 @contextlib.contextmanager
-def reloading(arguments: argparse.Namespace, models: Models) -> Iterator[None]:
-    """SIGHUP has the file read again; one with faults changes nothing, and is told in the log."""
+def reloading(arguments: argparse.Namespace, models: Future[Models]) -> Iterator[None]:
+    """SIGHUP has the file read again, once the models are there; one with faults changes nothing, and is told in the log."""
     import logging
     import signal
     import threading
@@ -85,14 +87,15 @@ def reloading(arguments: argparse.Namespace, models: Models) -> Iterator[None]:
 
     def again() -> None:
         try:
-            found = read(arguments)
-            models.reload(found.entries, found.aliases)
+            served, found = models.result(), read(arguments)
+            served.reload(found.entries, found.aliases)
             log.info("read again", extra={"config": arguments.config, "models": len(found.entries)})
         except SlmopsError as fault:
             log.error("not taken", extra={"config": arguments.config, "fault": str(fault), "cure": fault.cure})
 
     def heard(number: int, frame: FrameType | None) -> None:
-        threading.Thread(target=again, name="reload").start()  # reading files is not for the loop that is interrupted
+        # Reading files is not for the loop that is interrupted.
+        threading.Thread(target=again, name="reload", daemon=True).start()
         if callable(before):
             before(number, frame)
 

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from slmops.cli import _access, _served
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from slmops.serve.models import Models
 
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
@@ -21,46 +29,68 @@ def run(arguments: argparse.Namespace) -> int:
     import dataclasses
     import json
     import socket
+    from concurrent.futures import Future
 
-    from slmops.core.errors import EngineMissing, UsageError
+    from slmops.core.errors import UsageError
 
-    try:
+    with _installed():
         import uvicorn
 
-        from slmops.serve import app, logs, telemetry
+        from slmops.serve import logs
         from slmops.serve.connection import Connection
-        from slmops.serve.desk import Desk
-        from slmops.serve.metrics import Metrics
-    except ImportError as error:
-        raise EngineMissing(
-            f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
-        ) from None
+        from slmops.serve.starting import Starting
 
     _access.checked(arguments)
     certificate, access = _access.certificate(arguments), _access.access(arguments)
     if not 0 <= arguments.port < 1 << 16:
         raise UsageError("a port is 0 to 65535")
-    models = _served.models(arguments)
     family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
-    # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+    with contextlib.ExitStack() as held:
+        # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
+        listening = held.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((arguments.host, arguments.port))
-            listening.listen(2048)  # before the address is told: who connects at once waits for the first answer
+            listening.listen(2048)
         except OSError as error:
             raise UsageError(
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
         audit = _access.audit(arguments)
-        watchers, access = _access.watchers(arguments, audit), dataclasses.replace(access, told=audit)
-        shown = f"[{arguments.host}]" if ":" in arguments.host else arguments.host
-        url = f"http{'s' if certificate else ''}://{shown}:{listening.getsockname()[1]}"
-        names = models.names
-        said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
-        facts = {"url": url, "models": names}
-        print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
-        metrics, told = Metrics(models), telemetry.Telemetry(arguments.otlp) if telemetry.wanted(arguments.otlp) else None
+        if audit is not None:
+            held.callback(audit.close)
+            access = dataclasses.replace(access, told=audit)
+        loading: Future[Models] = Future()
+
+        def load() -> Starlette:
+            """All that is not needed to say that the server is alive."""
+            with _installed():
+                from slmops.serve import app, telemetry
+                from slmops.serve.desk import Desk, Watcher
+                from slmops.serve.metrics import Metrics
+            models = _served.models(arguments)
+            held.callback(models.close)
+            loading.set_result(models)
+            metrics = Metrics(models)
+            watchers: list[Watcher] = [metrics, *_access.watchers(arguments, audit)]
+            if telemetry.wanted(arguments.otlp):
+                told = telemetry.Telemetry(arguments.otlp)
+                held.callback(told.close)
+                watchers.append(told)
+            made = app.build(Desk(models, watchers, arguments.timeout), access, metrics)
+            names = models.names
+            said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
+            url = f"http{'s' if certificate else ''}://{_access.shown(arguments.host)}:{listening.getsockname()[1]}"
+            facts = {"url": url, "models": names}
+            # Who connects at once waits for the first answer.
+            print(json.dumps(facts) if arguments.json else f"{url}/v1 serves {said}; Ctrl-C ends it", flush=True)
+            return made
+
+        faults: list[BaseException] = []
+
+        def failed(fault: BaseException) -> None:
+            faults.append(fault)
+            server.should_exit = True
 
         async def looked() -> None:
             assert certificate is not None
@@ -68,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         server = uvicorn.Server(
             uvicorn.Config(
-                app.build(Desk(models, [metrics, *watchers, *([told] if told else [])], arguments.timeout), access, metrics),
+                Starting(access, load, failed),
                 http=Connection,
                 proxy_headers=False,  # who asks is not for a header to say
                 ssl_context_factory=(lambda *_: certificate.context) if certificate is not None else None,
@@ -85,14 +115,23 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         try:
-            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, models):
+            with logs.writing(arguments.log_format, arguments.log_level), _served.reloading(arguments, loading):
                 server.run([listening])
         except (KeyboardInterrupt, SystemExit):
             pass  # asked to end, and it has: what was being computed was finished
-        finally:
-            models.close()
-            if told is not None:
-                told.close()
-            if audit is not None:
-                audit.close()
+        if faults:
+            raise faults[0]
     return 0
+
+
+@contextlib.contextmanager
+def _installed() -> Iterator[None]:
+    """Raises EngineMissing in place of ImportError."""
+    from slmops.core.errors import EngineMissing
+
+    try:
+        yield
+    except ImportError as error:
+        raise EngineMissing(
+            f"the server is not installed ({error.name} is missing)", 'pip install "slmops[serve]"'
+        ) from None

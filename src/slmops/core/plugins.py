@@ -69,6 +69,7 @@ def names(room: str) -> tuple[str, ...]:
     return tuple(sorted(own | set(_outside(room))))
 
 
+@functools.cache
 def load(room: str, name: str) -> ModuleType:
     """Import one plugin. Raises UsageError naming the ones that exist when there is none of that name."""
     if name not in names(room):

@@ -16,7 +16,7 @@ from typing import Protocol
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from slmops.core.errors import PolicyRefused
+from slmops.core.errors import Busy, PolicyRefused
 from slmops.serve import rights
 from slmops.serve.keys import Keys
 from slmops.serve.request import Caller
@@ -61,8 +61,11 @@ class Told(Protocol):
     def refused(self, name: str, method: str, path: str, status: int) -> None:
         """A request was refused for who asks."""
 
+    def able(self) -> None:
+        """Raises Busy while it could not be told of a change: then there is none."""
+
     def changed(self, caller: Caller, method: str, path: str, status: int, noted: Mapping[str, str]) -> None:
-        """A request to a route for operators or admins, which may have changed something."""
+        """A request to a route that may have changed something (rights.changes)."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,12 @@ class Guard:
             name = caller.name
             if level is not None and caller.role not in rights.MAY[level]:
                 raise _Refused(403, f"the role {caller.role} may not do this", "forbidden")
+            told = self._access.told if rights.changes(method, own, level) else None
+            if told is not None:
+                try:
+                    told.able()
+                except Busy as busy:
+                    raise _Refused(429, str(busy), "busy") from None
             if own not in rights.STREAMED:
                 receive = await _read(headers, receive)
         except _Refused as refusal:
@@ -159,13 +168,9 @@ class Guard:
             return
         except _Left:
             return
-        changing = self._access.told is not None and level in rights.CHANGING
-        if changing and (method not in ("GET", "HEAD") or own in rights.CHANGED_BY_GET):
-            await self._told(scope, receive, send, caller)
-        else:
+        if told is None:
             await self._app(scope, receive, send)
-
-    async def _told(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+            return
         status, noted = 0, scope.setdefault(NOTED, {})
 
         async def watched(message: Message) -> None:
@@ -176,8 +181,7 @@ class Guard:
         try:
             await self._app(scope, receive, watched)
         finally:
-            assert self._access.told is not None
-            self._access.told.changed(caller, scope["method"], scope["path"], status, noted)
+            told.changed(caller, method, path, status, noted)
 
     def _route(self, scope: Scope) -> tuple[rights.Level | None, str]:
         """What the route of a request asks for, and the route's own path. None: no route takes it, which says nothing."""
@@ -306,5 +310,6 @@ async def _refuse(send: Send, path: str, refusal: _Refused) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
     headers += [(b"connection", b"close")] if refusal.status == 408 else []
+    headers += [(b"retry-after", b"5")] if refusal.status == 429 else []
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -39,7 +39,7 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
     """The application over the desk's models. Closing it finishes what is being computed and ends the workers."""
 
     async def loaded(_: Request) -> Response:
-        return JSONResponse([{**vars(one)} for one in desk.models.states()])
+        return JSONResponse([vars(one) for one in await anyio.to_thread.run_sync(desk.models.states)])
 
     def sees(caller: Caller) -> list[str]:
         there = {route.path for route in found}
@@ -55,15 +55,16 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         page, kind = await anyio.to_thread.run_sync(metrics.page)
         return Response(page, media_type=kind)
 
+    formats = [plugins.load(ROOM, name) for name in plugins.names(ROOM)]
+    formats.sort(key=lambda one: -getattr(one, "PREFERENCE", 0))  # routes are looked at one by one
     found = [
         *health.routes(desk.models),
+        *(route for one in formats for route in one.routes(desk)),
         Route("/slmops/models", loaded, methods=["GET"]),
         Route("/metrics", measured, methods=["GET"]),
         *page.routes(),
         *access.sessions.routes(lambda http: http.scope[CALLER], sees),
     ]
-    for name in plugins.names(ROOM):
-        found += plugins.load(ROOM, name).routes(desk)
 
     async def unrouted(_: Request, fault: Exception) -> Response:
         assert isinstance(fault, HTTPException)

@@ -73,6 +73,16 @@ class Redactor:
         return (text[: max(0, len(text) - LONGEST)] if cut else text)[:MOST_TEXT]
 
 
+def _prompt(request: Request) -> str:
+    """What was asked, as text."""
+    if isinstance(request.prompt, str):
+        return request.prompt
+    if request.prompt is not None:
+        return ", ".join(map(str, request.prompt))  # tokens: with more than a space between, they are no long number
+    said = [f"{one.get('role', '')}: {one.get('content') or ''}" for one in request.messages]
+    return "\n".join([*said, *request.texts])
+
+
 class Audit:
     """A log that is being written: a watcher of the desk, and told by the guard."""
 
@@ -88,7 +98,8 @@ class Audit:
     ) -> None:
         """redactor: prompts are written, without what it leaves out; None: they are not.
 
-        Raises VerificationFailed where the last file was tampered with, and Busy while another process writes there.
+        Reads every line that is there. Raises VerificationFailed where one was tampered with, and Busy while another process
+        writes there.
         """
         from slmops.registry import _lock
 
@@ -124,6 +135,10 @@ class Audit:
     # What it is told. On the server's loop; nothing waits.
 
     def admit(self, request: Request, caller: Caller) -> None:
+        """Raises Busy as `able` does."""
+        self.able()
+
+    def able(self) -> None:
         """Raises Busy while nothing can be written: what is not logged does not happen."""
         if self._fault or self._lines.qsize() >= MOST_WAITING - 100:
             raise Busy("the audit log cannot be written", "the server's own log says why", 5.0)
@@ -141,8 +156,7 @@ class Audit:
         seconds = round(max(0.0, (outcome.ended or time.monotonic()) - outcome.asked), 3)
         facts |= {"outcome": outcome.reason, "prompt_tokens": outcome.prompt_tokens, "tokens": outcome.tokens}
         if self._redactor is not None:
-            said = [f"{one.get('role', '')}: {one.get('content') or ''}" for one in request.messages]
-            facts["prompt"] = request.prompt if request.prompt is not None else "\n".join(said)
+            facts["prompt"] = _prompt(request)
         self.tell("asked", **facts, seconds=seconds)
 
     def refused(self, name: str, method: str, path: str, status: int) -> None:
@@ -157,8 +171,8 @@ class Audit:
             self.tell("refused", who=name, method=method[:16], path=path[:200], status=status)
 
     def changed(self, caller: Caller, method: str, path: str, status: int, noted: Mapping[str, str]) -> None:
-        """A request to a route for operators or admins."""
-        more = {name: str(value)[:300] for name, value in noted.items() if name in ("model", "digest", "to")}
+        """A request to a route for operators or admins, or to sign in or out."""
+        more = {name: str(noted[name])[:300] for name in ("model", "to", "digest", "outcome") if noted.get(name)}
         self.tell("changed", who=caller.name, role=caller.role, method=method, path=path[:200], status=status, **more)
 
     def tell(self, what: str, **facts: Any) -> None:
@@ -200,10 +214,10 @@ class Audit:
                 if tries:
                     log.warning("the audit log is written again: %s", self._folder)
                 self._fault, tries = "", 0
-            except OSError as error:
-                self._fault, tries = str(error), tries + 1
+            except Exception as error:  # whatever it is, nothing may happen that is not logged: the thread must not end
+                self._fault, tries = str(error) or type(error).__name__, tries + 1
                 if tries == 1:
-                    log.error("the audit log cannot be written, requests are refused: %s", error)
+                    log.error("the audit log cannot be written, requests are refused: %r", error)
                 if self._closing and tries > 3:
                     log.error("%d lines of the audit log are lost", len(group))
                     break

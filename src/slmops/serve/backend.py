@@ -1,5 +1,5 @@
 """What the server needs of a model, wherever it is computed: by a worker of ours (model.py), or by another server
-(upstream.py)."""
+(upstream/)."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ class Backend(Protocol):
     @property
     def pid(self) -> int | None:
         """Of the process whose memory is counted for it."""
+        ...
+
+    @property
+    def cache(self) -> float | None:
+        """Of the tokens that it has room for (a context of each request at once), the share that requests in flight hold,
+        once their prompts are read; None where that is not known."""
         ...
 
     @property

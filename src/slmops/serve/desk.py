@@ -38,9 +38,10 @@ class Desk:
         """timeout: seconds from the asking to the last token, waiting included, after which a request is given up."""
         self.models, self._watchers, self._timeout = models, tuple(watchers), timeout
 
-    def names(self, caller: Caller) -> list[str]:
+    async def names(self, caller: Caller) -> list[str]:
         """The models that a caller may use: what every wire format lists."""
-        return [name for name in self.models.names if caller.uses(name)]
+        # Once the registry has changed its catalog is read: not on the loop that all connections share.
+        return _used(await asyncio.to_thread(lambda: self.models.names), caller)
 
     async def ask(self, request: Request, caller: Caller) -> Answer:
         """The answer, whose events then come. Raises SourceNotFound, PolicyRefused, Busy, and what opening raises."""
@@ -60,11 +61,7 @@ class Desk:
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
         with self._admitted(outcome):
-            try:
-                async with asyncio.timeout(self._timeout):
-                    found = await self._given(outcome, lambda one: one.embed(texts))
-            except TimeoutError:
-                raise self._late() from None
+            found = await self._given(outcome, lambda one: one.embed(texts))
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found
@@ -84,16 +81,20 @@ class Desk:
         return found
 
     async def _given(self, outcome: Outcome, give: Callable[[Backend], Awaitable[T]]) -> T:
-        """Give a request to what its name leads to."""
+        """Give a request to what its name leads to. Raises Unreachable when its time is over."""
         name = outcome.request.model
-        while True:
-            # Opening reads files: not on the loop that all connections share.
-            model = self.models.at_hand(name)
-            if model is None:
-                model = await asyncio.to_thread(self.models.get, name)
-            outcome.served = model.served.get(name)
-            with contextlib.suppress(Gone):  # unloaded in between
-                return await give(model)
+        try:
+            async with asyncio.timeout(self._timeout):
+                while True:
+                    # Opening reads files: not on the loop that all connections share.
+                    model = self.models.at_hand(name)
+                    if model is None:
+                        model = await asyncio.to_thread(self.models.get, name)
+                    outcome.served = model.served.get(name)
+                    with contextlib.suppress(Gone):  # unloaded in between
+                        return await give(model)
+        except TimeoutError:
+            raise self._late() from None
 
     @contextlib.contextmanager
     def _admitted(self, outcome: Outcome) -> Iterator[None]:
@@ -112,7 +113,8 @@ class Desk:
             if isinstance(error, SourceNotFound) and outcome.caller.models != ("*",):
                 # The names of others' models are not theirs to know.
                 fault = f"no model {outcome.request.model[:100]!r} is served here"
-                raise SourceNotFound(fault, f"one of: {', '.join(self.names(outcome.caller)[:20])}") from None
+                # Looking for it has just listed them: nothing is read here.
+                raise SourceNotFound(fault, f"one of: {', '.join(_used(self.models.names, outcome.caller)[:20])}") from None
             raise
 
     def _answer(self, outcome: Outcome, calls: Reader | None) -> Answer:
@@ -124,7 +126,8 @@ class Desk:
             self._ended(outcome)
 
         answer = Answer(outcome, ended, calls)
-        late = asyncio.get_running_loop().call_later(self._timeout, answer.give_up, self._late())
+        left = outcome.asked + self._timeout - time.monotonic()
+        late = asyncio.get_running_loop().call_later(left, answer.give_up, self._late())
         return answer
 
     def _late(self) -> Unreachable:
@@ -133,6 +136,10 @@ class Desk:
     def _ended(self, outcome: Outcome) -> None:
         for watcher in self._watchers:
             watcher.ended(outcome)
+
+
+def _used(names: Sequence[str], caller: Caller) -> list[str]:
+    return [name for name in names if caller.uses(name)]
 
 
 async def _fitted(request: Request, model: Backend) -> tuple[Request, Reader | None]:

@@ -3,14 +3,23 @@ off the path of the engines, which compute in other processes."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from slmops.serve.models import Models
+
+class Loads(Protocol):
+    """What is asked of the models."""
+
+    draining: bool
+
+    def missing(self) -> list[str]:
+        """Pinned names that nothing loaded answers to yet."""
 
 
-def routes(models: Models) -> list[Route]:
+def routes(models: Loads) -> list[Route]:
     """live: the loop answers. startup: every pinned model has been loaded once. ready: all are, and the end is not near."""
     started = False
 

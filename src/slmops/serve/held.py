@@ -46,6 +46,8 @@ class State:
     fault: str
     """Why it could not be loaded, lately."""
     effective: Mapping[str, str]
+    cache: float | None
+    """Share of the KV cache that requests in flight hold; None where that is not known."""
 
 
 @dataclass(eq=False)
@@ -129,6 +131,7 @@ class Held:
             model.restarts,
             _told(model.fault) if model.fault is not None and model.failing else "",
             effective,
+            model.cache,
         )
 
 

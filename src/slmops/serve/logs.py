@@ -11,8 +11,8 @@ import json
 import logging
 import logging.handlers
 import queue
+import random
 import re
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +31,8 @@ PARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", re.ASC
 FORMATS, LEVELS = ("text", "json"), ("debug", "info", "warning", "error")
 MOST_WAITING = 10_000
 """Lines that wait to be written; more are dropped and counted: a log that nobody reads must not hold up requests."""
+GATHER = 0.02
+"""Seconds in which lines come together: a thread that is woken for each takes its time from the loop."""
 MOST_TEXT = 4000
 PROBES = ("/health/", "/metrics")
 PLAIN = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {"message", "asctime", "taskName"}
@@ -82,7 +84,7 @@ def _trail(scope: Scope) -> Trail:
         elif name == b"traceparent":
             trail.parent = value.decode("latin-1")
     if SANE.fullmatch(trail.id) is None:
-        trail.id = "req_" + secrets.token_hex(12)
+        trail.id = f"req_{random.getrandbits(96):024x}"  # no secret, for which the kernel would have to be asked
     if PARENT.fullmatch(trail.parent) is None:
         trail.parent = ""
     return trail
@@ -119,11 +121,23 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 class _Dropping(logging.handlers.QueueHandler):
     dropped = 0
 
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # for a thread of this process: it is formatted there
+
     def enqueue(self, record: logging.LogRecord) -> None:
         try:
             self.queue.put_nowait(record)
         except queue.Full:
             self.dropped += 1
+
+
+class _Gathering(logging.handlers.QueueListener):
+    def dequeue(self, block: bool) -> logging.LogRecord:
+        waits = self.queue.empty()
+        record: logging.LogRecord = self.queue.get(block)
+        if waits:
+            time.sleep(GATHER)
+        return record
 
 
 class Json(logging.Formatter):
@@ -165,7 +179,7 @@ def writing(form: str, level: str, out: TextIO | None = None) -> Iterator[None]:
     writer = logging.StreamHandler(out or sys.stderr)
     writer.setFormatter(Json() if form == "json" else Text())
     handler = _Dropping(lines)
-    listener = logging.handlers.QueueListener(lines, writer)
+    listener = _Gathering(lines, writer)
     levels = {"slmops": level, "uvicorn": "warning", "opentelemetry": "error"}
     loggers = [(logging.getLogger(name), least) for name, least in levels.items()]
     for one, least in loggers:

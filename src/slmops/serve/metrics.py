@@ -221,11 +221,13 @@ class Metrics:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         states = _distinct(self._models.states())
-        gauges: tuple[tuple[str, str, Callable[[State], float]], ...] = (
+        gauges: tuple[tuple[str, str, Callable[[State], float | None]], ...] = (
             ("slmops_requests_running", "Requests that are computed now.", lambda one: one.running),
             ("slmops_requests_waiting", "Requests that wait for a model.", lambda one: one.waiting),
             ("vllm:num_requests_running", "Requests that are computed now.", lambda one: one.running),
             ("vllm:num_requests_waiting", "Requests that wait for a model.", lambda one: one.waiting),
+            ("slmops_kv_cache_usage_ratio", "Of the tokens there is room for, those in flight.", lambda one: one.cache),
+            ("vllm:kv_cache_usage_perc", "Of the tokens there is room for, those in flight.", lambda one: one.cache),
             ("slmops_model_loaded", "Whether it is loaded.", lambda one: one.loaded),
             ("slmops_model_memory_bytes", "Resident bytes of its worker.", lambda one: one.memory),
             ("slmops_model_expected_memory_bytes", "Bytes that it is counted with.", lambda one: one.expected),
@@ -233,7 +235,8 @@ class Metrics:
         for name, said, value in gauges:
             family = GaugeMetricFamily(name, said, labels=LABELS)
             for labels, one in states:
-                family.add_metric(labels, value(one))
+                if (number := value(one)) is not None:
+                    family.add_metric(labels, number)
             yield family
         yield GaugeMetricFamily("slmops_memory_budget_bytes", "What models may take together.", self._models.budget)
         yield GaugeMetricFamily("slmops_memory_counted_bytes", "What they take.", sum(one.expected for _, one in states))

@@ -119,6 +119,14 @@ class Model:
         return dict(worker.effective) if worker is not None else {}
 
     @property
+    def cache(self) -> float | None:
+        """See Backend. llama-server divides just so many cells among its slots; others take memory as they need it."""
+        if self._worker is None:
+            return None
+        flights = list(self._flights.values())  # another thread may ask
+        return sum(one.answer.outcome.prompt_tokens + one.tokens for one in flights) / (self.context * self._most)
+
+    @property
     def pid(self) -> int | None:
         """The worker's process, if it is loaded."""
         worker = self._worker

@@ -36,7 +36,6 @@ ROUTES: dict[Level, str] = {
         GET /openapi.json
         GET /v1/models
         GET /v1/models/{}
-        GET /openapi.json
         POST /v1/chat/completions
         POST /v1/completions
         POST /v1/embeddings
@@ -91,9 +90,16 @@ STREAMED = frozenset({"/api/blobs/{}"})
 """Routes whose body may be of any size: they bound it themselves, and read it as it comes."""
 
 CHANGING: frozenset[Level] = frozenset({"operator", "admin"})
-"""Levels whose routes change something, unless they are only read: the audit log is told."""
+"""Levels whose routes change something, unless they are only read."""
 CHANGED_BY_GET = frozenset({"/models/load/{}", "/models/unload/{}", "/openai/load/{}", "/openai/unload/{}"})
 """Foundry Local's way."""
+SIGNING = "/slmops/session"
+
+
+def changes(method: str, own: str, level: Level | None) -> bool:
+    """Whether the audit log is told of a request: by its method, its route's own path (`pattern`) and what that asks for."""
+    read = method in ("GET", "HEAD") and own not in CHANGED_BY_GET
+    return not read and (level in CHANGING or own == SIGNING)
 
 
 def pattern(path: str) -> str:

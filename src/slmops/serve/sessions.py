@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from slmops.serve.request import Caller
+from slmops.serve.rights import SIGNING
 
 MOST, MOST_OF_ONE = 1000, 20
 """Sessions at once, and of one key: the oldest of them goes."""
@@ -27,7 +28,6 @@ LONGEST, IDLE = 12 * 3600.0, 2 * 3600.0
 SAFE = frozenset({"GET", "HEAD"})
 KEYS = frozenset({b"authorization", b"x-api-key"})
 """Headers that show a key of their own."""
-PATH = "/slmops/session"
 
 
 @dataclass
@@ -124,9 +124,9 @@ class Sessions:
             return answer
 
         return [
-            Route(PATH, told, methods=["GET"]),
-            Route(PATH, opened, methods=["POST"]),
-            Route(PATH, closed, methods=["DELETE"]),
+            Route(SIGNING, told, methods=["GET"]),
+            Route(SIGNING, opened, methods=["POST"]),
+            Route(SIGNING, closed, methods=["DELETE"]),
         ]
 
 

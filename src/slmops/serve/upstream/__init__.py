@@ -37,7 +37,7 @@ class Upstream:
     """One model of another server (Backend). All requests go out at once: that server has a queue of its own."""
 
     engine, format = "upstream", ""
-    artifact = context = fault = pid = None
+    artifact = context = fault = pid = cache = None
     defaults = Defaults()
     failing = False
     waiting = failures = restarts = 0

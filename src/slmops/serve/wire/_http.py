@@ -79,9 +79,14 @@ def operator(http: HttpRequest) -> Caller:
     return found
 
 
-def noted(http: HttpRequest, model: str, to: str = "") -> None:
-    """What the audit log should know of a request that changes something: which model, and what it became."""
-    http.scope.setdefault(NOTED, {}).update({"model": model} | ({"to": to} if to else {}))
+def noted(http: HttpRequest, model: str, to: str = "") -> dict[str, str]:
+    """What the audit log is told of a request that changes something: which model, and what it became.
+
+    Until the answer is whole a route may put in more: the `digest` that the name stands for now, and the `outcome` where a
+    status does not say it."""
+    facts: dict[str, str] = http.scope.setdefault(NOTED, {})
+    facts |= {name: text for name, text in (("model", model), ("to", to)) if text}
+    return facts
 
 
 async def following(http: HttpRequest, answer: Answer) -> Event:

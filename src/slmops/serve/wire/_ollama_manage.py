@@ -25,7 +25,7 @@ from slmops.core.store import no_space, sync_file
 from slmops.core.watch import Watch
 from slmops.registry import Registry, references
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import Body, noted, status
+from slmops.serve.wire._http import Body, caller, noted, status
 from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
 from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
 
@@ -98,12 +98,19 @@ def routes(desk: Desk) -> list[Route]:
         if not desk.models.registry:
             raise PolicyRefused("this server serves what it was given, and not the registry", "slmops serve --registry")
 
+    def of(http: HttpRequest, name: str, to: str = "") -> dict[str, str]:
+        """What the audit log is told. Raises PolicyRefused for a name that is not the caller's: they could else copy what
+        they may not use to a name that they may."""
+        facts = noted(http, name, to)
+        for one in filter(None, (name, to)):
+            caller(http).check(one)
+        return facts
+
     async def pulled(http: HttpRequest) -> Response:
         try:
             allowed()
             body = await read(http, Pull)
-            noted(http, body.meant)
-            return await jobs.answer(_pulling(body), body.stream)
+            return await jobs.answer(_pulling(body), body.stream, of(http, body.meant))
         except BAD as fault:
             return failure(fault)
 
@@ -111,8 +118,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Pull)
-            noted(http, body.meant)
-            return await jobs.answer(_pushing(body), body.stream)
+            return await jobs.answer(_pushing(body), body.stream, of(http, body.meant))
         except BAD as fault:
             return failure(fault)
 
@@ -120,16 +126,17 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Create)
-            noted(http, body.meant)
+            facts = of(http, body.meant)
+            caller(http).check(body.from_ or body.meant)
             name, wanted = references.named(body.meant), body.wanted()
 
-            def work(watch: Watch) -> None:
+            def work(watch: Watch) -> str:
                 from slmops import create as creating
 
                 with Registry.open() as registry:
-                    creating.create(registry, name, wanted, watch)
+                    return creating.create(registry, name, wanted, watch)
 
-            return await jobs.answer(work, body.stream)
+            return await jobs.answer(work, body.stream, facts)
         except BAD as fault:
             return failure(fault)
 
@@ -137,8 +144,8 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Copy)
-            noted(http, body.source, body.destination)
-            await asyncio.to_thread(_copy, body.source, references.named(body.destination))
+            facts = of(http, body.source, body.destination)
+            facts["digest"] = await asyncio.to_thread(_copy, body.source, references.named(body.destination))
         except BAD as fault:
             return failure(fault)
         return Response(status_code=200)
@@ -147,8 +154,8 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             body = await read(http, Named)
-            noted(http, body.meant)
-            await asyncio.to_thread(_remove, body.meant)
+            facts = of(http, body.meant)
+            facts["digest"] = await asyncio.to_thread(_remove, body.meant)
         except BAD as fault:
             return failure(fault)
         return Response(status_code=200)
@@ -157,6 +164,7 @@ def routes(desk: Desk) -> list[Route]:
         try:
             allowed()
             digest = references.digest(http.path_params["digest"])
+            noted(http, "")["digest"] = digest
             if await asyncio.to_thread(_has, digest):
                 return Response(status_code=200)
             if http.method == "HEAD":
@@ -178,7 +186,8 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
-Work = Callable[[Watch], None]
+Work = Callable[[Watch], str]
+"""The digest of what came of it, or some of them."""
 
 
 def _pulling(body: Pull) -> Work:
@@ -197,19 +206,18 @@ def _pulling(body: Pull) -> Work:
         if parsed is None:
             raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
 
-    def work(watch: Watch) -> None:
+    def work(watch: Watch) -> str:
         with Registry.open() as registry:
             if match is None:
                 with contextlib.suppress(SlmopsError):
-                    registry.resolve(text)
-                    return
+                    return registry.resolve(text)
             if text.startswith("oci:"):
-                remotes.pull(registry, text, remotes.Wanted(plain_http=bool(body.insecure), replace=True), watch)
-            elif hub is not None:
-                registry.policy.admit(f"hf:{hub.repo}")
-                obtain.obtain(registry, hub, variant=variant, watch=watch)
-            else:
+                wanted = remotes.Wanted(plain_http=bool(body.insecure), replace=True)
+                return " ".join(remotes.pull(registry, text, wanted, watch).artifacts)
+            if hub is None:
                 raise SourceNotFound(f"model {text[:100]!r} not found", SOURCES)
+            registry.policy.admit(f"hf:{hub.repo}")
+            return registry.resolve(str(obtain.obtain(registry, hub, variant=variant, watch=watch)))
 
     return work
 
@@ -226,24 +234,25 @@ def _pushing(body: Pull) -> Work:
             f"{body.meant[:100]!r} names no registry to push to", "copy it to HOST/REPOSITORY:TAG, and push that"
         )
 
-    def work(watch: Watch) -> None:
+    def work(watch: Watch) -> str:
         with (
             Registry.open() as registry,
             Repository(parse(f"oci:{name}"), plain_http=bool(body.insecure)) as there,
         ):
-            push.push(registry, registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+            push.push(registry, digest := registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+            return digest
 
     return work
 
 
-def _copy(source: str, name: references.Reference) -> None:
+def _copy(source: str, name: references.Reference) -> str:
     with Registry.open() as registry:
-        registry.tag(source, name, replace=True)
+        return registry.tag(source, name, replace=True)
 
 
-def _remove(text: str) -> None:
+def _remove(text: str) -> str:
     with Registry.open() as registry:
-        registry.remove(text)
+        return registry.remove(text)[0]
 
 
 def _has(digest: str) -> bool:
@@ -302,11 +311,12 @@ class _Jobs:
     def __init__(self) -> None:
         self._free = threading.BoundedSemaphore(MOST_JOBS)
 
-    async def answer(self, work: Work, stream: bool | None) -> Response:
-        """Raises Busy; what the work raises is an answer, or a line."""
+    async def answer(self, work: Work, stream: bool | None, facts: dict[str, str]) -> Response:
+        """facts: for the audit log, which is told what came of it too. Raises Busy; what the work raises is an answer, or a
+        line."""
         if not self._free.acquire(blocking=False):
             raise Busy(f"{MOST_JOBS} pulls or conversions are at work already", "try again when one has ended", 10.0)
-        job = _Job(work, self._free)
+        job = _Job(work, self._free, facts)
         if stream is not False:
             return StreamingResponse(job.lines(), media_type=NDJSON, headers={"cache-control": "no-store"})
         await asyncio.to_thread(job.wait)
@@ -318,7 +328,8 @@ class Left(Exception):
 
 
 class _Job:
-    def __init__(self, work: Work, free: threading.BoundedSemaphore) -> None:
+    def __init__(self, work: Work, free: threading.BoundedSemaphore, facts: dict[str, str]) -> None:
+        self._facts = facts
         self.fault: SlmopsError | None = None
         self._said, self._done, self._total, self._left = "", 0, 0, False
         self._lock = threading.Lock()
@@ -327,9 +338,10 @@ class _Job:
 
     def _run(self, work: Work, free: threading.BoundedSemaphore) -> None:
         try:
-            work(Watch(self._say, self._begin, self._advance))
+            self._facts["digest"] = work(Watch(self._say, self._begin, self._advance))
+            self._facts["outcome"] = "done"
         except SlmopsError as error:
-            self.fault = error
+            self.fault, self._facts["outcome"] = error, type(error).__name__
         except Left:
             pass
         except Exception as error:  # the client is told that it failed, whatever it was

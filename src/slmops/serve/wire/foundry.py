@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import headers, status
+from slmops.serve.wire._http import caller, headers, noted, status
 
 
 def routes(desk: Desk) -> list[Route]:
@@ -29,15 +29,23 @@ def routes(desk: Desk) -> list[Route]:
         place = {"modelCachePath": "", "modelDirPath": ""}
         return JSONResponse({**place, "endpoints": [str(http.base_url).rstrip("/")], "pid": os.getpid()})
 
-    async def known(_: HttpRequest) -> Response:
-        return JSONResponse(models.names)
+    async def known(http: HttpRequest) -> Response:
+        return JSONResponse(await desk.names(caller(http)))
 
-    async def loaded(_: HttpRequest) -> Response:
-        return JSONResponse([one.name for one in models.states() if one.loaded])
+    async def loaded(http: HttpRequest) -> Response:
+        states, own = await asyncio.to_thread(models.states), caller(http)
+        return JSONResponse([one.name for one in states if one.loaded and own.uses(one.name)])
+
+    async def noted_model(http: HttpRequest, name: str) -> None:
+        """For the audit log. Raises PolicyRefused, SourceNotFound."""
+        facts = noted(http, name)
+        caller(http).check(name)
+        facts["digest"] = (await asyncio.to_thread(models.find, name)).digest
 
     async def load(http: HttpRequest) -> Response:
         name = http.path_params["name"]
         try:
+            await noted_model(http, name)
             fresh = await asyncio.to_thread(models.load, name)
         except SlmopsError as fault:
             return _failure(fault)
@@ -46,6 +54,7 @@ def routes(desk: Desk) -> list[Route]:
     async def unload(http: HttpRequest) -> Response:
         name = http.path_params["name"]
         try:
+            await noted_model(http, name)
             there = await asyncio.to_thread(models.unload, name)
         except SlmopsError as fault:
             return _failure(fault)

@@ -40,7 +40,7 @@ def routes(desk: Desk) -> list[Route]:
         return JSONResponse({"version": slmops.__version__})
 
     async def tags(http: HttpRequest) -> Response:
-        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.names(caller(http)))})
+        return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, await desk.names(caller(http)))})
 
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})

@@ -6,7 +6,7 @@ be done is refused by name; what changes no answer is let pass.
 
 from __future__ import annotations
 
-import secrets
+import random
 import time
 from typing import Any
 
@@ -25,6 +25,8 @@ from slmops.serve.wire._openai_faults import failure, faultless
 from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion
 from slmops.serve.wire._openapi import reads
 
+PREFERENCE = 1
+"""What most clients speak is looked for first."""
 KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
@@ -34,11 +36,11 @@ def routes(desk: Desk) -> list[Route]:
 
     @reads(None, "object", "data")
     async def listed(http: HttpRequest) -> Response:
-        return JSONResponse({"object": "list", "data": [_card(models, name) for name in desk.names(caller(http))]})
+        return JSONResponse({"object": "list", "data": [_card(models, name) for name in await desk.names(caller(http))]})
 
     @reads(None, "id", "object", "created", "owned_by")
     async def one(http: HttpRequest) -> Response:
-        name, names = http.path_params["name"], desk.names(caller(http))
+        name, names = http.path_params["name"], await desk.names(caller(http))
         if name not in names:
             return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
         return JSONResponse(_card(models, name))
@@ -56,11 +58,11 @@ def routes(desk: Desk) -> list[Route]:
         return await faultless(_embedded(http, desk))
 
     return [
-        Route("/v1/models", listed, methods=["GET"]),
-        Route("/v1/models/{name:path}", one, methods=["GET"]),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/models", listed, methods=["GET"]),
+        Route("/v1/models/{name:path}", one, methods=["GET"]),
     ]
 
 
@@ -82,7 +84,7 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
     if isinstance(body, Completion):
         writer = TextWriter([str(text) if body.echo else "" for text in body.prompts for _ in range(each)])
     answers, began = await begin(http, desk, requests)
-    head = {"id": writer.prefix + secrets.token_hex(12), "created": int(time.time()), "model": body.model}
+    head = {"id": f"{writer.prefix}{random.getrandbits(96):024x}", "created": int(time.time()), "model": body.model}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
         return Stream(answers, chunks(head, writer, answers, each, usage), SSE)
