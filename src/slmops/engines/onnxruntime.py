@@ -25,7 +25,7 @@ FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
 PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
-CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns", "adapt"})
 SAMPLES = frozenset({"repeat_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex"})
 DEVICES = ("cpu", "gpu", "npu")
@@ -67,10 +67,12 @@ class OrtSession:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptInput(f"{folder}/genai_config.json cannot be read: {error!r}", "convert it again") from None
         self.context = min(options.context, limit)
-        self._graph = ""
+        self._graph, self._files = "", tuple(options.adapters)
         self._model: Any = None
+        self._adapters: Any = None
         self._provider, fallback = self._pick(options.device, asked)
         self._load(GENERATE)
+        self._adapt()
         self._tokenizer = og.Tokenizer(self._model)
         self._tokenizer.update_options(add_special_tokens="false")
         self._quirks = quirks(folder)
@@ -117,6 +119,9 @@ class OrtSession:
             }
         options["repetition_penalty"] = sampling.repeat_penalty
         generator = self._generator(len(tokens) + count, options, sampling.constraint)
+        if sampling.adapter is not None:
+            self._adapt()
+            generator.set_active_adapter(self._adapters, str(sampling.adapter))
         generator.append_tokens(tokens)
         for left in range(count - 1, -1, -1):
             logs = None
@@ -150,7 +155,7 @@ class OrtSession:
             raise EngineFailed(f"ONNX Runtime cannot render the chat template: {error}") from None
 
     def close(self) -> None:
-        self._model = self._tokenizer = None
+        self._adapters = self._model = self._tokenizer = None
         self._graph = ""
 
     # ---- helpers
@@ -193,12 +198,25 @@ class OrtSession:
     def _load(self, graph: str) -> None:
         if graph == self._graph:
             return
-        self._model, self._graph = None, ""
+        self._adapters = self._model = None
+        self._graph = ""
         try:
             self._model = self._og.Model(self._config(self._provider, graph))
         except RuntimeError as error:
             raise EngineFailed(f"ONNX Runtime cannot open {self._folder.name}: {error}") from None
         self._graph = graph
+
+    def _adapt(self) -> None:
+        """Load the adapters for the graph that is open."""
+        if self._adapters is not None or not self._files:
+            return
+        adapters = self._og.Adapters(self._model)
+        try:
+            for number, file in enumerate(self._files):
+                adapters.load(file, str(number))
+        except RuntimeError as error:
+            raise EngineFailed(f"ONNX Runtime does not take the adapter: {error}") from None
+        self._adapters = adapters
 
     def _generator(self, length: int, options: Mapping[str, Any], constraint: Constraint | None = None) -> Any:
         params = self._og.GeneratorParams(self._model)
