@@ -21,6 +21,11 @@ continuous batching; the others have _flow.Turns in its place:
 
     flow() -> Flow
 
+With "turns", it says of the generation that was begun last how many tokens of the prompt were not computed again, because
+Options.reuse had them kept (_kept.Kept):
+
+    reused: int
+
 With "embed", another:
 
     embed(ids) -> a vector of one sequence
@@ -50,7 +55,7 @@ class Options:
     context: int = 4096
     """Tokens of a sequence, prompt and answer, at most; the model's own limit, if that is less."""
     parallel: int = 1
-    """Requests in flight at most."""
+    """Requests in flight at most; with "turns", also how many caches are held, of those and of earlier ones together."""
     kv: str = "auto"
     """Precision of the KV cache."""
     reuse: bool = False

@@ -105,5 +105,5 @@ def check_can(name: str, form: str, word: str) -> None:
 
 
 def at_once(name: str, wanted: int) -> int:
-    """Options.parallel for so many requests in flight: 1 for engines that compute one at a time."""
-    return wanted if "parallel" in plugins.load("engines", name).CAN else 1
+    """Options.parallel for so many requests in flight: 1 for engines that have one after the other."""
+    return wanted if plugins.load("engines", name).CAN & {"parallel", "turns"} else 1

@@ -22,6 +22,7 @@ from slmops.core.tensor import Floats
 from slmops.engines import Footprint, Options, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _llamaserver, _words
 from slmops.engines._llamacpp_library import Library
 from slmops.engines._llamaserver_process import Start
+from slmops.engines._pick import pick
 
 FORMATS = ("gguf",)
 MODULES = ("xllamacpp",)
@@ -229,20 +230,3 @@ class Session:
         if self._model:
             self._library.model_free(self._model)
         self._context = self._model = None
-
-
-def pick(logits: Floats, sampling: Sampling, generator: np.random.Generator) -> int:
-    """The next token: the greatest logit, or a draw at a temperature from the top k and then the top p of them."""
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
-    count = sampling.top_k if 0 < sampling.top_k < len(logits) else len(logits)
-    best = np.argpartition(logits, -count)[-count:] if count < len(logits) else np.arange(count)
-    best = best[np.argsort(-logits[best], kind="stable")]
-    scaled = logits[best].astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled[0])
-    weights /= weights.sum()
-    if sampling.top_p < 1:
-        # As many as it takes to reach top_p, and always one.
-        kept = 1 + int(np.searchsorted(np.cumsum(weights), sampling.top_p))
-        best, weights = best[:kept], weights[:kept] / weights[:kept].sum()
-    return int(generator.choice(best, p=weights))
