@@ -119,18 +119,23 @@ def _told(folder: Path, form: str, tokens: Tokenizer, template: str | None, cont
     return Artifact(folder, form, tokens.eos, tokens.bos, tokens.adds_bos, template, special, context, vocab)
 
 
-def choose_engine(form: str, wanted: str | None = None, together: bool = False) -> str:
+def choose_engine(form: str, wanted: str | None = None, together: bool = False, adapts: bool = False) -> str:
     """The engine to use for a format: the one asked for, or the preferred of those installed; `together`: of those first
-    that compute requests together.
+    that compute requests together; `adapts`: of those alone that load adapters.
 
-    Raises UsageError when it does not open the format, EngineMissing with the command that installs one.
+    Raises UsageError when it does not open the format, Unsupported when it loads no adapters, EngineMissing with the command
+    that installs one.
     """
     able = [name for name in _installed.engines_for(form) if "generate" in plugins.load("engines", name).CAN]
     if wanted is not None:
         if wanted not in able:
             raise UsageError(f"{wanted} does not open {form}", f"engines that do: {', '.join(able)}")
         _installed.require(wanted)
+        if adapts:
+            _installed.check_can(wanted, form, "adapt")
         return wanted
+    if adapts:
+        able = [name for name in able if "adapt" in plugins.load("engines", name).CAN]
     if together:
         able.sort(key=lambda name: "parallel" not in plugins.load("engines", name).CAN)
     for name in able:

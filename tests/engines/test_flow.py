@@ -118,8 +118,8 @@ def talk(request: pytest.FixtureRequest, made: Path) -> Iterator[Talk]:
     name = request.param
     if _installed.installed(name) is None:
         pytest.skip(f"the engine {name} is not installed: {_installed.install_command(name)}")
-    parallel = 8 if "parallel" in plugins.load("engines", name).CAN else 1
-    found = Talk(name, made / FORMS[name], Options(device="cpu", context=512, parallel=parallel, reuse=True))
+    options = Options(device="cpu", context=512, parallel=_installed.at_once(name, 8), reuse=True)
+    found = Talk(name, made / FORMS[name], options)
     yield found
     found.worker.close()
 
@@ -164,8 +164,8 @@ def test_who_leaves_makes_room_and_faults_are_their_own(talk: Talk) -> None:
 
 
 def test_the_second_turn_computes_only_what_is_new(talk: Talk) -> None:
-    if talk.name not in ("llamacpp", "llamaserver"):
-        pytest.skip(f"{talk.name} does not tell how much of a prompt it had")
+    if talk.name.startswith("openvino"):
+        pytest.skip(f"{talk.name} does not tell how much of a prompt it had, or keeps nothing")
     first = talk.ask(talk.prompt("set the hall light to 70 percent"))[0]
     assert first.cached is not None and first.cached < first.prompt
     second = talk.ask(talk.prompt("set the hall light to 70 percent", first.text, "and now to 20 percent"))[0]
@@ -174,7 +174,7 @@ def test_the_second_turn_computes_only_what_is_new(talk: Talk) -> None:
 
 def test_prompts_that_begin_alike_do_not_meet(talk: Talk) -> None:
     """Whole blocks of a paged cache, one more and one less, many at once and again: nobody reads what is another's."""
-    if "parallel" not in plugins.load("engines", talk.name).CAN:
+    if _installed.at_once(talk.name, 2) == 1:
         pytest.skip(f"{talk.name} shares nothing between requests")
     (base,) = talk.worker.encode([talk.prompt("please " + "set the kitchen light to 30 percent and " * 12)])
     prompts = [base[-length:] for length in (32, 63, 64, 65, 95, 96)] + [base[:64] + base[-20:]]

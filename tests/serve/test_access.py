@@ -417,5 +417,5 @@ def test_a_server_is_asked_under_the_address_that_it_listens_on() -> None:
     from slmops.cli import _access, parser
 
     for host, asked in (("fd00::5", "[fd00::5]"), ("10.0.0.7", "10.0.0.7"), ("Box.Example", "box.example")):
-        found = _access.access(parser("serve").parse_args(["serve", "--host", host, "--insecure"]))
+        found = _access.access(parser(["serve"]).parse_args(["serve", "--host", host, "--insecure"]))
         assert asked in found.hosts

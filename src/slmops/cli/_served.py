@@ -26,6 +26,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream-key", action="append", default=[], metavar="NAME=VARIABLE", help="the variable with another server's key"
     )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="a LoRA (PEFT's folder) beside the one model that is named, served as NAME",
+    )
     parser.add_argument("--registry", action="store_true", help="serve what the registry has besides those given")
     parser.add_argument(
         "--alias", action="append", default=[], metavar="ALIAS=NAME", help="a further name: production=home:q4"
@@ -65,7 +72,7 @@ def models(arguments: argparse.Namespace) -> Models:
     names = Names(found.entries, found.aliases, found.rest)
     made = Models(names, found.memory, warm=found.warm)
     try:
-        for name in (*(one.name for one in found.entries), *found.aliases):
+        for name in (*(one.name for entry in found.entries for one in (entry, *entry.adapted)), *found.aliases):
             made.get(name)
     except BaseException:
         made.close()
@@ -120,7 +127,8 @@ def read(arguments: argparse.Namespace) -> Setup:
 
     usual = _usual(arguments)
     said = setup.read(Path(arguments.config), usual) if arguments.config else setup.Setup(rest=usual)
-    entries = (*said.entries, *setup.keyed([setup.entry(text, usual) for text in arguments.models], arguments.upstream_key))
+    named = setup.keyed([setup.entry(text, usual) for text in arguments.models], arguments.upstream_key)
+    entries = (*said.entries, *setup.adapted(named, arguments.adapter))
     aliases = {**said.aliases, **setup.aliases(arguments.alias)}
     pinned = {one.name: dataclasses.replace(one, pin=one.pin or one.name in arguments.pin) for one in entries}
     for name in arguments.pin:
@@ -131,8 +139,8 @@ def read(arguments: argparse.Namespace) -> Setup:
             raise UsageError(f"{name} is an alias", f"--pin {aliases[name]} pins what it stands for")
     if len(pinned) < len({one.name for one in entries}):
         raise UsageError("two models have one name", "give one of them another: NAME=MODEL")
-    named = bool(arguments.models) and not arguments.config
-    rest = usual if arguments.registry else None if named else said.rest
+    alone = bool(arguments.models) and not arguments.config
+    rest = usual if arguments.registry else None if alone else said.rest
     memory = parse_size(arguments.memory) if arguments.memory else said.memory
     return setup.Setup(tuple(pinned.values()), aliases, rest, memory, said.warm or arguments.warm)
 

@@ -4,8 +4,9 @@ FORMATS                  the formats it opens
 MODULES                  importable modules it needs (looked up without importing them)
 PACKAGE                  the distribution whose version is quoted
 EXTRA                    the extra that installs it: pip install "slmops[EXTRA]"
-CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel", "turns", "embed"}: what a
-                         Session of it can do; "turns": several generate() iterators may be held at once; the others below
+CAN                      frozenset of {"logits", "generate", "encode", "render", "parallel", "turns", "embed", "adapt"}: what
+                         a Session of it can do; "turns": several generate() iterators may be held at once; "adapt":
+                         Options.adapters; the others below
 SAMPLES                  names of the fields of Sampling, beyond those up to stop_ids, that it honours
 CONSTRAINTS              kinds of Constraint that it honours
 DEVICES                  device names it takes besides "auto"
@@ -19,6 +20,11 @@ With "parallel", a Session has one method more, for requests that come and go an
 continuous batching; the others have _flow.Turns in its place:
 
     flow() -> Flow
+
+With "turns", it says of the generation that was begun last how many tokens of the prompt were not computed again, because
+Options.reuse had them kept (_kept.Kept):
+
+    reused: int
 
 With "embed", another:
 
@@ -49,11 +55,13 @@ class Options:
     context: int = 4096
     """Tokens of a sequence, prompt and answer, at most; the model's own limit, if that is less."""
     parallel: int = 1
-    """Requests in flight at most."""
+    """Requests in flight at most; with "turns", also how many caches are held, of those and of earlier ones together."""
     kv: str = "auto"
     """Precision of the KV cache."""
     reuse: bool = False
     """Whether a Flow may keep what it computed of prompts, for others that begin alike. Off where it is measured."""
+    adapters: tuple[str, ...] = ()
+    """Files of low-rank adapters (LoRA), each as the format's `adapter` wrote it; Sampling.adapter picks one."""
 
 
 AS_IT_COMES = Options()
@@ -89,6 +97,8 @@ class Sampling:
     logprobs: int | None = None
     """None: none; else with each token its log-probability and those of so many that were likeliest."""
     constraint: Constraint | None = None
+    adapter: int | None = None
+    """Which of Options.adapters changes the weights for this answer; None: none."""
 
 
 @dataclass(frozen=True)

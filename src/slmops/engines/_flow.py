@@ -106,7 +106,7 @@ class Turns:
         except Exception as error:  # whatever an engine's binding raises is this request's fault alone
             return self._over(turn, News(turn.which, error=EngineFailed(f"{type(error).__name__}: {error}")))
         # Told with the first token: until then the engine has only been asked.
-        cached = None if turn.begun else 0
+        cached = None if turn.begun else self._session.reused if self._several else 0
         turn.begun = True
         if token is None:
             return self._over(turn, News(turn.which, turn.text.rest(), 0, cached, end="stop"))

@@ -63,7 +63,7 @@ class Worker:
         """Raises UsageError for options that the engine does not have, EngineMissing, and what opening raises."""
         _installed.require(engine)
         _installed.check_kv(engine, options.kv)
-        if options.parallel > 1 and "parallel" not in plugins.load("engines", engine).CAN:
+        if _installed.at_once(engine, options.parallel) < options.parallel:
             raise UsageError(f"{engine} takes one request at a time", "leave concurrency out, or take another engine")
         self.engine = engine
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker

@@ -16,6 +16,10 @@ BEYOND = ("min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "l
 """Fields of Sampling that not every engine honours."""
 
 
+WORDS = {"adapt": "load adapters"}
+"""What a word of CAN is called."""
+
+
 @dataclass(frozen=True)
 class Installed:
     """An engine that can be used here."""
@@ -95,9 +99,11 @@ def check_can(name: str, form: str, word: str) -> None:
     """Raise Unsupported where an engine's CAN lacks the word, naming those of the format that have it."""
     if word not in plugins.load("engines", name).CAN:
         able = [engine for engine in engines_for(form) if word in plugins.load("engines", engine).CAN]
-        raise Unsupported(f"{name} cannot {word}", f"--engine {' or '.join(able)} can" if able else "gguf's engines can")
+        raise Unsupported(
+            f"{name} cannot {WORDS.get(word, word)}", f"--engine {' or '.join(able)} can" if able else "gguf's engines can"
+        )
 
 
 def at_once(name: str, wanted: int) -> int:
-    """Options.parallel for so many requests in flight: 1 for engines that compute one at a time."""
-    return wanted if "parallel" in plugins.load("engines", name).CAN else 1
+    """Options.parallel for so many requests in flight: 1 for engines that have one after the other."""
+    return wanted if plugins.load("engines", name).CAN & {"parallel", "turns"} else 1

@@ -24,6 +24,8 @@ def main() -> None:
     params.endpoint_slots = params.ui = params.warmup = params.fit_params = False
     params.cache_ram_mib = asked["cache_mib"]
     params.verbosity = 1
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(file, 0.0) for file in asked["adapters"]]
+    params.lora_init_without_apply = True
     if asked["device"] == "cpu":
         params.n_gpu_layers = 0
     if asked["kv"]:

@@ -17,7 +17,7 @@ from slmops.engines._guidance import guided
 from slmops.engines._llamaserver_flow import Flow
 from slmops.engines._llamaserver_process import Process, Start
 
-CAN = frozenset({"generate", "encode", "render", "parallel", "embed"})
+CAN = frozenset({"generate", "encode", "render", "parallel", "embed", "adapt"})
 SAMPLES = frozenset({"min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
 BLOCK = 4
@@ -42,7 +42,9 @@ class Session:
         self._limit = min(options.context, _trained(found) or options.context)
         kv = "" if options.kv == "auto" else _gguf.TYPES[options.kv]
         threads = options.threads or os.cpu_count() or 4
-        self._start = Start(str(file), self._limit, options.parallel, threads, options.device, kv, options.reuse)
+        self._start = Start(
+            str(file), self._limit, options.parallel, threads, options.device, kv, options.reuse, tuple(options.adapters)
+        )
         self._command, self._server = command, Process(command, self._start)
         self._embedder: Process | None = None
         self.effective: Mapping[str, str] = {
@@ -70,7 +72,7 @@ class Session:
         made: list[int] = []
         stops = frozenset(sampling.stop_ids)
         while (left := min(sampling.max_tokens, self._limit - len(ids)) - len(made)) > 0:
-            options = {**_options([*ids, *made], sampling, bool(made)), "seed": (sampling.seed + len(made)) % (1 << 32)}
+            options = {**self._options([*ids, *made], sampling, bool(made)), "seed": (sampling.seed + len(made)) % (1 << 32)}
             source = self._stream(options, left) if sampling.temperature <= 0 else self._block(options, min(BLOCK, left))
             for token in source:
                 if token is None or token in stops:
@@ -83,13 +85,21 @@ class Session:
     def flow(self) -> Flow:
         """See engines. What one request left in a slot serves another that begins alike, where that is asked for."""
         server, reuse = self._server, self._start.reuse
-        return Flow(server.port, server.key, lambda ids, how: _options(ids, how, reuse), self._prefixes, server.lost)
+        return Flow(server.port, server.key, lambda ids, how: self._options(ids, how, reuse), self._prefixes, server.lost)
+
+    def _options(self, prompt: Sequence[int], sampling: Sampling, reuse: bool) -> dict[str, Any]:
+        """A /completion request. The scale of every adapter is said each time: where none is, the server goes by its own
+        list, and keeps what a slot computed through another (server-context.cpp: launch_slot_with_task)."""
+        asked = _options(prompt, sampling, reuse)
+        if count := len(self._start.adapters):
+            asked["lora"] = [{"id": number, "scale": float(number == sampling.adapter)} for number in range(count)]
+        return asked
 
     def embed(self, ids: Sequence[int]) -> list[float]:
         """By a server of its own, started when it is first asked: one that embeds writes no texts."""
         _words.check(ids, None, self._vocab, self._limit)
         if self._embedder is None:
-            start = dataclasses.replace(self._start, parallel=1, embeds=True, pools=self._pools)
+            start = dataclasses.replace(self._start, parallel=1, embeds=True, pools=self._pools, adapters=())
             embedder = Process(self._command, start)
             embedder.wait()
             self._embedder = embedder

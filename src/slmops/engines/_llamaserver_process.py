@@ -40,11 +40,19 @@ class Start:
     kv: str
     """A name of ggml's, "" for its default."""
     reuse: bool = False
-    """Whether prompts of slots that were given to others are kept, in a bounded room (CACHE_MIB)."""
+    """Whether prompts are kept for others that begin alike."""
+    adapters: tuple[str, ...] = ()
+    """Files of low-rank adapters, each off until a request names it."""
     embeds: bool = False
     """Vectors in place of texts."""
     pools: bool = True
     """Whether vectors are means of those of the tokens, and not what the file says."""
+
+    @property
+    def cache_mib(self) -> int:
+        """Room for prompts of slots that were given to others. None with adapters: what is kept there does not say through
+        which it was computed, and comes back under another."""
+        return CACHE_MIB if self.reuse and not self.adapters else 0
 
 
 CACHE_MIB = 256

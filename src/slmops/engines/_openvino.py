@@ -99,6 +99,7 @@ class Session:
         self._vocab = _vocabulary(folder)
         self._genai, self._folder, self._backend, self._context = openvino_genai, folder, backend, options.context
         self._reuse = options.reuse
+        self._adapters = [openvino_genai.Adapter(file) for file in options.adapters]
         self._version = f"openvino {openvino.get_version()}, openvino-genai {openvino_genai.get_version()}"
         self._core = openvino.Core()
         self._device, self._fallback = choose(options.device, self._core.available_devices)
@@ -170,8 +171,16 @@ class Session:
             properties = {**self._properties, "ATTENTION_BACKEND": self._backend}
             if self._backend == "PA":
                 properties["scheduler_config"] = self._scheduler()
+            if self._adapters:
+                properties["adapters"] = self._genai.AdapterConfig(self._adapters)
             self._pipeline = self._genai.LLMPipeline(self._folder, self._device, **properties)
-        generation = _Generation(self._genai, self._pipeline, ids, sampling)
+        config = configured(self._genai, sampling)
+        if self._adapters:
+            # Said each time: what is left out stays as it was.
+            config.adapters = self._genai.AdapterConfig(
+                [self._adapters[sampling.adapter]] if sampling.adapter is not None else []
+            )
+        generation = _Generation(self._genai, self._pipeline, ids, sampling, config)
         try:
             yield from generation
         finally:
@@ -238,9 +247,9 @@ class _Generation:
     The streamer waits for the GIL only to put a number into the queue, so a slow reader never stops the engine.
     """
 
-    def __init__(self, genai: Any, pipeline: Any, ids: Sequence[int], sampling: Sampling) -> None:
+    def __init__(self, genai: Any, pipeline: Any, ids: Sequence[int], sampling: Sampling, config: Any) -> None:
         self._genai, self._pipeline, self._stops = genai, pipeline, frozenset(sampling.stop_ids)
-        self._ids, self._config = np.array([ids], np.int64), configured(genai, sampling)
+        self._ids, self._config = np.array([ids], np.int64), config
         self._queue: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()
         self._cancelled, self._held = False, sampling.constraint is not None
         self._thread = threading.Thread(target=self._work, daemon=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
-from slmops.engines import Constraint, Likely, News, Sampling, _flow, _words
+from slmops.engines import Constraint, Likely, News, Sampling, _flow, _json_grammar, _words
 
 SAMPLES = frozenset({"repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex", "grammar"})
@@ -38,14 +38,14 @@ class Flow:
 
     def __init__(self, genai: Any, pipeline: Any, vocab: int, decode: Callable[[Sequence[int]], str]) -> None:
         self._genai, self._pipeline, self._vocab, self._decode = genai, pipeline, vocab, decode
-        self._waiting: dict[int, tuple[tuple[int, ...], Sampling]] = {}
+        self._waiting: dict[int, tuple[tuple[int, ...], Sampling, Any]] = {}
         self._running: dict[int, _Running] = {}
         self._known: set[Constraint] = set()
         self._count = 0
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
         _words.check(ids, None, self._vocab, None)
-        self._waiting[which] = (tuple(ids), sampling)
+        self._waiting[which] = (tuple(ids), sampling, configured(self._genai, sampling))
 
     def cancel(self, which: int) -> None:
         self._waiting.pop(which, None)
@@ -58,7 +58,7 @@ class Flow:
         import openvino
 
         while self._waiting:
-            which, (ids, sampling) = next(iter(self._waiting.items()))
+            which, (ids, sampling, config) = next(iter(self._waiting.items()))
             new = sampling.constraint is not None and sampling.constraint not in self._known
             if self._tried() is not None or (new and self._running):
                 break
@@ -66,7 +66,7 @@ class Flow:
             self._count += 1  # a number of its own: `which` may come again while the pipeline still forgets the last
             tensor = openvino.Tensor(np.array([ids], np.int64))
             try:
-                handle = self._pipeline.add_request(self._count, tensor, configured(self._genai, sampling))
+                handle = self._pipeline.add_request(self._count, tensor, config)
             except RuntimeError as error:
                 return [News(which, error=self._settled(error) if new else _stopped(error))]
             self._running[which] = _Running(handle, sampling, self._decode, sampling.constraint if new else None)
@@ -156,9 +156,12 @@ def configured(genai: Any, sampling: Sampling) -> Any:
         config.logprobs = 1
     match sampling.constraint:
         case Constraint("json"):
-            config.structured_output_config = genai.StructuredOutputConfig(json_schema='{"type": "object"}')
+            found = _json_grammar.grammar('{"type": "object"}')
+            config.structured_output_config = genai.StructuredOutputConfig(grammar=found)
         case Constraint("json_schema", text):
-            config.structured_output_config = genai.StructuredOutputConfig(json_schema=text)
+            found = _json_grammar.grammar(text)
+            words = {"json_schema": text} if found is None else {"grammar": found}
+            config.structured_output_config = genai.StructuredOutputConfig(**words)
         case Constraint("regex", text):
             config.structured_output_config = genai.StructuredOutputConfig(regex=text)
         case Constraint("grammar", text):

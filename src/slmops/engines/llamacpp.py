@@ -21,14 +21,15 @@ from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Footprint, Options, Sampling, _gguf, _llamacpp_library, _llamacpp_render, _llamaserver, _words
 from slmops.engines._llamacpp_library import Library
-from slmops.engines._llamaserver_process import CACHE_MIB, Start
+from slmops.engines._llamaserver_process import Start
+from slmops.engines._pick import pick
 
 FORMATS = ("gguf",)
 MODULES = ("xllamacpp",)
 PACKAGE = "xllamacpp"
 EXTRA = "llamacpp"
 CAN = _llamaserver.CAN | {"logits"}
-"""The server can what it can with `parallel` or `reuse`, and the Session below gives logits without."""
+"""The server can what it can with `parallel`, `reuse` or `adapters`, and the Session below gives logits without."""
 SAMPLES, CONSTRAINTS = _llamaserver.SAMPLES, _llamaserver.CONSTRAINTS
 DEVICES = ("cpu", "gpu")
 KV = _gguf.KV
@@ -50,14 +51,14 @@ def open(folder: Path, options: Options) -> Session | _llamaserver.Session:
     EngineFailed with what llama.cpp said."""
     if options.device not in ("auto", *DEVICES):
         raise UsageError(f"llama.cpp has no device {options.device!r}", f"one of: auto, {', '.join(DEVICES)}")
-    if options.parallel > 1 or options.reuse:
+    if options.parallel > 1 or options.reuse or options.adapters:
         version = f"xllamacpp {_llamacpp_library.version()}"
         return _llamaserver.Session(_gguf.locate(folder), options, _served, version)
     return Session(_llamacpp_library.load(), _gguf.locate(folder), options)
 
 
 def _served(start: Start, port: int) -> list[str]:
-    settings = {**dataclasses.asdict(start), "port": port, "cache_mib": CACHE_MIB if start.reuse else 0}
+    settings = {**dataclasses.asdict(start), "port": port, "cache_mib": start.cache_mib}
     return [sys.executable, "-P", str(Path(__file__).with_name("_llamacpp_serve.py")), json.dumps(settings)]
 
 
@@ -229,20 +230,3 @@ class Session:
         if self._model:
             self._library.model_free(self._model)
         self._context = self._model = None
-
-
-def pick(logits: Floats, sampling: Sampling, generator: np.random.Generator) -> int:
-    """The next token: the greatest logit, or a draw at a temperature from the top k and then the top p of them."""
-    if sampling.temperature <= 0:
-        return int(logits.argmax())
-    count = sampling.top_k if 0 < sampling.top_k < len(logits) else len(logits)
-    best = np.argpartition(logits, -count)[-count:] if count < len(logits) else np.arange(count)
-    best = best[np.argsort(-logits[best], kind="stable")]
-    scaled = logits[best].astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled[0])
-    weights /= weights.sum()
-    if sampling.top_p < 1:
-        # As many as it takes to reach top_p, and always one.
-        kept = 1 + int(np.searchsorted(np.cumsum(weights), sampling.top_p))
-        best, weights = best[:kept], weights[:kept] / weights[:kept].sum()
-    return int(generator.choice(best, p=weights))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from slmops.core.errors import EngineMissing, UsageError
 from slmops.engines import Footprint, Options, _gguf, _llamaserver
-from slmops.engines._llamaserver_process import CACHE_MIB, Start
+from slmops.engines._llamaserver_process import Start
 
 FORMATS = ("gguf",)
 MODULES = ()
@@ -58,7 +58,9 @@ def command(start: Start, port: int) -> list[str]:
     # The server divides its context among the requests in flight.
     words += ["--ctx-size", str(start.context * start.parallel), "--parallel", str(start.parallel)]
     words += ["--threads", str(start.threads), "--no-webui", "--jinja", "--no-slots"]
-    words += ["--cache-ram", str(CACHE_MIB if start.reuse else 0)]
+    words += ["--cache-ram", str(start.cache_mib)]
+    if start.adapters:
+        words += ["--lora-init-without-apply", *(word for file in start.adapters for word in ("--lora", file))]
     if start.kv:
         words += ["--cache-type-k", start.kv, "--cache-type-v", start.kv]
         # Values with scales are for flash attention alone.

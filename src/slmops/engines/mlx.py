@@ -14,6 +14,7 @@ from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
 from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
+from slmops.engines._kept import Kept
 from slmops.engines._words import Words, check
 
 FORMATS = ("mlx",)
@@ -49,7 +50,7 @@ class Session:
         mx.set_default_device(getattr(mx, self._device))
         try:
             from mlx_lm.generate import generate_step
-            from mlx_lm.models.cache import make_prompt_cache
+            from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
             from mlx_lm.sample_utils import make_sampler
             from mlx_lm.utils import load_model, load_tokenizer
         except ImportError as error:
@@ -58,6 +59,8 @@ class Session:
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
         self._empty_cache, self._sampler, self._kv = make_prompt_cache, make_sampler, options.kv
+        self._trim, self._trims = trim_prompt_cache, can_trim_prompt_cache
+        self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
         try:
             self._model, config = load_model(folder, trust_remote_code=False)
         except (ValueError, OSError, KeyError) as error:
@@ -124,15 +127,27 @@ class Session:
         mx.random.seed(sampling.seed)
         top_k = sampling.top_k if sampling.top_k < self._vocab else 0
         sampler = self._sampler(temp=sampling.temperature, top_p=sampling.top_p, top_k=top_k)
-        cache = self._cache()
-        steps = self._steps(mx.array(list(ids)), self._model, max_tokens=most, sampler=sampler, prompt_cache=cache)
+        cache, self.reused = self._kept.take(None, ids, self._trims)
+        if cache is None:
+            cache = self._cache()
+        else:
+            self._trim(cache, cache[0].offset - self.reused)
+        new, made = mx.array(list(ids[self.reused :])), list[int]()
+        steps = self._steps(new, self._model, max_tokens=most, sampler=sampler, prompt_cache=cache)
         try:
             for token, _ in steps:
-                if int(token) in sampling.stop_ids:
-                    return
-                yield int(token)
+                made.append(int(token))
+                if made[-1] in sampling.stop_ids:
+                    break
+                yield made[-1]
+        except Exception:
+            cache = None
+            raise
         finally:
             steps.close()
+            # The step behind the last token may have been computed already.
+            held = [*ids, *made][: cache[0].offset] if cache is not None and self._trims(cache) else []
+            self._kept.give(None, held, cache if held else None)
 
     def encode(self, text: str) -> list[int]:
         return self._words.encode(text)
@@ -145,6 +160,7 @@ class Session:
 
     def close(self) -> None:
         self._model = None
+        self._kept = Kept(0)
         gc.collect()
         self._mx.clear_cache()
 

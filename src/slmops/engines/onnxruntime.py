@@ -19,13 +19,15 @@ from slmops.core.tensor import Floats
 from slmops.engines import Constraint, Footprint, Options, Sampling
 from slmops.engines._flow import Weighed
 from slmops.engines._guidance import guided
+from slmops.engines._kept import Kept
+from slmops.engines._pick import pick
 from slmops.ops.numpy import log_softmax
 
 FORMATS = ("onnx",)
 MODULES = ("onnxruntime_genai",)
 PACKAGE = "onnxruntime-genai"
 EXTRA = "onnx"
-CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns", "adapt"})
 SAMPLES = frozenset({"repeat_penalty", "logprobs"})
 CONSTRAINTS = frozenset({"json", "json_schema", "regex"})
 DEVICES = ("cpu", "gpu", "npu")
@@ -67,10 +69,14 @@ class OrtSession:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptInput(f"{folder}/genai_config.json cannot be read: {error!r}", "convert it again") from None
         self.context = min(options.context, limit)
-        self._graph = ""
+        self._graph, self._files = "", tuple(options.adapters)
         self._model: Any = None
+        self._adapters: Any = None
+        self._kept, self._most = Kept[_Slot](0), options.parallel if options.reuse else 0
+        self.reused = 0
         self._provider, fallback = self._pick(options.device, asked)
         self._load(GENERATE)
+        self._adapt()
         self._tokenizer = og.Tokenizer(self._model)
         self._tokenizer.update_options(add_special_tokens="false")
         self._quirks = quirks(folder)
@@ -101,11 +107,17 @@ class OrtSession:
         return result
 
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        self.reused = 0
         self._load(GENERATE)
         tokens = self._tokens(ids)
         count = min(sampling.max_tokens, self.context - len(tokens))
         if count <= 0:
             return
+        keeps = self._most and sampling.constraint is None and sampling.repeat_penalty == 1
+        yield from self._going_on(ids, count, sampling) if keeps else self._alone(tokens, count, sampling)
+
+    def _alone(self, tokens: Tokens, count: int, sampling: Sampling) -> Iterator[int]:
+        """By a generator with the options of this request, which cannot be another's."""
         options: dict[str, Any] = {"do_sample": False}
         if sampling.temperature > 0:
             options = {
@@ -117,6 +129,7 @@ class OrtSession:
             }
         options["repetition_penalty"] = sampling.repeat_penalty
         generator = self._generator(len(tokens) + count, options, sampling.constraint)
+        self._through(generator, sampling.adapter)
         generator.append_tokens(tokens)
         for left in range(count - 1, -1, -1):
             logs = None
@@ -130,6 +143,45 @@ class OrtSession:
             if left and generator.is_done():
                 # An end of the model's own that the caller does not stop at: the runtime leaves it out, so feed it.
                 generator.append_tokens(np.array([token], np.int32))
+
+    def _going_on(self, ids: Sequence[int], count: int, sampling: Sampling) -> Iterator[int]:
+        """By a generator that may have another's prompt already, and picks nothing but the likeliest: draws are ours."""
+        kept, needed = self._kept, len(ids) + count
+        slot, self.reused = kept.take(sampling.adapter, ids, lambda one: one.room >= needed)
+        held = [*ids]
+        try:
+            if slot is None:
+                room = min(self.context, 2 * needed)  # the conversation's next turn is to fit too
+                slot = _Slot(self._generator(room, {"do_sample": False}), room)
+                self._through(slot.generator, sampling.adapter)
+            else:
+                slot.generator.rewind_to(self.reused)
+            generator = slot.generator
+            generator.append_tokens(np.array(ids[self.reused :], np.int32))
+            drawn, chance = sampling.temperature > 0, np.random.default_rng(sampling.seed)
+            for left in range(count - 1, -1, -1):
+                logs, logits = None, np.empty(0, np.float32)
+                if drawn or sampling.logprobs is not None:
+                    logits = np.asarray(generator.get_logits(), np.float32).reshape(-1)
+                if sampling.logprobs is not None:
+                    logs = log_softmax(logits[None])[0]
+                if drawn:
+                    token = pick(logits, sampling, chance)
+                else:
+                    generator.generate_next_token()
+                    token = int(generator.get_next_tokens()[0])
+                if token in sampling.stop_ids:
+                    return
+                yield token if logs is None else Weighed.of(token, logs, sampling.logprobs or 0)
+                if left and (drawn or generator.is_done()):
+                    generator.append_tokens(np.array([token], np.int32))
+                if left:
+                    held.append(token)
+        except Exception:
+            slot = None
+            raise
+        finally:
+            kept.give(sampling.adapter, held, slot)
 
     def encode(self, text: str) -> list[int]:
         text = unicodedata.normalize("NFC", text) if self._quirks.composes else text
@@ -150,7 +202,8 @@ class OrtSession:
             raise EngineFailed(f"ONNX Runtime cannot render the chat template: {error}") from None
 
     def close(self) -> None:
-        self._model = self._tokenizer = None
+        self._kept = Kept(0)
+        self._adapters = self._model = self._tokenizer = None
         self._graph = ""
 
     # ---- helpers
@@ -193,12 +246,30 @@ class OrtSession:
     def _load(self, graph: str) -> None:
         if graph == self._graph:
             return
-        self._model, self._graph = None, ""
+        self._adapters = self._model = None
+        self._graph, self._kept = "", Kept(self._most)
         try:
             self._model = self._og.Model(self._config(self._provider, graph))
         except RuntimeError as error:
             raise EngineFailed(f"ONNX Runtime cannot open {self._folder.name}: {error}") from None
         self._graph = graph
+
+    def _through(self, generator: Any, adapter: int | None) -> None:
+        if adapter is not None:
+            self._adapt()
+            generator.set_active_adapter(self._adapters, str(adapter))
+
+    def _adapt(self) -> None:
+        """Load the adapters for the graph that is open."""
+        if self._adapters is not None or not self._files:
+            return
+        adapters = self._og.Adapters(self._model)
+        try:
+            for number, file in enumerate(self._files):
+                adapters.load(file, str(number))
+        except RuntimeError as error:
+            raise EngineFailed(f"ONNX Runtime does not take the adapter: {error}") from None
+        self._adapters = adapters
 
     def _generator(self, length: int, options: Mapping[str, Any], constraint: Constraint | None = None) -> Any:
         params = self._og.GeneratorParams(self._model)
@@ -244,6 +315,14 @@ class OrtSession:
             "activations": activations,
             "kv": kv,
         }
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A generator, and the tokens that it has room for."""
+
+    generator: Any
+    room: int
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ FORMATS = ("openvino",)
 MODULES = ("openvino", "openvino_genai", "openvino_tokenizers")
 PACKAGE = "openvino-genai"
 EXTRA = "openvino"
-CAN = frozenset({"logits", "generate", "encode", "render"})
+CAN = frozenset({"logits", "generate", "encode", "render", "adapt"})
 SAMPLES, CONSTRAINTS = _openvino_flow.SAMPLES - {"logprobs"}, _openvino_flow.CONSTRAINTS
 """Its stream tells tokens alone."""
 DEVICES = _openvino.DEVICES

@@ -21,6 +21,7 @@ from slmops.core.tensor import Floats
 from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._flow import Weighed
+from slmops.engines._kept import Kept
 from slmops.engines._words import Words, check
 from slmops.ops.numpy import log_softmax
 
@@ -65,6 +66,7 @@ class Session:
         self._model = self._load("float32" if options.proof else "auto")
         config = self._model.config
         self._vocab, self._context = int(config.vocab_size), options.context
+        self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
         loader = transformers.AutoTokenizer
         self._words = Words(lambda: loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
 
@@ -135,24 +137,40 @@ class Session:
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
         check(ids, None, self._vocab, self._context)
         pick = self._picker(sampling)
-        cache, waiting, seen = self._cache(), list(ids), list(ids)
+        cache, self.reused = self._kept.take(None, ids, self._crops)
+        if cache is None:
+            cache = self._cache()
+        else:
+            cache.crop(self.reused - cache.get_seq_length())
+        waiting, seen = list(ids[self.reused :]), list(ids)
         room = self._context - len(ids)
-        for _ in range(min(sampling.max_tokens, room)):
-            # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
-            with self._torch.inference_mode():
-                while len(waiting) > PREFILL:
-                    self._forward(waiting[:PREFILL], cache, 1)
-                    waiting = waiting[PREFILL:]
-                logits = self._forward(waiting, cache, 1)[-1:].float()
-                token = pick(seen, logits)
-            if token in sampling.stop_ids:
-                return
-            if sampling.logprobs is None:
-                yield token
-            else:
-                yield Weighed.of(token, log_softmax(logits[0].cpu().numpy()), sampling.logprobs)
-            waiting = [token]
-            seen.append(token)
+        try:
+            for _ in range(min(sampling.max_tokens, room)):
+                # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
+                with self._torch.inference_mode():
+                    while len(waiting) > PREFILL:
+                        self._forward(waiting[:PREFILL], cache, 1)
+                        waiting = waiting[PREFILL:]
+                    logits = self._forward(waiting, cache, 1)[-1:].float()
+                    token = pick(seen, logits)
+                if token in sampling.stop_ids:
+                    break
+                if sampling.logprobs is None:
+                    yield token
+                else:
+                    yield Weighed.of(token, log_softmax(logits[0].cpu().numpy()), sampling.logprobs)
+                waiting = [token]
+                seen.append(token)
+        except Exception:
+            cache = None
+            raise
+        finally:
+            self._kept.give(None, seen[: cache.get_seq_length() if cache is not None else 0], cache)
+
+    def _crops(self, cache: Any) -> bool:
+        """Whether any number of tokens can be taken off its end: not of a window that has slid on."""
+        plain = self._transformers.cache_utils.DynamicLayer
+        return all(type(layer) is plain for layer in cache.layers)
 
     def _picker(self, sampling: Sampling) -> Any:
         """(ids so far, logits [1, vocab]) -> token."""
@@ -200,6 +218,7 @@ class Session:
 
     def close(self) -> None:
         self._model = None
+        self._kept = Kept(0)
         gc.collect()
 
 

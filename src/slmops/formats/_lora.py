@@ -20,6 +20,7 @@ from slmops.formats import _gguf_container as container
 
 FOLDER = "adapter"
 GGUF_FILE, ONNX_FILE = f"{FOLDER}/adapter.gguf", f"{FOLDER}/adapter.onnx_adapter"
+PEFT_FILE = f"{FOLDER}/adapter_model.safetensors"
 A, B = ".lora_A", ".lora_B"
 """Behind the role: what the inputs of the ONNX graph are called."""
 
@@ -117,9 +118,17 @@ def peft(model: Model) -> dict[str, bytes]:
         "target_modules": sorted({module.rsplit(".", 1)[-1] for module in ranks}),
     }
     return {
-        f"{FOLDER}/adapter_model.safetensors": save(arrays, {"format": "pt"}),
+        PEFT_FILE: save(arrays, {"format": "pt"}),
         f"{FOLDER}/adapter_config.json": json.dumps(config, indent=1).encode(),
     }
+
+
+def written(files: Mapping[str, bytes], out: Path) -> dict[str, Path]:
+    """Put files of an adapter into a folder; their paths."""
+    (out / FOLDER).mkdir(exist_ok=True)
+    for name, content in files.items():
+        (out / name).write_bytes(content)
+    return {name: out / name for name in files}
 
 
 def onnx(adapter: Adapter, dtype: np.dtype[Any]) -> Callable[[Path], None]:

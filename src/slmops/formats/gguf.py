@@ -201,6 +201,11 @@ def weights(model: Model) -> int:
     return sum(container.aligned(container.size(*one)) for one in kinds)
 
 
+def adapter(model: Model, base: Path, out: Path) -> Path:
+    """Write the model's adapter alone, for the base that is served; `out` is an empty folder. Returns its file."""
+    return _lora.written(_adapter(model), out)[_lora.GGUF_FILE]
+
+
 def _adapter(model: Model) -> dict[str, bytes]:
     if model.adapter is None:
         return {}

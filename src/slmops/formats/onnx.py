@@ -134,6 +134,23 @@ def plan(model: Model, *, provider: str = "cpu", max_length: int | None = None) 
     )
 
 
+def adapter(model: Model, base: Path, out: Path) -> Path:
+    """Write the model's adapter alone, for the base that is served; `out` is an empty folder. Returns its file.
+
+    Raises Unsupported where the base's graph has no inputs for it."""
+    assert model.adapter is not None
+    graph = _onnx_read.parse(_files.content(base, MODEL, _onnx_read.MOST_PROTO), MODEL).graph
+    inputs = {one.name: one.type.tensor_type.elem_type for one in graph.input}
+    if missing := [role for role in model.adapter.pairs if role + _lora.A not in inputs]:
+        raise Unsupported(
+            f"the graph of {base.name} takes no adapter on {missing[0]}",
+            "convert the base for it: slmops convert MODEL --adapter FOLDER --beside --to onnx",
+        )
+    half = FLOAT16 in {inputs[role + _lora.A] for role in model.adapter.pairs}
+    _lora.onnx(model.adapter, np.dtype(np.float16 if half else np.float32))(out)
+    return out / _lora.ONNX_FILE
+
+
 def weights(model: Model) -> int:
     """Bytes of model.onnx.data: what plan() lays out (for predictions). The rotation tables of a long context are counted on
     from two shorter ones, for to compute them takes longer than all the rest."""

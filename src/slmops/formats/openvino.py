@@ -54,6 +54,11 @@ def forms(held: Scheme) -> list[Scheme]:
     return [*symmetric, *(grid(bits, held.group, "f16") for bits in widths)]
 
 
+def adapter(model: Model, base: Path, out: Path) -> Path:
+    """Write the model's adapter alone, for the base that is served; `out` is an empty folder. Returns its file."""
+    return _lora.written(_lora.peft(model), out)[_lora.PEFT_FILE]
+
+
 def plan(model: Model) -> Layout:
     """Every byte's place: constants of the graph first as they come, each at a multiple of 64 bytes."""
     spec = model.spec

@@ -149,10 +149,10 @@ class Audit:
         facts: dict[str, Any] = {"who": caller.name, "role": caller.role, "model": request.model}
         if outcome.served is not None:
             facts |= {"digest": outcome.served.digest, "engine": outcome.served.engine}
+            if outcome.served.base:
+                facts["base"] = outcome.served.base
         if caller.trail.id:
             facts["request"] = caller.trail.id
-        if request.adapter is not None:
-            facts["adapter"] = request.adapter
         seconds = round(max(0.0, (outcome.ended or time.monotonic()) - outcome.asked), 3)
         facts |= {"outcome": outcome.reason, "prompt_tokens": outcome.prompt_tokens, "tokens": outcome.tokens}
         if self._redactor is not None:

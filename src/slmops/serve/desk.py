@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
-from slmops.core.errors import SourceNotFound, Unreachable
+from slmops.core.errors import SourceNotFound, Unreachable, Unsupported
 from slmops.serve import tools
 from slmops.serve.answer import Answer
 from slmops.serve.backend import Backend, Gone
@@ -60,8 +60,16 @@ class Desk:
         """A vector for each text. Raises what `ask` raises, Unsupported where the engine has none, and UsageError for a text
         that does not fit into the context."""
         outcome = Outcome(Request(model, texts=tuple(texts)), caller)
+
+        async def embed(one: Backend) -> Embedded:
+            if outcome.served is not None and outcome.served.base:
+                raise Unsupported(
+                    "no vectors are computed through an adapter", f"the model {outcome.served.base} gives its own"
+                )
+            return await one.embed(texts)
+
         with self._admitted(outcome):
-            found = await self._given(outcome, lambda one: one.embed(texts))
+            found = await self._given(outcome, embed)
         outcome.prompt_tokens, outcome.ended, outcome.reason = found.prompt_tokens, time.monotonic(), "stop"
         self._ended(outcome)
         return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError
 from slmops.serve import room
 from slmops.serve.backend import Backend
 from slmops.serve.names import Target
+from slmops.serve.request import Served
 
 log = logging.getLogger("slmops.models")
 
@@ -59,6 +60,8 @@ class Held:
     need: room.Need
     release: Callable[[], None]
     keep_alive: float | None
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Name -> digest, in the order in which the engine has them."""
     pinned: bool = False
     reserved: int = 0
     """Bytes that are kept for it while it is loaded."""
@@ -87,6 +90,19 @@ class Held:
             told = {"model": self.target.name, "digest": self.target.digest, "engine": self.model.engine}
             log.info("loaded", extra={**told, "seconds": round(self.model.load_seconds, 3), "memory": self.measured})
         self.expected = max(self.expected, self.measured)
+
+    def served(self, target: Target) -> Served:
+        """What answers where a name leads here."""
+        common = Served(target.name, target.digest, self.model.engine, self.need.scheme, target.release)
+        if not target.entry.base:
+            return common
+        name = target.entry.name
+        return replace(
+            common,
+            digest=self.adapters[name],
+            adapter=list(self.adapters).index(name),
+            base=target.digest or target.entry.base,
+        )
 
     @property
     def counted(self) -> int:

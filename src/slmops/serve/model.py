@@ -19,7 +19,7 @@ from typing import Any
 
 from slmops import run
 from slmops.core.defaults import Defaults
-from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
+from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
 from slmops.engines import Options, Sampling, _host, _installed
 from slmops.serve import tools
 from slmops.serve.answer import Answer as Answer
@@ -55,7 +55,7 @@ class Model:
 
         Raises EngineMissing and UsageError; nothing is loaded yet."""
         self.name, self.artifact = name, artifact
-        self.engine = run.choose_engine(self.artifact.format, engine, together=True)
+        self.engine = run.choose_engine(self.artifact.format, engine, together=True, adapts=bool(options.adapters))
         self.options = dataclasses.replace(options, reuse=True, parallel=_installed.at_once(self.engine, options.parallel))
         self._most, self._depth, self._warm = options.parallel, depth, warm
         self.room: Callable[[], None] = lambda: None
@@ -196,8 +196,6 @@ class Model:
 
     def take(self, answer: Answer) -> None:
         """A request. Raises Busy, Unsupported for what the engine cannot do, and Gone where it was closed meanwhile."""
-        if answer.request.adapter is not None:
-            raise Unsupported("adapters are not loaded with a model here", "merge it: slmops convert MODEL --adapter FOLDER")
         _installed.check_sampling(self.engine, self.artifact.format, answer.request.sampling)
         if len(self._waiting) >= self._depth:
             raise Busy(f"{self._depth} requests wait for {self.name} already", "try again in a moment", cause="queue")
@@ -261,6 +259,8 @@ class Model:
         self._count += 1
         self._flights[self._count] = _Flight(answer)
         sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
+        if (served := answer.outcome.served) is not None and served.adapter is not None:
+            sampling = dataclasses.replace(sampling, adapter=served.adapter)
         if isinstance(text, str):
             worker.add(self._count, sampling, text=text, bos=begin)
         else:

@@ -8,14 +8,17 @@ new one is loaded. What a worker takes is predicted before it is started (room.n
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from slmops import run
+from slmops import adapters, run
 from slmops.core import units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
 from slmops.serve import room
@@ -23,7 +26,6 @@ from slmops.serve.backend import Backend
 from slmops.serve.held import Held, State
 from slmops.serve.model import Model
 from slmops.serve.names import Entry, Key, Names, Remote, Target
-from slmops.serve.request import Served
 
 WAIT = 30.0
 """Seconds that a model may wait for others to be idle, so that they can be unloaded for it."""
@@ -102,8 +104,7 @@ class Models:
                         self._load(held)
                     return current.model
                 self._current[name] = held
-                model, scheme = held.model, held.need.scheme
-                model.served[name] = Served(target.name, target.digest, model.engine, scheme, target.release)
+                held.model.served[name] = held.served(target)
                 self._pin()
             return held.model
 
@@ -132,16 +133,22 @@ class Models:
         return Held(upstream, target, room.Need("", 0, 0, 0, 0), lambda: None, target.entry.keep_alive)
 
     def _opened(self, target: Target) -> Held:
-        folder, release = self._names.open(target)
         entry = target.entry
-        try:
+        target = dataclasses.replace(target, name=target.model)
+        with contextlib.ExitStack() as until_unloaded:
+            folder, release = self._names.open(target)
+            until_unloaded.callback(release)
             artifact = run.Artifact.open(folder)
-            model = Model(target.name, artifact, entry.engine, entry.options, entry.queue, warm=self._warm)
+            written, options = [], entry.options
+            if entry.adapters:
+                scratch = until_unloaded.enter_context(tempfile.TemporaryDirectory(prefix="slmops-adapters-"))
+                written = adapters.write(artifact, [one for _, one in entry.adapters], Path(scratch))
+                options = dataclasses.replace(options, adapters=tuple(str(one.file) for one in written))
+            model = Model(target.name, artifact, entry.engine, options, entry.queue, warm=self._warm)
             need = room.need(artifact, model.engine, model.options)
-        except BaseException:
-            release()
-            raise
-        held = Held(model, target, need, release, entry.keep_alive)
+            release = until_unloaded.pop_all().close
+        digests = {name: one.digest for (name, _), one in zip(entry.adapters, written, strict=True)}
+        held = Held(model, target, need, release, entry.keep_alive, digests)
         model.room = functools.partial(self._room, held)
         return held
 

@@ -6,6 +6,7 @@ A tag of the registry that moves is noticed by its index.json being another file
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,10 +54,19 @@ class Entry:
     pin: bool = False
     keep_alive: float | None = 600.0
     """Seconds without a request after which it is unloaded; None: never."""
+    adapters: tuple[tuple[str, Path], ...] = ()
+    """Name and folder of each low-rank adapter (LoRA) that is loaded with it, and served by that name (`adapted`)."""
+    base: str = ""
+    """Of such an adapter's entry, the name of the model: nothing else is loaded for it."""
+
+    @property
+    def adapted(self) -> tuple[Entry, ...]:
+        """An entry for each of its adapters."""
+        return tuple(dataclasses.replace(self, name=name, base=self.name, pin=False) for name, _ in self.adapters)
 
 
-Key = tuple[str, str | None, Options]
-"""What is loaded once, however many names lead to it: which bytes, in which engine, opened how."""
+Key = tuple[str, str | None, Options, tuple[tuple[str, Path], ...]]
+"""What is loaded once, however many names lead to it: which bytes, in which engine, opened how, and which adapters."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,12 @@ class Target:
 
     @property
     def key(self) -> Key:
-        return self.place, self.entry.engine, self.entry.options
+        return self.place, self.entry.engine, self.entry.options, self.entry.adapters
+
+    @property
+    def model(self) -> str:
+        """The name of what is loaded."""
+        return self.entry.base or self.name
 
 
 class Names:
@@ -97,6 +112,7 @@ class Names:
 
     def change(self, entries: Sequence[Entry], aliases: Mapping[str, str]) -> None:
         """Serve these from now on. Raises UsageError: then nothing is changed."""
+        entries = [one for each in entries for one in (each, *each.adapted)]
         named = [*(one.name for one in entries), *aliases]
         if twice := next((name for name in named if named.count(name) > 1), None):
             raise UsageError(f"{twice} is the name of two things", "give one of them another: NAME=MODEL")

@@ -91,8 +91,6 @@ class Request:
     """Put behind the prompt: how the answer begins. Not given back."""
     texts: tuple[str, ...] = ()
     """To be embedded (Desk.embed); nothing is continued."""
-    adapter: str | None = None
-    """A LoRA adapter of the model, by its name."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ Event = Began | Piece | Call | Arguments | Ended
 
 @dataclass(frozen=True)
 class Served:
-    """What answers to a name: which bytes, in which engine."""
+    """What answers to a name: which bytes, in which engine, through which adapter."""
 
     name: str
     """One for all ways to write it."""
@@ -178,6 +176,10 @@ class Served:
     """The scheme of its weights; empty where it does not say."""
     release: str
     """stable or canary."""
+    adapter: int | None = None
+    """Which of the model's adapters it is computed through (Sampling.adapter); None: the model as it stands."""
+    base: str = ""
+    """Of an adapter, the model's own digest, its name where it has none; `digest` is the adapter's."""
 
 
 @dataclass

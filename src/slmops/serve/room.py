@@ -30,7 +30,7 @@ class Need:
     cache: int
     """Of all requests in flight."""
     process: int
-    """Without a model, activations, logits, tokenizer, what repacking adds."""
+    """Without a model, activations, logits, tokenizer, what repacking adds, adapters."""
     grows: int
     """Of the cache, what is taken as contexts fill, and not at once."""
 
@@ -57,6 +57,7 @@ def need(artifact: run.Artifact, engine: str, options: Options) -> Need:
     module = plugins.load("engines", engine)
     context = min(options.context, artifact.context)
     size = _bytes(artifact.folder)
+    changed = sum(Path(file).stat().st_size for file in options.adapters)
     try:
         if (artifact.folder / receipt.NAME).is_file():
             facts = receipt.load(artifact.folder)
@@ -69,10 +70,10 @@ def need(artifact: run.Artifact, engine: str, options: Options) -> Need:
             spec, scheme, parameters = model.spec, "", model.parameters
     except SlmopsError:  # a graph that nothing can be read from but its bytes: what is opened is known to be more
         takes = module.FOOTPRINT
-        return Need("", size, 0, takes.base + round((takes.copies - 1) * size), 0)
+        return Need("", size, 0, takes.base + round((takes.copies - 1) * size) + changed, 0)
     found = memory.of(spec, artifact.format, scheme, context, size, parameters, (engine, module.FOOTPRINT), options.kv)
     cache = found.kv_cache * max(1, options.parallel)
-    return Need(scheme, size, cache, found.overhead, 0 if module.FOOTPRINT.reserved else cache)
+    return Need(scheme, size, cache, found.overhead + changed, 0 if module.FOOTPRINT.reserved else cache)
 
 
 def _bytes(folder: Path) -> int:

@@ -100,6 +100,26 @@ def _loopback(host: str) -> bool:
         return False
 
 
+def adapted(entries: Sequence[Entry], texts: Sequence[str]) -> list[Entry]:
+    """The one model with these adapters: NAME=FOLDER, some times. Raises SourceNotFound, UsageError."""
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, _, place = text.partition("=")
+        if not name or not place or name in found:
+            raise UsageError(f"{text[:200]!r} is no adapter", "--adapter billing=FOLDER, each name once")
+        found[name] = _adapter(Path(place))
+    if found and (len(entries) != 1 or isinstance(entries[0].source, Remote)):
+        raise UsageError("--adapter is for the one model that is named", "several models, or one of a URL: the --config")
+    return [dataclasses.replace(one, adapters=tuple(found.items())) if found else one for one in entries]
+
+
+def _adapter(folder: Path) -> Path:
+    """Raises SourceNotFound."""
+    if not folder.is_dir():
+        raise SourceNotFound(f"there is no folder {folder}", "a LoRA as PEFT's save_pretrained writes it")
+    return folder
+
+
 def keep_alive(text: str | int) -> float | None:
     """Seconds of 90s, 10m or 2h; None for `always`. Raises UsageError."""
     return None if text == ALWAYS else parse_seconds(str(text))
@@ -147,7 +167,7 @@ def _entry(said: Mapping[str, Any], usual: Entry, folder: Path) -> Entry:
     text = said.get("source", said["name"])
     source: Path | Remote | str
     if URL.match(text):
-        _apart(said, ("engine", *OPTIONS), "is of a model that is computed here, and it is another server's")
+        _apart(said, ("engine", "adapters", *OPTIONS), "is of a model that is computed here, and it is another server's")
         source = remote(text, said.get("key_env"), said.get("plain_http", False))
     else:
         _apart(said, ("key_env", "plain_http"), "is of a model of another server, and its source is no URL")
@@ -160,6 +180,7 @@ def _entry(said: Mapping[str, Any], usual: Entry, folder: Path) -> Entry:
         said.get("queue", usual.queue),
         said.get("pin", False),
         keep_alive(said["keep_alive"]) if "keep_alive" in said else usual.keep_alive,
+        tuple((name, _adapter(folder / place)) for name, place in said.get("adapters", {}).items()),
     )
 
 

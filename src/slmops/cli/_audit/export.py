@@ -9,7 +9,7 @@ from slmops.cli._sub import Said
 HELP = "the log as JSON lines, or as CSV for spreadsheets"
 EXAMPLE = "slmops audit export audit --since 2026-11-01 --csv -o november.csv"
 COLUMNS = (
-    "seq", "at", "what", "who", "role", "model", "digest", "engine", "adapter", "outcome", "prompt_tokens", "tokens",
+    "seq", "at", "what", "who", "role", "model", "digest", "engine", "base", "outcome", "prompt_tokens", "tokens",
     "seconds", "method", "path", "status", "request", "prompt",
 )  # fmt: skip
 

@@ -23,7 +23,6 @@ def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
     """
     sampling = request.sampling
     for there, what, cure in (
-        (request.adapter is not None, "an adapter", "serve it as a model of its own there"),
         (request.opening, "the beginning of an answer", "let the last message be the user's"),
         (sampling.repeat_penalty != 1.0, "repeat_penalty", "frequency_penalty or presence_penalty"),
     ):
