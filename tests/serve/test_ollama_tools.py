@@ -71,9 +71,10 @@ def talked(models: Words, use: Any) -> Any:
     from slmops.serve.logs import TRAIL
     from slmops.serve.request import Caller, Trail
     from slmops.serve.wire import ollama as wire
+    from slmops.serve.wire._faults import HANDLERS
 
     async def all_of() -> Any:
-        app = Starlette(routes=wire.routes(Desk(models)))  # type: ignore[arg-type]
+        app = Starlette(routes=wire.routes(Desk(models)), exception_handlers=HANDLERS)  # type: ignore[arg-type]
 
         async def let_in(scope: Any, receive: Any, send: Any) -> None:
             await app({**scope, CALLER: Caller(), TRAIL: Trail()}, receive, send)

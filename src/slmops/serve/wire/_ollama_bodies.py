@@ -19,12 +19,14 @@ from slmops.core.errors import Unsupported, UsageError
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
-from slmops.serve.wire._http import Body, first_fault
+from slmops.serve.wire._faults import first_fault
+from slmops.serve.wire._http import Body
 
 MOST_TOKENS = 1 << 17
 MOST_SCHEMA = 64 << 10
 MOST_STOPS = 16
 FOREVER = math.inf
+NDJSON = "application/x-ndjson"
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | Literal[""] | None
 """A field that is known, and may be there as long as it says nothing."""

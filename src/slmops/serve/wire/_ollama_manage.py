@@ -25,9 +25,10 @@ from slmops.core.store import no_space, sync_file
 from slmops.core.watch import Watch
 from slmops.registry import Registry, references
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import Body, noted, status
-from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
-from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
+from slmops.serve.faults import problem
+from slmops.serve.wire._http import Body, Form, noted, read
+from slmops.serve.wire._ollama_bodies import NDJSON, Message, Named, Nothing, Options, told
+from slmops.serve.wire._openapi import reads
 
 if TYPE_CHECKING:
     from slmops import create as creating
@@ -98,74 +99,62 @@ def routes(desk: Desk) -> list[Route]:
         if not desk.models.registry:
             raise PolicyRefused("this server serves what it was given, and not the registry", "slmops serve --registry")
 
+    async def asked(http: HttpRequest, form: type[Form]) -> Form:
+        """The body. Raises PolicyRefused, ValidationError."""
+        allowed()
+        return await read(http, form)
+
+    @reads(Pull, "status", media=NDJSON)
     async def pulled(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Pull)
-            noted(http, body.meant)
-            return await jobs.answer(_pulling(body), body.stream)
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Pull)
+        noted(http, body.meant)
+        return await jobs.answer(_pulling(body), body.stream)
 
+    @reads(Pull, "status", media=NDJSON)
     async def pushed(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Pull)
-            noted(http, body.meant)
-            return await jobs.answer(_pushing(body), body.stream)
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Pull)
+        noted(http, body.meant)
+        return await jobs.answer(_pushing(body), body.stream)
 
+    @reads(Create, "status", media=NDJSON)
     async def created(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Create)
-            noted(http, body.meant)
-            name, wanted = references.named(body.meant), body.wanted()
+        body = await asked(http, Create)
+        noted(http, body.meant)
+        name, wanted = references.named(body.meant), body.wanted()
 
-            def work(watch: Watch) -> None:
-                from slmops import create as creating
+        def work(watch: Watch) -> None:
+            from slmops import create as creating
 
-                with Registry.open() as registry:
-                    creating.create(registry, name, wanted, watch)
+            with Registry.open() as registry:
+                creating.create(registry, name, wanted, watch)
 
-            return await jobs.answer(work, body.stream)
-        except BAD as fault:
-            return failure(fault)
+        return await jobs.answer(work, body.stream)
 
+    @reads(Copy)
     async def copied(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Copy)
-            noted(http, body.source, body.destination)
-            await asyncio.to_thread(_copy, body.source, references.named(body.destination))
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Copy)
+        noted(http, body.source, body.destination)
+        await asyncio.to_thread(_copy, body.source, references.named(body.destination))
         return Response(status_code=200)
 
+    @reads(Named)
     async def deleted(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Named)
-            noted(http, body.meant)
-            await asyncio.to_thread(_remove, body.meant)
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Named)
+        noted(http, body.meant)
+        await asyncio.to_thread(_remove, body.meant)
         return Response(status_code=200)
 
     async def blob(http: HttpRequest) -> Response:
+        allowed()
+        digest = references.digest(http.path_params["digest"])
+        if await asyncio.to_thread(_has, digest):
+            return Response(status_code=200)
+        if http.method == "HEAD":
+            return Response(status_code=404)
         try:
-            allowed()
-            digest = references.digest(http.path_params["digest"])
-            if await asyncio.to_thread(_has, digest):
-                return Response(status_code=200)
-            if http.method == "HEAD":
-                return Response(status_code=404)
             await _receive(http, digest)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
-        except BAD as fault:
-            return failure(fault)
         return Response(status_code=201)
 
     return [
@@ -310,7 +299,9 @@ class _Jobs:
         if stream is not False:
             return StreamingResponse(job.lines(), media_type=NDJSON, headers={"cache-control": "no-store"})
         await asyncio.to_thread(job.wait)
-        return JSONResponse({"status": "success"}) if job.fault is None else failure(job.fault)
+        if job.fault is not None:
+            raise job.fault
+        return JSONResponse({"status": "success"})
 
 
 class Left(Exception):
@@ -367,6 +358,6 @@ class _Job:
                     shown, quiet = text, time.monotonic()
                     yield text
                 await asyncio.to_thread(self._thread.join, TICK)
-            yield told({"error": status(self.fault)[2]} if self.fault is not None else {"status": "success"})
+            yield told({"error": problem(self.fault).said} if self.fault is not None else {"status": "success"})
         finally:
             self._left = True

@@ -1,4 +1,4 @@
-"""How answers are written in OpenAI's chat and text completions, whole and in chunks."""
+"""How answers are written in OpenAI's chat and text completions, whole and in chunks, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from slmops.core.errors import SlmopsError
+from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece
 from slmops.serve.wire._answers import Called, Whole, merged
-from slmops.serve.wire._openai_faults import said
 
 
 class ChatWriter:
@@ -136,7 +136,13 @@ async def chunks(
             yield event({**head, "object": writer.chunk, "choices": [], "usage": usage(prompts, tokens)})
         yield "data: [DONE]\n\n"
     except SlmopsError as fault:
-        yield event(said(fault)[1])
+        yield event(error(problem(fault)))
+
+
+def error(problem: Problem, request: str = "") -> dict[str, Any]:
+    """What is wrong."""
+    kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    return {"error": {"message": problem.said, "type": kind, "param": problem.param, "code": problem.code}}
 
 
 def event(value: dict[str, Any]) -> str:

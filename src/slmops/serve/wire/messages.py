@@ -9,24 +9,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import secrets
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
+from slmops.serve.faults import Problem, problem
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Piece
 from slmops.serve.wire._answers import Whole, begin, merged, whole
-from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, first_fault, headers, status
+from slmops.serve.wire._http import SSE, Stream, caller, read
 from slmops.serve.wire._messages_body import Create, Prompt
 from slmops.serve.wire._openapi import reads
 
+OWNS = ("/v1/messages",)
 KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -44,11 +45,11 @@ def routes(desk: Desk) -> list[Route]:
 
     @reads(Create, "id", "type", "role", "model", "content", "stop_reason", "usage", media=SSE)
     async def create(http: HttpRequest) -> Response:
-        return await _faultless(http, _answered(http, desk))
+        return await _answered(http, desk)
 
     @reads(Prompt, "input_tokens")
     async def count(http: HttpRequest) -> Response:
-        return await _faultless(http, _counted(http, desk))
+        return await _counted(http, desk)
 
     return [
         Route("/v1/messages", create, methods=["POST"]),
@@ -57,7 +58,7 @@ def routes(desk: Desk) -> list[Route]:
 
 
 async def _answered(http: HttpRequest, desk: Desk) -> Response:
-    body = Create.model_validate_json(await http.body())
+    body = await read(http, Create)
     request = dataclasses.replace(body.request(), sampling=body.sampling(), stop=tuple(body.stop_sequences or ()))
     answers, (began,) = await begin(http, desk, [request])
     head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
@@ -69,7 +70,7 @@ async def _answered(http: HttpRequest, desk: Desk) -> Response:
 
 
 async def _counted(http: HttpRequest, desk: Desk) -> Response:
-    request = Prompt.model_validate_json(await http.body()).request()
+    request = (await read(http, Prompt)).request()
     return JSONResponse({"input_tokens": await desk.count(request, caller(http))})
 
 
@@ -144,8 +145,7 @@ async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str)
                     yield _event({"type": "message_delta", "delta": _reason(event), "usage": usage})
                     yield _event({"type": "message_stop"})
     except SlmopsError as fault:
-        code, _, said = status(fault)
-        yield _event(_error(code, said, name))
+        yield _event(error(problem(fault), name))
 
 
 def _block(index: int, content: dict[str, Any]) -> str:
@@ -160,19 +160,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _error(code: int, said: str, name: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": KINDS.get(code, "api_error"), "message": said}, "request_id": name}
-
-
-async def _faultless(http: HttpRequest, answer: Awaitable[Response]) -> Response:
-    """The answer, or what is wrong in this format."""
-    name = http.scope[TRAIL].id
-    try:
-        return await answer
-    except ValidationError as fault:
-        return JSONResponse(_error(400, first_fault(fault)[1], name), 400)
-    except SlmopsError as fault:
-        code, _, said = status(fault)
-        return JSONResponse(_error(code, said, name), code, headers(fault))
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
+def error(problem: Problem, request: str) -> dict[str, Any]:
+    """What is wrong."""
+    kind = KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": problem.said}, "request_id": request}

@@ -23,59 +23,61 @@ import slmops
 from slmops.core.errors import SlmopsError, SourceNotFound
 from slmops.serve import rights
 from slmops.serve.desk import Desk
+from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import ClientLeft, Stream, caller, operator, status
-from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Embed, Generate, Options, Show, seconds, told
-from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
+from slmops.serve.wire._http import Stream, caller, operator, read
+from slmops.serve.wire._ollama_bodies import FOREVER, NDJSON, Chat, Common, Embed, Generate, Options, Show, seconds, told
+from slmops.serve.wire._openapi import reads
+
+OWNS = ("/api/",)
 
 
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
 
+    @reads(None, "version")
     async def version(_: HttpRequest) -> Response:
         return JSONResponse({"version": slmops.__version__})
 
+    @reads(None, "models")
     async def tags(http: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, desk.names(caller(http)))})
 
+    @reads(None, "models")
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
 
+    @reads(Show, "details", "model_info", "capabilities")
     async def show(http: HttpRequest) -> Response:
-        try:
-            body = await read(http, Show)
-            caller(http).check(body.meant)
-            return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
-        except BAD as fault:
-            return failure(fault)
+        body = await read(http, Show)
+        caller(http).check(body.meant)
+        return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
 
+    @reads(Chat, "model", "created_at", "message", "done", media=NDJSON)
     async def chat(http: HttpRequest) -> Response:
         return await _answered(http, desk, Chat, _Chat)
 
+    @reads(Generate, "model", "created_at", "response", "done", media=NDJSON)
     async def generate(http: HttpRequest) -> Response:
         return await _answered(http, desk, Generate, _Text)
 
+    @reads(Embed, "model", "embeddings")
     async def embed(http: HttpRequest) -> Response:
-        try:
-            body, vectors, count, began = await embedded(http)
-        except BAD as fault:
-            return failure(fault)
+        body, vectors, count, began = await embedded(http)
         facts = {"total_duration": round((time.monotonic() - began) * 1e9), "load_duration": 0, "prompt_eval_count": count}
         return JSONResponse({"model": body.model, "embeddings": vectors, **facts})
 
+    @reads(Embed, "embedding")
     async def embeddings(http: HttpRequest) -> Response:
-        try:
-            _, vectors, _, _ = await embedded(http)
-        except BAD as fault:
-            return failure(fault)
+        _, vectors, _, _ = await embedded(http)
         return JSONResponse({"embedding": vectors[0] if vectors else []})
 
     async def embedded(http: HttpRequest) -> tuple[Embed, list[list[float]], int, float]:
-        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
+        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `Desk.embed` raises."""
         body, began = await read(http, Embed), time.monotonic()
         keep = seconds(body.keep_alive)
         caller(http).check(body.model)
@@ -97,6 +99,11 @@ def routes(desk: Desk) -> list[Route]:
         Route("/api/generate", generate, methods=["POST"]),
         *manage.routes(desk),
     ]
+
+
+def error(problem: Problem, request: str = "") -> dict[str, Any]:
+    """What is wrong."""
+    return {"error": problem.said}
 
 
 class _Chat:
@@ -121,27 +128,22 @@ class _Text:
 async def _answered(
     http: HttpRequest, desk: Desk, form: type[Chat] | type[Generate], writer: type[_Chat] | type[_Text]
 ) -> Response:
-    try:
-        body = await read(http, form)
-        keep = seconds(body.keep_alive)
-        caller(http).check(body.model)  # before anything tells whether it is there
-        model = desk.models.at_hand(body.model)
-        if model is None:  # found by reading: not on the loop that all connections share
-            model = await asyncio.to_thread(cards.model, desk.models, body.model)
-        if body.empty:
-            return await _held(http, desk, keep, body, writer)
-        request = body.request(Options.model_validate(model.defaults.parameters))
-        if body.options is not None:
-            body.options.fits(model.context)
-        answers, began = await begin(http, desk, [request])
-        await _keep(http, desk, body.model, keep)
-        if body.streamed:
-            return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
-        (found,) = await whole(http, answers, began)
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
-    except BAD as fault:
-        return failure(fault)
+    body = await read(http, form)
+    keep = seconds(body.keep_alive)
+    caller(http).check(body.model)  # before anything tells whether it is there
+    model = desk.models.at_hand(body.model)
+    if model is None:  # found by reading: not on the loop that all connections share
+        model = await asyncio.to_thread(cards.model, desk.models, body.model)
+    if body.empty:
+        return await _held(http, desk, keep, body, writer)
+    request = body.request(Options.model_validate(model.defaults.parameters))
+    if body.options is not None:
+        body.options.fits(model.context)
+    answers, began = await begin(http, desk, [request])
+    await _keep(http, desk, body.model, keep)
+    if body.streamed:
+        return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
+    (found,) = await whole(http, answers, began)
     written, ending = writer.piece(found.text, found.calls), _ending(found.ended, answers[0].outcome)
     return JSONResponse({**_head(body.model), **written, **ending, **_logprobs(found.logprobs)})
 
@@ -167,7 +169,7 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
                 case Ended():
                     yield told({**_head(name), **writer.piece(""), **_ending(event, answer.outcome)})
     except SlmopsError as fault:
-        yield told({"error": status(fault)[2]})
+        yield told(error(problem(fault)))
 
 
 def _call(one: Called) -> dict[str, Any]:
