@@ -38,7 +38,7 @@ class Words:
 
         artifact = Artifact(Path("none"), "gguf", (0,), None, False, TEMPLATE, SPECIAL, 4096, 100)
         self.pieces, self.prompts = pieces, list[str]()
-        self.model = SimpleNamespace(artifact=artifact, context=4096, served={}, take=self._take)
+        self.model = SimpleNamespace(artifact=artifact, defaults=artifact.defaults, context=4096, served={}, take=self._take)
 
     def find(self, name: str) -> Any:
         from slmops.core.errors import SourceNotFound

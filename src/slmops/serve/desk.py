@@ -137,6 +137,7 @@ class Desk:
 
 async def _fitted(request: Request, model: Backend) -> tuple[Request, Reader | None]:
     """What the model is to be asked, and what finds calls in its answer."""
+    request = request.own(model.defaults)
     if not request.tools and not tools.concerned(request):
         return request, None
     return await asyncio.to_thread(model.fitted, request)

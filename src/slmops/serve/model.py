@@ -20,12 +20,12 @@ from typing import Any
 from slmops import run
 from slmops.core.defaults import Defaults
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, Unsupported, UsageError
+from slmops.core.stops import Stops
 from slmops.engines import Options, Sampling, _host, _installed
 from slmops.serve import tools
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.backend import Gone
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
-from slmops.serve.stops import Stops
 from slmops.serve.tools._reader import Reader
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)

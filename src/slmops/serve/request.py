@@ -5,11 +5,13 @@ from __future__ import annotations
 import bisect
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from slmops.core.defaults import Defaults
 from slmops.core.errors import PolicyRefused
+from slmops.core.parameters import MOST_TOKENS
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
@@ -93,6 +95,21 @@ class Request:
     """To be embedded (Desk.embed); nothing is continued."""
     adapter: str | None = None
     """A LoRA adapter of the model, by its name."""
+    said: frozenset[str] | None = None
+    """Fields of `sampling`, and "stop", that the client says itself; of the others the model's own parameters hold where it
+    has some (`own`). None: all are said."""
+
+    @property
+    def most(self) -> int:
+        """Tokens that the answer may have, whatever its model says."""
+        return self.sampling.max_tokens if self.said is None or "max_tokens" in self.said else MOST_TOKENS
+
+    def own(self, defaults: Defaults) -> Request:
+        """With the model's own parameters where the client says nothing."""
+        if self.said is None or not defaults.parameters:
+            return self
+        stop = self.stop if "stop" in self.said else defaults.stop
+        return replace(self, sampling=defaults.fill(self.sampling, self.said), stop=stop, said=None)
 
 
 @dataclass(frozen=True)

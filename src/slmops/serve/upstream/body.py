@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slmops.core.errors import Unsupported, UsageError
+from slmops.core.parameters import MOST_TOKENS
 from slmops.engines import Constraint
 from slmops.serve.request import Request
-
-MOST_TOKENS = 1 << 17
-"""What wire formats say for "as many as there is room for": the other server alone knows how many that is."""
 
 
 def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
@@ -36,7 +34,7 @@ def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if sampling.max_tokens < MOST_TOKENS:
+    if sampling.max_tokens < MOST_TOKENS:  # else as many as there is room for, which the other server alone knows
         body["max_tokens"] = sampling.max_tokens
     neutral = {"top_p": 1.0, "min_p": 0.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     # A greedy answer is the likeliest token each time, of however many.

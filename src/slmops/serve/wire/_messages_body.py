@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import secrets
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from slmops.core.errors import UsageError
-from slmops.engines import Constraint, Sampling
+from slmops.core.parameters import MOST_STOP, MOST_TOKENS
+from slmops.engines import Constraint
 from slmops.serve import tools
 from slmops.serve.request import Request
 from slmops.serve.wire._http import Body
-from slmops.serve.wire._openai_body import MOST_TOKENS, MOST_TOOLS, FunctionName, Identifier, Model, schema, with_tools
+from slmops.serve.wire._openai_body import (
+    MOST_TOOLS,
+    USUAL,
+    FunctionName,
+    Identifier,
+    Model,
+    sampled,
+    schema,
+    with_tools,
+)
+
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
 class CacheControl(Body):
@@ -161,20 +173,23 @@ class Create(Prompt):
     temperature: Annotated[float | None, Field(ge=0, le=1)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
-    stop_sequences: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=8)] | None = None
+    stop_sequences: (
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=MOST_STOP)]], Field(max_length=8)] | None
+    ) = None
     stream: bool | None = False
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
-    def sampling(self) -> Sampling:
-        return Sampling(
-            max_tokens=self.max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k or 0,
-            top_p=self.top_p or 1.0,
-            seed=secrets.randbits(31),
-            constraint=self.constraint(),
-        )
+    def asked(self) -> Request:
+        """Raises UsageError."""
+        said = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        usual = dataclasses.replace(USUAL, constraint=self.constraint())
+        return sampled(self.request(), usual, said, self.stop_sequences)
 
 
 def joined(content: str | Sequence[Text]) -> str:

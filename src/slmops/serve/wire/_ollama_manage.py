@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import threading
 import time
@@ -40,8 +39,6 @@ TICK = 0.2
 """Seconds between two lines of progress."""
 MOST_BLOB = 1 << 40
 MOST_FILES = 1024
-HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^:]+)(?::(.+))?", re.ASCII)
-"""How Ollama's users name a model of the Hub: hf.co/org/name:Q4_K_M."""
 SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or oci:HOST/REPOSITORY:TAG"
 Digests = Annotated[dict[str, Annotated[str, Field(max_length=71)]] | None, Field(max_length=MOST_FILES)]
 
@@ -84,7 +81,7 @@ class Create(Named):
             adapters=self.adapters or {},
             system=self.system,
             messages=None if self.messages is None else tuple(said),
-            parameters=self.parameters.model_dump(exclude_none=True) if self.parameters else None,
+            parameters=self.parameters,
             template=self.template or None,
             licence="\n\n".join(licences) or None,
             quantize=self.quantize or self.quantization,
@@ -134,7 +131,7 @@ def routes(desk: Desk) -> list[Route]:
     async def copied(http: HttpRequest) -> Response:
         body = await asked(http, Copy)
         noted(http, body.source, body.destination)
-        await asyncio.to_thread(_copy, body.source, references.named(body.destination))
+        await asyncio.to_thread(_copy, body.source, body.destination)
         return Response(status_code=200)
 
     @reads(Named)
@@ -178,8 +175,8 @@ def _pulling(body: Pull) -> Work:
     from slmops.registry import remotes
 
     text = body.meant
-    match = HUB.fullmatch(text)
-    repo, variant = (match[1], match[2]) if match else (text, None)
+    spelled = _hub.spelled(text)
+    repo, variant = spelled or (text, None)
     hub = _hub.parse(repo)
     if not text.startswith("oci:") and hub is None:
         parsed = references.parse(text)
@@ -188,7 +185,7 @@ def _pulling(body: Pull) -> Work:
 
     def work(watch: Watch) -> None:
         with Registry.open() as registry:
-            if match is None:
+            if spelled is None:
                 with contextlib.suppress(SlmopsError):
                     registry.resolve(text)
                     return
@@ -206,26 +203,21 @@ def _pulling(body: Pull) -> Work:
 def _pushing(body: Pull) -> Work:
     """A name that begins with a host is pushed there, as Ollama has it."""
     from slmops.registry import push
-    from slmops.registry._distribution import Repository, parse
+    from slmops.registry._distribution import Repository, hosted
 
-    name = references.named(body.meant)
-    host, _, repository = name.name.partition("/")
-    if "." not in host or not repository:
-        raise UsageError(
-            f"{body.meant[:100]!r} names no registry to push to", "copy it to HOST/REPOSITORY:TAG, and push that"
-        )
+    name, place = hosted(body.meant)
 
     def work(watch: Watch) -> None:
-        with (
-            Registry.open() as registry,
-            Repository(parse(f"oci:{name}"), plain_http=bool(body.insecure)) as there,
-        ):
-            push.push(registry, registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+        with Registry.open() as registry, Repository(place, plain_http=bool(body.insecure)) as there:
+            push.push(registry, registry.resolve(str(name)), there, place.tag, over=None, watch=watch)
 
     return work
 
 
-def _copy(source: str, name: references.Reference) -> None:
+def _copy(source: str, text: str) -> None:
+    from slmops.registry._distribution import kept
+
+    name = kept(text)
     with Registry.open() as registry:
         registry.tag(source, name, replace=True)
 

@@ -6,7 +6,6 @@ be done is refused by name (images, documents, thinking, tools of the server's o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 from collections.abc import AsyncGenerator
@@ -59,8 +58,7 @@ def routes(desk: Desk) -> list[Route]:
 
 async def _answered(http: HttpRequest, desk: Desk) -> Response:
     body = await read(http, Create)
-    request = dataclasses.replace(body.request(), sampling=body.sampling(), stop=tuple(body.stop_sequences or ()))
-    answers, (began,) = await begin(http, desk, [request])
+    answers, (began,) = await begin(http, desk, [body.asked()])
     head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
     if body.stream:
         return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), SSE)

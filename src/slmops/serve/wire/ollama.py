@@ -30,7 +30,7 @@ from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
 from slmops.serve.wire._http import Stream, caller, operator, read
-from slmops.serve.wire._ollama_bodies import FOREVER, NDJSON, Chat, Common, Embed, Generate, Options, Show, seconds, told
+from slmops.serve.wire._ollama_bodies import FOREVER, NDJSON, Chat, Common, Embed, Generate, Show, fits, seconds, told
 from slmops.serve.wire._openapi import reads
 
 OWNS = ("/api/",)
@@ -136,10 +136,8 @@ async def _answered(
         model = await asyncio.to_thread(cards.model, desk.models, body.model)
     if body.empty:
         return await _held(http, desk, keep, body, writer)
-    request = body.request(Options.model_validate(model.defaults.parameters))
-    if body.options is not None:
-        body.options.fits(model.context)
-    answers, began = await begin(http, desk, [request])
+    fits(body.options, model.context)
+    answers, began = await begin(http, desk, [body.request()])
     await _keep(http, desk, body.model, keep)
     if body.streamed:
         return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)

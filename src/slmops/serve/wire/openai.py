@@ -25,7 +25,7 @@ from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chun
 from slmops.serve.wire._openai_write import error as error
 from slmops.serve.wire._openapi import reads
 
-OWNS = ("/",)
+OWNS = ("",)
 """And what no other format has."""
 KEYS = ("id", "object", "created", "model", "choices", "usage")
 
