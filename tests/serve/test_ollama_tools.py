@@ -35,10 +35,18 @@ class Words:
 
     def __init__(self, *pieces: str) -> None:
         from slmops.run import Artifact
+        from slmops.serve import tools
 
         artifact = Artifact(Path("none"), "gguf", (0,), None, False, TEMPLATE, SPECIAL, 4096, 100)
         self.pieces, self.prompts = pieces, list[str]()
-        self.model = SimpleNamespace(artifact=artifact, defaults=artifact.defaults, context=4096, served={}, take=self._take)
+        self.model = SimpleNamespace(
+            artifact=artifact,
+            defaults=artifact.defaults,
+            context=4096,
+            served={},
+            take=self._take,
+            fitted=lambda request: tools.fit(request, artifact),
+        )
 
     def find(self, name: str) -> Any:
         from slmops.core.errors import SourceNotFound

@@ -39,7 +39,7 @@ TICK = 0.2
 """Seconds between two lines of progress."""
 MOST_BLOB = 1 << 40
 MOST_FILES = 1024
-SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or oci:HOST/REPOSITORY:TAG"
+SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or HOST/REPOSITORY:TAG of an OCI registry"
 Digests = Annotated[dict[str, Annotated[str, Field(max_length=71)]] | None, Field(max_length=MOST_FILES)]
 
 
@@ -177,11 +177,11 @@ def _pulling(body: Pull) -> Work:
     text = body.meant
     spelled = _hub.spelled(text)
     repo, variant = spelled or (text, None)
-    hub = _hub.parse(repo)
-    if not text.startswith("oci:") and hub is None:
-        parsed = references.parse(text)
-        if parsed is None:
-            raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
+    hub, place = _hub.parse(repo), None
+    with contextlib.suppress(UsageError):
+        place = _there(text) if hub is None else None
+    if hub is None and place is None and references.parse(text) is None:
+        raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
 
     def work(watch: Watch) -> None:
         with Registry.open() as registry:
@@ -189,8 +189,10 @@ def _pulling(body: Pull) -> Work:
                 with contextlib.suppress(SlmopsError):
                     registry.resolve(text)
                     return
-            if text.startswith("oci:"):
-                remotes.pull(registry, text, remotes.Wanted(plain_http=bool(body.insecure), replace=True), watch)
+            if place is not None:
+                source, name = place
+                wanted = remotes.Wanted(name=name, plain_http=bool(body.insecure), replace=True)
+                remotes.pull(registry, source, wanted, watch)
             elif hub is not None:
                 registry.policy.admit(f"hf:{hub.repo}")
                 obtain.obtain(registry, hub, variant=variant, watch=watch)
@@ -198,6 +200,17 @@ def _pulling(body: Pull) -> Work:
                 raise SourceNotFound(f"model {text[:100]!r} not found", SOURCES)
 
     return work
+
+
+def _there(text: str) -> tuple[str, references.Reference | None]:
+    """Where HOST/REPOSITORY[:TAG] is pulled from, with or without oci: before it, and its name here, which has the host in
+    it; what is meant by its digest is named after its repository. Raises UsageError."""
+    from slmops.registry._distribution import hosted, parse
+
+    if text.startswith("oci:") and "@" in text:
+        return str(parse(text)), None
+    name, place = hosted(text.removeprefix("oci:").removeprefix("//"))
+    return str(place), name
 
 
 def _pushing(body: Pull) -> Work:
