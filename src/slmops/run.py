@@ -62,11 +62,18 @@ class Artifact:
         """The beginning-of-text token, where the source puts one before every text."""
         return self.bos if self.adds_bos else None
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The conversation as the model was trained to see it. Raises UsageError where there is no chat template."""
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        think: bool | None = None,
+    ) -> str:
+        """The conversation as the model was trained to see it (core.chat.render). Raises UsageError where there is no chat
+        template."""
         if self.chat_template is None:
             raise UsageError("this model has no chat template", "use --raw to continue the text as it stands")
-        return chat.render(self.chat_template, self.defaults.before(messages), special=self.special, tools=tools)
+        said = self.defaults.before(messages)
+        return chat.render(self.chat_template, said, special=self.special, tools=tools, think=think)
 
 
 def _with_defaults(found: Artifact) -> Artifact:

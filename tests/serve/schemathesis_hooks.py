@@ -17,7 +17,7 @@ def map_body(context: Any, body: Any) -> Any:
         return body
     path = context.operation.path
     for key in ("model", "source", "from"):
-        if isinstance(body.get(key), str):
+        if isinstance(name := body.get(key), str) and 0 < len(name) <= 300:  # what breaks the schema stays as it is
             body[key] = "made" if path in MANAGED and key == "model" else "home"
     if path in ("/api/chat", "/api/generate"):
         body["options"] = {"num_predict": 4} if body.get("options") is None else body["options"]

@@ -33,11 +33,11 @@ class Words:
 
     names, registry = ["words"], False
 
-    def __init__(self, *pieces: str) -> None:
+    def __init__(self, *pieces: str, template: str = TEMPLATE) -> None:
         from slmops.run import Artifact
-        from slmops.serve import tools
+        from slmops.serve import thoughts, tools
 
-        artifact = Artifact(Path("none"), "gguf", (0,), None, False, TEMPLATE, SPECIAL, 4096, 100)
+        artifact = Artifact(Path("none"), "gguf", (0,), None, False, template, SPECIAL, 4096, 100)
         self.pieces, self.prompts = pieces, list[str]()
         self.model = SimpleNamespace(
             artifact=artifact,
@@ -45,7 +45,8 @@ class Words:
             context=4096,
             served={},
             take=self._take,
-            fitted=lambda request: tools.fit(request, artifact),
+            thinks=thoughts.thinks(artifact),
+            fitted=lambda request: thoughts.fit(*tools.fit(request, artifact), artifact),
         )
 
     def find(self, name: str) -> Any:
@@ -63,7 +64,8 @@ class Words:
     def _take(self, answer: Any) -> None:
         from slmops.serve.request import Began, Ended, Piece
 
-        self.prompts.append(self.model.artifact.prompt(answer.request.messages, answer.request.tools))
+        asked = answer.request
+        self.prompts.append(self.model.artifact.prompt(asked.messages, asked.tools, asked.think))
         for event in (Began(10), *map(Piece, self.pieces), Ended("stop", len(self.pieces))):
             answer.take(event)
 

@@ -70,6 +70,7 @@ def test_schemathesis_finds_no_fault(which: str, paths: str, least: int, tmp_pat
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     script = Path(sys.executable).with_name("schemathesis")
     asked = ["run", f"{url}/openapi.json", "--max-examples", "12", "--phases", "fuzzing", "--seed", "7", "--no-color"]
+    asked += ["--request-timeout", "60"]  # in which a model may be loaded
     environment = {**os.environ, "SCHEMATHESIS_HOOKS": HOOKS.stem, "PYTHONPATH": str(HOOKS.parent)}
     command = [script, *asked, "--include-path-regex", paths]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=500)

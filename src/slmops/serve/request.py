@@ -93,6 +93,8 @@ class Request:
     """Put behind the prompt: how the answer begins. Not given back."""
     texts: tuple[str, ...] = ()
     """To be embedded (Desk.embed); nothing is continued."""
+    think: bool | None = None
+    """Whether the model thinks first; None: as its template has it."""
     adapter: str | None = None
     """A LoRA adapter of the model, by its name."""
     said: frozenset[str] | None = None
@@ -141,6 +143,13 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Thought:
+    """Text of what the model thinks before it answers."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Call:
     """The model calls a function; its arguments follow."""
 
@@ -179,7 +188,7 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Began | Piece | Call | Arguments | Ended
+Event = Began | Piece | Thought | Call | Arguments | Ended
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
     body["messages"] = messages(request.messages)
     if sampling.logprobs is not None:
         body |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
+    if request.think is not None:  # not OpenAI's either; vLLM, SGLang, llama-server and slmops have it
+        body["chat_template_kwargs"] = {"enable_thinking": request.think}
     if sampling.constraint is not None:
         body["response_format"] = _form(sampling.constraint)
     if request.tools:
@@ -66,10 +68,11 @@ def messages(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     name that has none yet. Raises Unsupported, UsageError."""
     found, open_calls = list[dict[str, Any]](), list[tuple[str, str]]()
     for message in given:
-        unknown = set(message) - {"role", "content", "name", "tool_calls", "tool_call_id"}
+        unknown = set(message) - {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"}
         if unknown:
             raise Unsupported(f"{min(unknown)} of a message has no field in OpenAI's API", "leave it out")
         one: dict[str, Any] = {"role": message["role"], "content": message.get("content", "")}
+        one |= {"reasoning_content": message["reasoning_content"]} if "reasoning_content" in message else {}
         if calls := message.get("tool_calls"):
             one |= {"content": one["content"] or None, "tool_calls": [_called(call) for call in calls]}
             open_calls += [(call["id"], call["function"]["name"]) for call in calls]

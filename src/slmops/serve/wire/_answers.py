@@ -10,7 +10,7 @@ from starlette.requests import Request as HttpRequest
 
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request
+from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request, Thought
 from slmops.serve.wire._http import QUIET, caller, following
 
 
@@ -31,6 +31,7 @@ class Whole:
     text: str
     logprobs: list[Logprob] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
+    thought: str = ""
 
 
 async def begin(http: HttpRequest, desk: Desk, requests: Sequence[Request]) -> tuple[list[Answer], list[Began]]:
@@ -66,6 +67,8 @@ async def whole(http: HttpRequest, answers: Sequence[Answer], began: Sequence[Be
                     case Piece():
                         texts.append(event.text)
                         one.logprobs += event.logprobs
+                    case Thought():
+                        one.thought += event.text
                     case Call():
                         one.calls.append(Called(event))
                     case Arguments():

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from slmops.core import parameters
-from slmops.core.errors import Unsupported, UsageError
+from slmops.core.errors import UsageError
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
@@ -83,6 +83,9 @@ class Message(Body):
                 tools.call(one.id or f"call{at:03}{number:02}", one.function.name, one.function.arguments)
                 for number, one in enumerate(self.tool_calls)
             ]
+        if self.thinking and self.role != "assistant":
+            raise UsageError("messages of the role assistant, and no others, have thinking")
+        found |= {"reasoning_content": self.thinking} if self.thinking else {}
         found |= {"name": self.tool_name} if self.tool_name else {}
         return found | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
@@ -121,9 +124,8 @@ class Common(Body):
 
     def asked(self, request: Request) -> Request:
         """The request with everything that the answer depends on but its prompt."""
-        if self.think not in (None, False):
-            raise Unsupported("think: thoughts are not told apart from the answer here", "leave think out")
         shown = (self.top_logprobs or 0) if self.logprobs else None
+        request = dataclasses.replace(request, think=None if self.think is None else bool(self.think))
         usual = dataclasses.replace(USUAL, constraint=self.constraint(), logprobs=shown)
         options = self.options or {}
         drawn = {"seed": secrets.randbits(31)} if options.get("seed") == -1 else {}
@@ -168,6 +170,8 @@ class Generate(Common):
         prompt = self.prompt or ""
         if self.raw and self.system:
             raise UsageError("raw mode does not support system: the prompt is continued as it stands")
+        if self.raw and self.think:
+            raise UsageError("raw mode does not support think: the answer is given as it comes")
         system = ({"role": "system", "content": self.system},) if self.system else ()
         messages = () if self.raw else (*system, {"role": "user", "content": prompt})
         return self.asked(Request(self.model, messages, prompt if self.raw else None))

@@ -98,8 +98,9 @@ def routes(desk: Desk) -> list[Route]:
 
     async def asked(http: HttpRequest, form: type[Form]) -> Form:
         """The body. Raises PolicyRefused, ValidationError."""
+        body = await read(http, form)
         allowed()
-        return await read(http, form)
+        return body
 
     @reads(Pull, "status", media=NDJSON)
     async def pulled(http: HttpRequest) -> Response:
@@ -127,14 +128,14 @@ def routes(desk: Desk) -> list[Route]:
 
         return await jobs.answer(work, body.stream)
 
-    @reads(Copy)
+    @reads(Copy, empty=True)
     async def copied(http: HttpRequest) -> Response:
         body = await asked(http, Copy)
         noted(http, body.source, body.destination)
         await asyncio.to_thread(_copy, body.source, body.destination)
         return Response(status_code=200)
 
-    @reads(Named)
+    @reads(Named, empty=True)
     async def deleted(http: HttpRequest) -> Response:
         body = await asked(http, Named)
         noted(http, body.meant)

@@ -56,6 +56,7 @@ class Message(Body):
     tool_calls: Annotated[list[ToolCall] | None, Field(max_length=MOST_TOOLS)] = None
     tool_call_id: Identifier | None = None
     # What answers of this API have beside their text, sent back with them.
+    reasoning_content: str | None = None
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
     audio: None = None
@@ -68,13 +69,15 @@ class Message(Body):
         found: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
         if self.role != "assistant" and (self.content is None or self.tool_calls):
             raise UsageError(f"a message of the role {self.role} has content, and no calls")
+        if self.reasoning_content and self.role != "assistant":
+            raise UsageError("messages of the role assistant, and no others, have reasoning_content")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise UsageError("messages of the role tool, and no others, have a tool_call_id")
         if self.tool_calls:
             found["tool_calls"] = [tools.call(one.id, one.function.name, one.function.arguments) for one in self.tool_calls]
         if self.tool_call_id is not None:
             found["tool_call_id"] = self.tool_call_id
-        return found
+        return found | ({"reasoning_content": self.reasoning_content} if self.reasoning_content else {})
 
 
 class Function(Body):
@@ -182,6 +185,12 @@ class Common(Body):
         return sampled(request, usual, said, stops)
 
 
+class TemplateWords(Body):
+    """What a chat template is told beside the conversation."""
+
+    enable_thinking: bool | None = None
+
+
 class Chat(Common):
     """The body of /v1/chat/completions."""
 
@@ -193,6 +202,10 @@ class Chat(Common):
     tools: Annotated[list[Tool] | None, Field(max_length=MOST_TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateWords | None = None
+    """vLLM's, SGLang's and llama-server's way to ask for thoughts, or for none."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """None of it is none; models here cannot be told how much."""
     modalities: Annotated[list[Literal["text"]] | None, Field(max_length=1)] = None
 
     def requests(self) -> list[Request]:
@@ -204,7 +217,10 @@ class Chat(Common):
         form = constraint(self.response_format)
         offered = [one.model_dump(exclude_none=True) for one in self.tools or []]
         chosen = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
-        plain = Request(self.model, messages, parallel_calls=self.parallel_tool_calls is not False)
+        think = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs is not None else None
+        if self.reasoning_effort is not None:
+            think = self.reasoning_effort != "none"
+        plain = Request(self.model, messages, parallel_calls=self.parallel_tool_calls is not False, think=think)
         found = self.asked(plain, USUAL, form, logprobs, self.max_completion_tokens or self.max_tokens)
         return several(with_tools(found, offered, chosen), self.n or 1)
 

@@ -10,7 +10,7 @@ from typing import Any
 from slmops.core.errors import SlmopsError
 from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece
+from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Thought
 from slmops.serve.wire._answers import Called, Whole, merged
 
 
@@ -22,7 +22,9 @@ class ChatWriter:
     def whole(self, index: int, one: Whole) -> dict[str, Any]:
         message = {"role": "assistant", "content": one.text or (None if one.calls else ""), "refusal": None}
         calls = {"tool_calls": [_call(called) for called in one.calls]} if one.calls else {}
-        return {"message": {**message, **calls}, "logprobs": self.logprobs(index, one.logprobs)}
+        # Not OpenAI's, who shows no thoughts; llama-server, SGLang and DeepSeek have it so.
+        thought = {"reasoning_content": one.thought} if one.thought else {}
+        return {"message": {**message, **thought, **calls}, "logprobs": self.logprobs(index, one.logprobs)}
 
     def opening(self, index: int) -> dict[str, Any] | None:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
@@ -31,6 +33,8 @@ class ChatWriter:
         match event:
             case Piece():
                 return {"delta": {"content": event.text}, "logprobs": self.logprobs(index, event.logprobs)}
+            case Thought():
+                return {"delta": {"reasoning_content": event.text}, "logprobs": None}
             # What is said once must not be said again: clients join what comes under one name.
             case Call():
                 call = {"index": event.index, **_call(Called(event))}

@@ -1,7 +1,7 @@
 """Anthropic's API: /v1/messages, whole and as server-sent events, and /v1/messages/count_tokens.
 
 https://docs.anthropic.com/en/api/messages; what the official client reads was looked up in it (anthropic 2.12). What cannot
-be done is refused by name (images, documents, thinking, tools of the server's own).
+be done is refused by name (images, documents, tools of the server's own).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from slmops.serve.desk import Desk
 from slmops.serve.faults import Problem, problem
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Piece
+from slmops.serve.request import Arguments, Began, Call, Ended, Piece, Thought
 from slmops.serve.wire._answers import Whole, begin, merged, whole
 from slmops.serve.wire._http import SSE, Stream, caller, read
 from slmops.serve.wire._messages_body import Create, Prompt
@@ -78,7 +78,8 @@ def _content(one: Whole) -> list[dict[str, Any]]:
         {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called.arguments)}
         for called in one.calls
     ]
-    return said + uses
+    thought = [{"type": "thinking", "thinking": one.thought, "signature": ""}] if one.thought else []
+    return thought + said + uses
 
 
 def _identifier(call: Call) -> str:
@@ -129,6 +130,13 @@ async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str)
                         index, inside = index + 1, "text"
                         yield _block(index, {"type": "text", "text": ""})
                     yield _delta(index, {"type": "text_delta", "text": event.text})
+                case Thought():
+                    if inside != "thought":
+                        if inside:
+                            yield _event({"type": "content_block_stop", "index": index})
+                        index, inside = index + 1, "thought"
+                        yield _block(index, {"type": "thinking", "thinking": "", "signature": ""})
+                    yield _delta(index, {"type": "thinking_delta", "thinking": event.text})
                 case Call():
                     if inside:
                         yield _event({"type": "content_block_stop", "index": index})

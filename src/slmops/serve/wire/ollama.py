@@ -25,7 +25,7 @@ from slmops.serve import rights
 from slmops.serve.desk import Desk
 from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
+from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece, Thought
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
@@ -110,8 +110,8 @@ class _Chat:
     """How a conversation's answer is written."""
 
     @staticmethod
-    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text}
+    def piece(text: str, calls: Sequence[Called] = (), thought: str = "") -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text} | ({"thinking": thought} if thought else {})
         if calls:
             message["tool_calls"] = [_call(one) for one in calls]
         return {"message": message}
@@ -121,8 +121,8 @@ class _Text:
     """How a continued prompt is written; it calls no functions."""
 
     @staticmethod
-    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
-        return {"response": text}
+    def piece(text: str, calls: Sequence[Called] = (), thought: str = "") -> dict[str, Any]:
+        return {"response": text} | ({"thinking": thought} if thought else {})
 
 
 async def _answered(
@@ -142,7 +142,7 @@ async def _answered(
     if body.streamed:
         return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
     (found,) = await whole(http, answers, began)
-    written, ending = writer.piece(found.text, found.calls), _ending(found.ended, answers[0].outcome)
+    written, ending = writer.piece(found.text, found.calls, found.thought), _ending(found.ended, answers[0].outcome)
     return JSONResponse({**_head(body.model), **written, **ending, **_logprobs(found.logprobs)})
 
 
@@ -162,6 +162,8 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
                     called.arguments += event.text
                 case Piece():
                     yield told({**_head(name), **writer.piece(event.text), "done": False, **_logprobs(event.logprobs)})
+                case Thought():
+                    yield told({**_head(name), **writer.piece("", thought=event.text), "done": False})
                 case None:  # clients read every line as JSON: an empty piece keeps the connection alive
                     yield told({**_head(name), **writer.piece(""), "done": False})
                 case Ended():
