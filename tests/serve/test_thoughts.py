@@ -103,6 +103,21 @@ def test_what_cannot_be_is_refused() -> None:
             fit(template, **more)
 
 
+@needs("httpx2")
+def test_another_servers_thoughts() -> None:
+    """As llama-server streams them (tools/server/README.md), and vLLM, which calls them `reasoning` by now."""
+    from slmops.serve.upstream import body, events
+
+    heard = events.Heard(Request("x", tuple(ASKED)), str)
+    deltas = [{"reasoning_content": "Hm."}, {"reasoning": " Well."}, {"content": "Hello."}]
+    lines = [json.dumps({"choices": [{"index": 0, "delta": delta}]}) for delta in deltas]
+    found = [event for line in lines for event in heard.take(line)]
+    assert found[1:] == [Thought("Hm."), Thought(" Well."), Piece("Hello.")]
+    talk = ({"role": "assistant", "content": "Hello.", "reasoning_content": "Hm."}, *ASKED)
+    _, sent = body.path_and_body(Request("x", talk, think=False), "theirs")
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False} and sent["messages"][0]["reasoning_content"] == "Hm."
+
+
 @needs("ollama", "starlette")
 def test_ollamas_client() -> None:
     import ollama

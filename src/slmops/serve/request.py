@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -33,6 +33,8 @@ class Trail:
     """Of what was asked of models on its way."""
 
 
+Messages = Sequence[Mapping[str, Any]]
+"""Of a conversation, or functions, as chat templates take them."""
 Role = Literal["admin", "operator", "user", "metrics"]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
@@ -20,6 +22,15 @@ class Called:
 
     call: Call
     arguments: str = ""
+
+    @property
+    def object(self) -> dict[str, Any] | None:
+        """The arguments; None where they broke off at a limit, or are no object."""
+        try:
+            found = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 @dataclass

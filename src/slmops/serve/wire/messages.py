@@ -21,7 +21,7 @@ from slmops.serve.faults import Problem, problem
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Began, Call, Ended, Piece, Thought
-from slmops.serve.wire._answers import Whole, begin, merged, whole
+from slmops.serve.wire._answers import Called, Whole, begin, merged, whole
 from slmops.serve.wire._http import SSE, Stream, caller, read
 from slmops.serve.wire._messages_body import Create, Prompt
 from slmops.serve.wire._openapi import reads
@@ -75,7 +75,7 @@ async def _counted(http: HttpRequest, desk: Desk) -> Response:
 def _content(one: Whole) -> list[dict[str, Any]]:
     said = [{"type": "text", "text": one.text}] if one.text or not one.calls else []
     uses = [
-        {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called.arguments)}
+        {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called)}
         for called in one.calls
     ]
     thought = [{"type": "thinking", "thinking": one.thought, "signature": ""}] if one.thought else []
@@ -86,13 +86,10 @@ def _identifier(call: Call) -> str:
     return f"toolu_{call.id}"
 
 
-def _input(arguments: str) -> dict[str, Any]:
+def _input(called: Called) -> dict[str, Any]:
     """The arguments as an object, which this format has; what is cut off or no object is given as it came."""
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": arguments}
+    found = called.object
+    return found if found is not None else {"arguments": called.arguments}
 
 
 def _read(began: Began) -> dict[str, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -174,12 +173,7 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
 
 def _call(one: Called) -> dict[str, Any]:
     """Of arguments that broke off at a limit none are told: half of them would be others."""
-    try:
-        found = json.loads(one.arguments)
-    except (ValueError, RecursionError):
-        found = {}
-    arguments = found if isinstance(found, dict) else {}
-    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
+    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": one.object or {}}}
 
 
 async def _held(
