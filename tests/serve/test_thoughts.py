@@ -17,7 +17,7 @@ from slmops.core.errors import Unsupported
 from slmops.engines import Constraint, Sampling
 from slmops.run import Artifact
 from slmops.serve import thoughts, tools
-from slmops.serve.request import Ended, Event, Piece, Request
+from slmops.serve.request import Ended, Event, Piece, Request, Thought
 
 TEMPLATES = Path(__file__).parent.parent / "data" / "chat-templates"
 QWEN3 = (TEMPLATES / "qwen3.jinja").read_text()
