@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from slmops.compat import Native
-from slmops.compat._line import Line
+from slmops.compat._line import Command, Line, plain
 from slmops.core.errors import Unsupported, UsageError
 
 TITLE = "Ollama (main of 2026-08)"
@@ -116,18 +116,6 @@ def _show(parser: Line, words: list[str]) -> Native:
     return Native(("models", "show", found["model"]), notes)
 
 
-def _plain(*native: str, given: int = 0, more: bool = False) -> Callable[[Line, list[str]], Native]:
-    """A command whose words are those of a verb here."""
-
-    def command(parser: Line, words: list[str]) -> Native:
-        if given or more:
-            parser.add_argument("words", nargs="+" if more else given, metavar="MODEL")
-        found = vars(parser.parse_args(words)).get("words", [])
-        return Native((*native, *found))
-
-    return command
-
-
 def _copy(parser: Line, words: list[str]) -> Native:
     from slmops.registry._distribution import kept
 
@@ -137,16 +125,16 @@ def _copy(parser: Line, words: list[str]) -> Native:
     return Native(("models", "tag", found.source, str(kept(found.destination)), "--force"))
 
 
-COMMANDS: dict[str, Callable[[Line, list[str]], Native]] = {
+COMMANDS: dict[str, Command] = {
     "run": _run,
     "create": _create,
     "show": _show,
-    "list": _plain("models", "ls"),
-    "ls": _plain("models", "ls"),
-    "ps": _plain("ps"),
+    "list": plain("models", "ls"),
+    "ls": plain("models", "ls"),
+    "ps": plain("ps"),
     "pull": _pull,
     "push": _push,
     "cp": _copy,
-    "rm": _plain("models", "rm", more=True),
-    "serve": _plain("serve", "--port", "11434"),
+    "rm": plain("models", "rm", more=True),
+    "serve": plain("serve", "--port", "11434"),
 }
