@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from slmops import obtain
-from slmops.core import defaults, plugins
+from slmops.core import defaults, parameters, plugins
 from slmops.core.defaults import Defaults
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.step import Step
@@ -64,6 +64,7 @@ def create(registry: Registry, name: Reference, wanted: Wanted, watch: Watch | N
     # What is wrong with the words is said before anything is fetched or made.
     scheme = scheme_of(wanted.quantize) if wanted.quantize else None
     template = _go_template.jinja(wanted.template) if wanted.template is not None else None
+    own = parameters.check(wanted.parameters or {})
     with contextlib.ExitStack() as stack:
         digest = _base(registry, wanted, watch)
         folder = stack.enter_context(registry.lease(digest, "a model is made from it"))
@@ -75,7 +76,7 @@ def create(registry: Registry, name: Reference, wanted: Wanted, watch: Watch | N
         says = Defaults(
             said.system if wanted.system is None else wanted.system or None,
             said.messages if wanted.messages is None else wanted.messages,
-            {**said.parameters, **(wanted.parameters or {})},
+            {**said.parameters, **own},
             said.template if template is None else template,
         )
         if says == defaults.read(folder) and not wanted.licence:
@@ -171,6 +172,7 @@ def of(registry: Registry, said: Modelfile, place: Path, quantize: str | None = 
 
     A folder or .gguf is filed without a name; what nothing is made of goes with gc.
     """
+    own = parameters.check(said.parameters)  # before anything is filed
     path, adapters = place / said.source, {}
     there = path.exists() and not said.source.startswith("-")
     source = registry.add(path) if there else said.source
@@ -187,7 +189,7 @@ def of(registry: Registry, said: Modelfile, place: Path, quantize: str | None = 
         adapters=adapters,
         system=said.system,
         messages=tuple(said.messages) or None,
-        parameters=said.parameters or None,
+        parameters=own or None,
         template=said.template,
         licence="\n\n".join(said.licences) or None,
         quantize=quantize,

@@ -96,8 +96,9 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
     answer = ""
     if best is not None:
         watch.say(f"asking {best.format} {best.scheme} in {best.engine}")
-        sampling = Sampling(max_tokens=100)
-        answer = "".join(run.generate(best.folder, QUESTION, engine=best.engine, device=device, sampling=sampling))
+        artifact = run.Artifact.open(best.folder)
+        asked, most = artifact.prompt([{"role": "user", "content": QUESTION}]), Sampling(max_tokens=100)
+        answer = "".join(run.generate(artifact, asked, Options(device=device), engine=best.engine, sampling=most))
     return Demo(tuple(rows), best, answer.strip(), time.perf_counter() - began, tuple(failures))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from slmops import prove, run
 from slmops import source as sources
 from slmops.core.model import Model
-from slmops.engines import Sampling
+from slmops.engines import Options, Sampling
 from slmops.registry import opened
 
 
@@ -40,9 +40,11 @@ def generate(
     kv: str = "auto",
     sampling: Sampling | None = None,
 ) -> Iterator[str]:
-    """Pieces of text as they come. raw: the prompt is continued as it stands, without the chat template.
+    """Pieces of text as they come. raw: the prompt is continued as it stands, without the chat template. sampling: None is
+    greedy, with what the model's own parameters say.
 
     Raises UsageError for a prompt that leaves no room in the context.
     """
-    folder = opened.folder(str(artifact))
-    return run.generate(folder, prompt, raw=raw, engine=engine, device=device, kv=kv, sampling=sampling)
+    found = run.Artifact.open(opened.folder(str(artifact)))
+    text = prompt if raw else found.prompt([{"role": "user", "content": prompt}])
+    return run.generate(found, text, Options(device=device, kv=kv), engine=engine, sampling=sampling)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from slmops.core import chat, defaults, plugins, receipt
 from slmops.core.defaults import NOTHING, Defaults
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UnknownFamily, Unsupported, UsageError
+from slmops.core.stops import Stops
 from slmops.engines import AS_IT_COMES, Options, Sampling, _host, _installed, _words
 
 if TYPE_CHECKING:
@@ -60,11 +62,18 @@ class Artifact:
         """The beginning-of-text token, where the source puts one before every text."""
         return self.bos if self.adds_bos else None
 
-    def prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """The conversation as the model was trained to see it. Raises UsageError where there is no chat template."""
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        think: bool | None = None,
+    ) -> str:
+        """The conversation as the model was trained to see it (core.chat.render). Raises UsageError where there is no chat
+        template."""
         if self.chat_template is None:
             raise UsageError("this model has no chat template", "use --raw to continue the text as it stands")
-        return chat.render(self.chat_template, self.defaults.before(messages), special=self.special, tools=tools)
+        said = self.defaults.before(messages)
+        return chat.render(self.chat_template, said, special=self.special, tools=tools, think=think)
 
 
 def _with_defaults(found: Artifact) -> Artifact:
@@ -160,24 +169,40 @@ def tokens_of(worker: _host.Worker, artifact: Artifact, text: str) -> list[int]:
 
 
 def generate(
-    folder: Path | str,
-    prompt: str,
+    artifact: Artifact,
+    text: str,
+    options: Options = AS_IT_COMES,
     *,
-    raw: bool = False,
     engine: str | None = None,
-    device: str = "auto",
-    kv: str = "auto",
     sampling: Sampling | None = None,
 ) -> Iterator[str]:
-    """Pieces of text as they come. Raises UsageError for a prompt that leaves no room in the context."""
-    artifact = Artifact.open(Path(folder))
-    text = prompt if raw else artifact.prompt([{"role": "user", "content": prompt}])
-    options = sampling or Sampling()
-    with open_worker(artifact, engine, Options(device=device, kv=kv)) as worker:
-        ids = tokens_of(worker, artifact, text)
-        for token in worker.generate(ids, fit(options, artifact, len(ids))):
+    """Pieces of what goes on from a text. sampling: None is greedy, with what the model's own parameters say.
+
+    Raises UsageError for a text that leaves no room in the context.
+    """
+    settings = sampling or artifact.defaults.fill(Sampling())
+    with open_worker(artifact, engine, options) as worker:
+        for token in answer(worker, artifact, tokens_of(worker, artifact, text), settings):
             if token.text:
                 yield token.text
+
+
+def answer(
+    worker: _host.Worker, artifact: Artifact, ids: Sequence[int], options: Sampling, context: int = 4096
+) -> Generator[_host.Token, None, None]:
+    """Tokens to the model's own end, to one of its stop strings, or to the end of the context.
+
+    Text that may be the beginning of a stop string waits. Raises UsageError for a prompt that leaves no room.
+    """
+    stops, seconds = Stops(artifact.defaults.stop), 0.0
+    with contextlib.closing(worker.generate(ids, fit(options, artifact, len(ids), context))) as tokens:
+        for token in tokens:
+            seconds = token.seconds
+            yield dataclasses.replace(token, text=stops.feed(token.text))
+            if stops.met is not None:
+                return
+    if rest := stops.rest():
+        yield _host.Token(None, rest, seconds)
 
 
 def fit(options: Sampling, artifact: Artifact, prompt: int, context: int = 4096) -> Sampling:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -13,45 +14,40 @@ from slmops.cli import compat, parser
 from slmops.compat import VERDICTS, foundry, ollama
 from slmops.core.errors import SlmopsError, Unsupported, UsageError
 
+OLLAMA = [
+    ("run gemma3", "chat gemma3"),
+    ('run gemma3 "why is the sky blue"', 'run gemma3 "why is the sky blue"'),
+    ("run hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M hello there",
+     'run bartowski/Llama-3.2-1B-Instruct-GGUF --variant Q4_K_M "hello there"'),
+    ("create mymodel -f ./Modelfile", "models create mymodel --modelfile ./Modelfile --force"),
+    ("create --quantize q4_K_M mymodel", "models create mymodel --modelfile Modelfile --quantize q4_k_m --force"),
+    ("list", "models ls"), ("ls", "models ls"), ("ps", "ps"), ("serve", "serve --port 11434"),
+    ("pull huggingface.co/Qwen/Qwen3-0.6B", "models pull Qwen/Qwen3-0.6B"),
+    ("rm gemma3 other", "models rm gemma3 other"), ("show gemma3", "models show gemma3"),
+    ("cp llama3 my-model", "models tag llama3 my-model:latest --force"),
+    ("cp llama3 localhost:5000/edge/home", "models tag llama3 localhost/edge/home:latest --force"),
+    ("push registry.example.com/edge/home:q4", "models push registry.example.com/edge/home:q4 "
+     "oci:registry.example.com/edge/home:q4"),
+    ("push localhost:5000/edge/home --insecure", "models push localhost/edge/home:latest "
+     "oci:localhost:5000/edge/home:latest --plain-http"),
+]  # fmt: skip
+FOUNDRY = [
+    ("model run phi-3.5-mini", "chat phi-3.5-mini"),
+    ('model run org/phi --prompt "hello there" --device CPU', 'run org/phi "hello there" --device cpu'),
+    ("model list", "models search --source foundry"),
+    ("model list --filter alias=phi*", "models search phi --source foundry"),
+    ("model download Qwen/Qwen3-0.6B", "models pull Qwen/Qwen3-0.6B"),
+    ("model info home", "models show home"),
+    ("cache ls", "models ls"), ("cache list", "models ls"), ("cache remove home:q4", "models rm home:q4"),
+    ("service start", "serve"), ("service status", "ps"),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("run gemma3", "chat gemma3"),
-        ('run gemma3 "why is the sky blue"', 'run gemma3 "why is the sky blue"'),
-        ("run hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M hello there",
-         'run bartowski/Llama-3.2-1B-Instruct-GGUF --variant Q4_K_M "hello there"'),
-        ("create mymodel -f ./Modelfile", "models create mymodel --modelfile ./Modelfile --force"),
-        ("create --quantize q4_K_M mymodel", "models create mymodel --modelfile Modelfile --quantize q4_k_m --force"),
-        ("list", "models ls"), ("ls", "models ls"), ("ps", "ps"), ("serve", "serve --port 11434"),
-        ("pull huggingface.co/Qwen/Qwen3-0.6B", "models pull Qwen/Qwen3-0.6B"),
-        ("rm gemma3 other", "models rm gemma3 other"), ("show gemma3", "models show gemma3"),
-        ("cp llama3 my-model", "models tag llama3 my-model --force"),
-        ("push registry.example.com/edge/home:q4", "models push registry.example.com/edge/home:q4 "
-         "oci:registry.example.com/edge/home:q4"),
-    ],
-)  # fmt: skip
-def test_ollamas_lines(theirs: str, ours: str) -> None:
-    native = ollama.translate(shlex.split(theirs))
-    assert list(native.words) == shlex.split(ours)
-    parser(native.words).parse_args(list(native.words))
-
-
-@pytest.mark.parametrize(
-    ("theirs", "ours"),
-    [
-        ("model run phi-3.5-mini", "chat phi-3.5-mini"),
-        ('model run org/phi --prompt "hello there" --device CPU', 'run org/phi "hello there" --device cpu'),
-        ("model list", "models search --source foundry"),
-        ("model list --filter alias=phi*", "models search phi --source foundry"),
-        ("model download Qwen/Qwen3-0.6B", "models pull Qwen/Qwen3-0.6B"),
-        ("model info home", "models show home"),
-        ("cache ls", "models ls"), ("cache list", "models ls"), ("cache remove home:q4", "models rm home:q4"),
-        ("service start", "serve"), ("service status", "ps"),
-    ],
-)  # fmt: skip
-def test_foundrys_lines(theirs: str, ours: str) -> None:
-    native = foundry.translate(shlex.split(theirs))
+    ("tool", "theirs", "ours"), [*((ollama, *one) for one in OLLAMA), *((foundry, *one) for one in FOUNDRY)]
+)
+def test_their_lines(tool: ModuleType, theirs: str, ours: str) -> None:
+    native = tool.translate(shlex.split(theirs))
     assert list(native.words) == shlex.split(ours)
     parser(native.words).parse_args(list(native.words))
 
@@ -74,9 +70,9 @@ def test_foundrys_lines(theirs: str, ours: str) -> None:
         (foundry, "model run x --colour", UsageError, "--colour"),
     ],
 )
-def test_what_is_not_done_is_refused_with_the_cure(tool: object, line: str, error: type[SlmopsError], said: str) -> None:
+def test_what_is_not_done_is_refused_with_the_cure(tool: ModuleType, line: str, error: type[SlmopsError], said: str) -> None:
     with pytest.raises(error) as caught:
-        tool.translate(shlex.split(line))  # type: ignore[attr-defined]
+        tool.translate(shlex.split(line))
     assert said in f"{caught.value} {caught.value.cure}"
 
 

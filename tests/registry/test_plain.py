@@ -16,7 +16,7 @@ import pytest
 
 from conftest import write_toy
 from needs import needs
-from slmops import cli, load, run
+from slmops import cli, generate, load, run
 from slmops import compile as compiler
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported, UsageError
 from slmops.core.tensor import to_numpy
@@ -153,7 +153,7 @@ def test_engines_open_them(form: str, modules: str, made: Callable[[str], Path],
     with Registry.open(tmp_path) as registry:
         folder = registry.place(registry.add(made(form), named("x")))
     assert run.Artifact.open(folder).format == form
-    assert "".join(run.generate(folder, "hello", sampling=run.Sampling(max_tokens=4)))
+    assert "".join(generate(folder, "hello", sampling=run.Sampling(max_tokens=4)))
 
 
 @pytest.fixture(scope="module")
@@ -200,7 +200,7 @@ def test_a_gguf_in_several_files_is_one_model(cut: Path, made: Callable[[str], P
 @pytest.mark.slow
 @needs("xllamacpp")
 def test_llama_cpp_opens_several_files(cut: Path) -> None:
-    assert "".join(run.generate(cut, "hello", sampling=run.Sampling(max_tokens=4)))
+    assert "".join(generate(cut, "hello", sampling=run.Sampling(max_tokens=4)))
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_a_graph_that_cannot_be_lifted_is_filed_as_it_is_and_runs(tmp_path: Path
         placed = registry.place(registry.add(tmp_path / "built", named("phi")))
         (row,) = registry.rows()
         assert (row.format, row.scheme, row.family) == ("onnx", plain.AS_IS, "phi3")
-    assert "".join(run.generate(placed, "hello", sampling=run.Sampling(max_tokens=4)))
+    assert "".join(generate(placed, "hello", sampling=run.Sampling(max_tokens=4)))
 
 
 def test_hostile_folders_are_refused(source: Path, tmp_path: Path) -> None:

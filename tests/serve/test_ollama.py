@@ -6,23 +6,16 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from needs import needs
-from serve.serving import ANSWER, ASKED, serving
+from serve.serving import ANSWER, ASKED
 
 pytestmark = [pytest.mark.slow, needs("ollama", "starlette", "uvicorn", "xllamacpp")]
 GREEDY = {"temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def server(made: Path) -> Iterator[str]:
-    with serving(f"home={made / 'gguf'}", made / "onnx", made / "openvino", "--context", "256") as (url, _):
-        yield url
 
 
 @pytest.fixture

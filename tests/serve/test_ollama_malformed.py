@@ -65,11 +65,12 @@ def client(managed: bool) -> Any:
     from slmops.serve.logs import TRAIL
     from slmops.serve.request import Caller, Trail
     from slmops.serve.wire import ollama as wire
+    from slmops.serve.wire._faults import HANDLERS
 
     models = Words("an answer")
     models.registry = managed  # type: ignore[misc]
     models.load = models.unload = models.keep = lambda *_: True  # type: ignore[attr-defined]
-    app = Starlette(routes=wire.routes(Desk(models)))  # type: ignore[arg-type]
+    app = Starlette(routes=wire.routes(Desk(models)), exception_handlers=HANDLERS)  # type: ignore[arg-type]
 
     async def let_in(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, CALLER: Caller(role="admin"), TRAIL: Trail()}, receive, send)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import ociregistry
 from conftest import SAMPLE
 from fakehub import Hub
 from fakehub import serve as serve_hub
@@ -102,6 +103,33 @@ def test_copied_shown_and_removed(client: Any) -> None:
         assert caught.value.status_code == 404
     with pytest.raises(ollama.ResponseError, match="no name"):
         client.copy("home:q8", "../../etc/passwd")
+
+
+@ociregistry.needs_registry
+@ociregistry.needs_skopeo
+def test_pushed_to_a_real_registry(client: Any, tmp_path: Path) -> None:
+    import ollama
+
+    with ociregistry.serve(tmp_path) as running:
+        there = f"{running.host}/edge/home:q8"
+        assert client.copy("home:q8", there).status == "success"
+        lines = list(client.push(there, insecure=True, stream=True))
+        assert lines[-1].status == "success" and any(line.total and line.completed for line in lines)
+        assert client.push(there, insecure=True).status == "success"  # what is there is not sent again
+        raw = ociregistry.skopeo("inspect", "--raw", "--tls-verify=false", f"docker://{there}")
+        sizes = sum(one["size"] for one in json.loads(raw)["layers"])
+        assert {one.model: one for one in client.list().models}["127.0.0.1/edge/home:q8"].size <= sizes
+        # And back from there, under that name.
+        for place in (there, f"oci:{there}"):
+            client.delete("127.0.0.1/edge/home:q8")
+            assert client.pull(place, insecure=True).status == "success"
+            assert answer(client, "127.0.0.1/edge/home:q8") == ANSWER
+        with pytest.raises(ollama.ResponseError, match=r"home\.invalid"):
+            client.push("home.invalid/edge/home:q8")
+    for name, said in (("home:q8", "names no registry"), (f"{running.host}/edge/none", "no artifact|not found")):
+        with pytest.raises(ollama.ResponseError, match=said) as caught:
+            client.push(name, insecure=True)
+        assert caught.value.status_code in (400, 404)
 
 
 def test_created_with_defaults_of_its_own(client: Any, home: Path) -> None:

@@ -33,12 +33,21 @@ class Words:
 
     names, registry = ["words"], False
 
-    def __init__(self, *pieces: str) -> None:
+    def __init__(self, *pieces: str, template: str = TEMPLATE) -> None:
         from slmops.run import Artifact
+        from slmops.serve import thoughts, tools
 
-        artifact = Artifact(Path("none"), "gguf", (0,), None, False, TEMPLATE, SPECIAL, 4096, 100)
+        artifact = Artifact(Path("none"), "gguf", (0,), None, False, template, SPECIAL, 4096, 100)
         self.pieces, self.prompts = pieces, list[str]()
-        self.model = SimpleNamespace(artifact=artifact, context=4096, served={}, take=self._take)
+        self.model = SimpleNamespace(
+            artifact=artifact,
+            defaults=artifact.defaults,
+            context=4096,
+            served={},
+            take=self._take,
+            thinks=thoughts.thinks(artifact),
+            fitted=lambda request: thoughts.fit(*tools.fit(request, artifact), artifact),
+        )
 
     def find(self, name: str) -> Any:
         from slmops.core.errors import SourceNotFound
@@ -55,7 +64,8 @@ class Words:
     def _take(self, answer: Any) -> None:
         from slmops.serve.request import Began, Ended, Piece
 
-        self.prompts.append(self.model.artifact.prompt(answer.request.messages, answer.request.tools))
+        asked = answer.request
+        self.prompts.append(self.model.artifact.prompt(asked.messages, asked.tools, asked.think))
         for event in (Began(10), *map(Piece, self.pieces), Ended("stop", len(self.pieces))):
             answer.take(event)
 
@@ -71,9 +81,10 @@ def talked(models: Words, use: Any) -> Any:
     from slmops.serve.logs import TRAIL
     from slmops.serve.request import Caller, Trail
     from slmops.serve.wire import ollama as wire
+    from slmops.serve.wire._faults import HANDLERS
 
     async def all_of() -> Any:
-        app = Starlette(routes=wire.routes(Desk(models)))  # type: ignore[arg-type]
+        app = Starlette(routes=wire.routes(Desk(models)), exception_handlers=HANDLERS)  # type: ignore[arg-type]
 
         async def let_in(scope: Any, receive: Any, send: Any) -> None:
             await app({**scope, CALLER: Caller(), TRAIL: Trail()}, receive, send)

@@ -8,7 +8,7 @@ import json
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from slmops.core.errors import Busy, CorruptInput, EngineFailed, PolicyRefused, 
 
 if TYPE_CHECKING:
     from slmops.cli.chat import Answer
-    from slmops.engines import Sampling
 
 KEY = "SLMOPS_API_KEY"
 """The variable of the key that servers are asked with."""
@@ -26,14 +25,16 @@ MOST_LINE = 1 << 20
 ERRORS = {401: PolicyRefused, 403: PolicyRefused, 404: SourceNotFound, 429: Busy, 503: Unreachable}
 
 
-def answers(url: str, name: str | None, most: int | None, sampling: Sampling) -> Answer:
-    """url: with or without /v1. name: of its models; None: its first. Raises what asking for its models raises."""
+def answers(url: str, name: str | None, said: Mapping[str, Any]) -> Answer:
+    """url: with or without /v1. name: of its models; None: its first. said: of sampling, by OpenAI's names.
+
+    Raises what asking for its models raises.
+    """
     root, own = url.rstrip("/").removesuffix("/v1"), key()
     if name is None:
         with asked(f"{root}/v1/models", own) as listed, understood():
             name = str(json.loads(listed.read(MOST_LINE))["data"][0]["id"])
-    body: dict[str, Any] = {"model": name, "stream": True, "temperature": sampling.temperature}
-    body |= {"top_p": sampling.top_p, "seed": sampling.seed} | ({"max_tokens": most} if most is not None else {})
+    body = {"model": name, "stream": True, **said}
 
     def answer(messages: Sequence[dict[str, str]]) -> Generator[str, None, None]:
         with asked(f"{root}/v1/chat/completions", own, {**body, "messages": messages}) as lines, understood():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slmops.engines import Sampling
+    from slmops.engines import Options
 
 HELP = "talk with a model: a folder, a name, or the address of a server (slmops serve, or any with OpenAI's API)"
 EXAMPLE = "slmops chat out/home/gguf --temperature 0"
@@ -29,8 +30,9 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="what the model is told before anything else")
     parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
     parser.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (as many as the context has room for)")
-    parser.add_argument("--temperature", type=float, default=0.7, metavar="T", help="0 is greedy (0.7)")
-    parser.add_argument("--top-p", type=float, default=0.95, metavar="P", help="sample among those that sum to P (0.95)")
+    # What is not said, the model's own parameters say; a server says it for its models.
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (0.7)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample among those that sum to P (0.95)")
     parser.add_argument("--seed", type=int, metavar="N", help="for sampling (another one each time)")
     parser.add_argument("--context", type=int, default=4096, metavar="N", help="tokens of all that is said (4096)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where the engine runs")
@@ -38,36 +40,37 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import contextlib
-    import secrets
 
-    from slmops.cli import _obtain, _remote
+    from slmops.cli import _obtain, _remote, _sampling
     from slmops.core.errors import UsageError
-    from slmops.engines import Options, Sampling
+    from slmops.engines import Options
 
-    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.context < 1:
-        raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --context at least 1")
-    seed = secrets.randbits(31) if arguments.seed is None else arguments.seed
-    most = arguments.context if arguments.max_tokens is None else arguments.max_tokens
-    sampling = Sampling(most, arguments.temperature, 40, arguments.top_p, seed)
+    said = _sampling.said(arguments)
+    if arguments.context < 1:
+        raise UsageError("--context is at least 1")
     with contextlib.ExitStack() as stack:
         if arguments.model.startswith(("http://", "https://")):
-            answer = _remote.answers(arguments.model, arguments.called, arguments.max_tokens, sampling)
+            answer = _remote.answers(arguments.model, arguments.called, said)
         else:
             if arguments.called is not None:
                 raise UsageError("--model names one of a server's models", "give the server's address in place of a model")
             folder = _obtain.folder(arguments.model, engine=arguments.engine, quiet=arguments.json)
             options = Options(device=arguments.device, context=arguments.context)
-            answer = stack.enter_context(_here(folder, arguments.engine, options, sampling))
+            answer = stack.enter_context(_here(folder, arguments.engine, options, said))
         return _talk(answer, arguments.system, arguments.json)
 
 
-def _here(folder: Any, engine: str | None, options: Any, sampling: Sampling) -> Any:
+def _here(folder: Any, engine: str | None, options: Options, said: dict[str, Any]) -> Any:
     """A context: the model in its engine."""
     import contextlib
+    import secrets
 
     from slmops import run as runner
+    from slmops.engines import Sampling
 
     artifact = runner.Artifact.open(folder)
+    usual = Sampling(options.context, 0.7, 40, 0.95, secrets.randbits(31))
+    sampling = artifact.defaults.fill(dataclasses.replace(usual, **said), said)
 
     @contextlib.contextmanager
     def opened() -> Iterator[Answer]:
@@ -75,8 +78,7 @@ def _here(folder: Any, engine: str | None, options: Any, sampling: Sampling) -> 
 
             def answer(messages: Sequence[dict[str, str]]) -> Generator[str, None, None]:
                 ids = runner.tokens_of(worker, artifact, artifact.prompt(messages))
-                fitted = runner.fit(sampling, artifact, len(ids), options.context)
-                with contextlib.closing(worker.generate(ids, fitted)) as tokens:
+                with contextlib.closing(runner.answer(worker, artifact, ids, sampling, options.context)) as tokens:
                     for token in tokens:
                         yield token.text
 

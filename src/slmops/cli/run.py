@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from slmops.cli import _units
+from slmops.cli import _sampling, _units
 
 HELP = "ask a model in its engine, fetched and compiled first where it is absent; only the answer goes to standard output"
 EXAMPLE = 'slmops run out/gguf "turn the kitchen light to 30 percent"'
@@ -20,11 +20,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="V", help="of a Hugging Face name that holds several models: which (Q4_K_M)")
     parser.add_argument("--quantize", metavar="SCHEME", help="of a Hugging Face name: as convert has it (kept, else q4)")
     parser.add_argument("--engine", help="an engine by name; default: the preferred one that is installed")
-    parser.add_argument("--max-tokens", type=int, default=256, metavar="N", help="at most so many new tokens (256)")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-k", type=int, default=40, metavar="K", help="sample among the K likeliest (40)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample among the likeliest that sum to P (1)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="for sampling (0)")
+    parser.add_argument("--max-tokens", type=int, metavar="N", help="at most so many new tokens (256)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample among the K likeliest (40)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="sample among the likeliest that sum to P (1)")
+    parser.add_argument("--seed", type=int, metavar="N", help="for sampling (0)")
     parser.add_argument("--raw", action="store_true", help="continue the text as it stands, without the chat template")
     _units.add_kv(parser, "default: the engine's own (auto)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu", "npu"), help="where the engine runs")
@@ -36,11 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from slmops import run as runner
     from slmops.cli import _obtain
-    from slmops.core.errors import UsageError
     from slmops.engines import Options, Sampling
 
-    if arguments.temperature < 0 or not 0 < arguments.top_p <= 1 or arguments.top_k < 0:
-        raise UsageError("--temperature is at least 0, --top-p above 0 and at most 1, --top-k at least 0")
+    said = _sampling.said(arguments)
     folder = _obtain.folder(
         arguments.artifact,
         engine=arguments.engine,
@@ -50,13 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     artifact = runner.Artifact.open(folder)
     text = arguments.prompt if arguments.raw else artifact.prompt([{"role": "user", "content": arguments.prompt}])
-    sampling = Sampling(arguments.max_tokens, arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
+    sampling = artifact.defaults.fill(Sampling(**{"max_tokens": 256, **said}), said)
     pieces: list[str] = []
     count, first, last = 0, 0.0, 0.0
     with runner.open_worker(artifact, arguments.engine, Options(device=arguments.device, kv=arguments.kv)) as worker:
         _say_fallback(worker.effective)
         ids = runner.tokens_of(worker, artifact, text)
-        for token in worker.generate(ids, runner.fit(sampling, artifact, len(ids))):
+        for token in runner.answer(worker, artifact, ids, sampling):
             if token.id is not None:
                 count, last = count + 1, token.seconds
                 first = first or token.seconds

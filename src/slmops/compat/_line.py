@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import NoReturn
 
+from slmops.compat import Native
 from slmops.core.errors import UsageError
 
 
@@ -17,3 +19,19 @@ class Line(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         tool = self.prog.partition(" ")[0]
         raise UsageError(f"{self.prog}: {message}", f"what is known: slmops compat {tool}")
+
+
+Command = Callable[[Line, list[str]], Native]
+"""Reads the words behind its own name."""
+
+
+def plain(*native: str, given: int = 0, more: bool = False) -> Command:
+    """A command whose words are those of a verb here: so many names, or one and `more`."""
+
+    def command(parser: Line, words: list[str]) -> Native:
+        if given or more:
+            parser.add_argument("words", nargs="+" if more else given, metavar="MODEL")
+        found = vars(parser.parse_args(words)).get("words", [])
+        return Native((*native, *found))
+
+    return command

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from slmops.compat import Native
-from slmops.compat._line import Line
+from slmops.compat._line import Command, Line, plain
 from slmops.core.errors import Unsupported, UsageError
 
 TITLE = "Foundry Local (command line of its preview)"
@@ -78,27 +78,17 @@ def _listed(parser: Line, words: list[str]) -> Native:
     return Native(("models", "search", value.strip("*"), "--source", "foundry"))
 
 
-def _plain(*native: str, given: int = 0) -> Callable[[Line, list[str]], Native]:
-    def command(parser: Line, words: list[str]) -> Native:
-        if given:
-            parser.add_argument("words", nargs=given, metavar="MODEL")
-        found = vars(parser.parse_args(words)).get("words", [])
-        return Native((*native, *found))
-
-    return command
-
-
-COMMANDS: dict[tuple[str, str], Callable[[Line, list[str]], Native]] = {
+COMMANDS: dict[tuple[str, str], Command] = {
     ("model", "run"): _run,
     ("model", "list"): _listed,
     ("model", "ls"): _listed,
-    ("model", "download"): _plain("models", "pull", given=1),
-    ("model", "info"): _plain("models", "show", given=1),
-    ("cache", "list"): _plain("models", "ls"),
-    ("cache", "ls"): _plain("models", "ls"),
-    ("cache", "remove"): _plain("models", "rm", given=1),
-    ("cache", "rm"): _plain("models", "rm", given=1),
-    ("service", "start"): _plain("serve"),
-    ("service", "ps"): _plain("ps"),
-    ("service", "status"): _plain("ps"),
+    ("model", "download"): plain("models", "pull", given=1),
+    ("model", "info"): plain("models", "show", given=1),
+    ("cache", "list"): plain("models", "ls"),
+    ("cache", "ls"): plain("models", "ls"),
+    ("cache", "remove"): plain("models", "rm", given=1),
+    ("cache", "rm"): plain("models", "rm", given=1),
+    ("service", "start"): plain("serve"),
+    ("service", "ps"): plain("ps"),
+    ("service", "status"): plain("ps"),
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from slmops.compat import Native
-from slmops.compat._line import Line
+from slmops.compat._line import Command, Line, plain
 from slmops.core.errors import Unsupported, UsageError
 
 TITLE = "Ollama (main of 2026-08)"
@@ -26,7 +25,6 @@ TABLE = {
     "signin, signout": ("not done", "there is no account; credentials of registries are docker's (docs/registry.md)"),
     "launch": ("not done", "point the other program at slmops serve"),
 }
-HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^:]+)(?::(.+))?", re.ASCII)
 LIBRARY = (
     "Ollama's own library is not asked: a model that is not in the registry is named as on the Hugging Face Hub, org/name"
 )
@@ -46,10 +44,13 @@ def translate(words: Sequence[str]) -> Native:
 
 def _model(text: str) -> tuple[list[str], list[str]]:
     """(the model and what goes with it, notes): hf.co/org/name:Q4_K_M is org/name with a variant."""
-    match = HUB.fullmatch(text)
-    if match is None:
+    from slmops.formats import _hub  # a line is read sooner than this is imported
+
+    spelled = _hub.spelled(text)
+    if spelled is None:
         return [text], [] if "/" in text else [LIBRARY]
-    return [match[1], *(["--variant", match[2]] if match[2] else [])], []
+    name, variant = spelled
+    return [name, *(["--variant", variant] if variant else [])], []
 
 
 def _run(parser: Line, words: list[str]) -> Native:
@@ -94,14 +95,14 @@ def _pull(parser: Line, words: list[str]) -> Native:
 
 
 def _push(parser: Line, words: list[str]) -> Native:
+    from slmops.registry._distribution import hosted
+
     parser.add_argument("model")
     parser.add_argument("--insecure", action="store_true")
     found = parser.parse_args(words)
-    host, _, repository = found.model.partition("/")
-    if "." not in host or not repository:
-        raise UsageError(f"{found.model} names no registry to push to", "ollama cp it to HOST/REPOSITORY:TAG, and push that")
+    name, place = hosted(found.model)
     more = ["--plain-http"] if found.insecure else []
-    return Native(("models", "push", found.model, f"oci:{found.model}", *more))
+    return Native(("models", "push", str(name), str(place), *more))
 
 
 def _show(parser: Line, words: list[str]) -> Native:
@@ -115,33 +116,25 @@ def _show(parser: Line, words: list[str]) -> Native:
     return Native(("models", "show", found["model"]), notes)
 
 
-def _plain(*native: str, given: int = 0, more: bool = False) -> Callable[[Line, list[str]], Native]:
-    """A command whose words are those of a verb here."""
-
-    def command(parser: Line, words: list[str]) -> Native:
-        if given or more:
-            parser.add_argument("words", nargs="+" if more else given, metavar="MODEL")
-        found = vars(parser.parse_args(words)).get("words", [])
-        return Native((*native, *found))
-
-    return command
-
-
 def _copy(parser: Line, words: list[str]) -> Native:
-    native = _plain("models", "tag", given=2)(parser, words)
-    return Native((*native.words, "--force"))
+    from slmops.registry._distribution import kept
+
+    parser.add_argument("source", metavar="MODEL")
+    parser.add_argument("destination", metavar="MODEL")
+    found = parser.parse_args(words)
+    return Native(("models", "tag", found.source, str(kept(found.destination)), "--force"))
 
 
-COMMANDS: dict[str, Callable[[Line, list[str]], Native]] = {
+COMMANDS: dict[str, Command] = {
     "run": _run,
     "create": _create,
     "show": _show,
-    "list": _plain("models", "ls"),
-    "ls": _plain("models", "ls"),
-    "ps": _plain("ps"),
+    "list": plain("models", "ls"),
+    "ls": plain("models", "ls"),
+    "ps": plain("ps"),
     "pull": _pull,
     "push": _push,
     "cp": _copy,
-    "rm": _plain("models", "rm", more=True),
-    "serve": _plain("serve", "--port", "11434"),
+    "rm": plain("models", "rm", more=True),
+    "serve": plain("serve", "--port", "11434"),
 }

@@ -23,16 +23,19 @@ def render(
     special: Mapping[str, str | None] | None = None,
     tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
+    think: bool | None = None,
 ) -> str:
     """The text of a conversation. `special` gives bos_token, eos_token and so on. Raises CorruptInput.
 
     tools: functions that the model may call, {"type": "function", "function": {...}} each, as transformers gives them.
+    think: whether the model shall think first, where its template can tell it; None: as the template has it.
     """
     import jinja2
 
     from slmops.core import sandbox
 
     special_tokens = {name: text for name, text in (special or {}).items() if text is not None}
+    more = {} if think is None else {"enable_thinking": think}
     try:
         with sandbox.limited():
             pieces, size = [], 0
@@ -41,7 +44,7 @@ def render(
                 add_generation_prompt=add_generation_prompt,
                 tools=[dict(tool) for tool in tools] or None,
                 documents=None,
-                **special_tokens,
+                **{**special_tokens, **more},
             ):
                 size += len(piece)
                 if size > MOST_OUTPUT:

@@ -8,19 +8,21 @@ its ModelConfig says of sampling are read.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from slmops.core import receipt
-from slmops.core.errors import CorruptInput
+from slmops.core import parameters, receipt
+from slmops.core.errors import CorruptInput, UsageError
 
 NAME = "defaults.json"
 FOUNDRY = "inference_model.json"
-SAMPLED = {"temperature": 100, "top_k": 1 << 20, "top_p": 1, "min_p": 1}
-"""What is heeded of Foundry's, and the most that it may be."""
+SAMPLED = ("temperature", "top_k", "top_p", "min_p")
+"""What is heeded of Foundry's."""
 MOST_BYTES = 1 << 20
 FORM: Any = {
     "system": str | None,
@@ -28,6 +30,8 @@ FORM: Any = {
     "parameters": {...: str | int | float | list},
     "template": str | None,
 }
+
+Settings = TypeVar("Settings", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Defaults:
     messages: tuple[Mapping[str, str], ...] = ()
     """Stand before every conversation."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Of sampling, by Ollama's names: temperature, stop, ..."""
+    """By Ollama's names (core/parameters.py): temperature, stop, ..."""
     template: str | None = None
     """A chat template in Jinja, in place of the model's own."""
 
@@ -48,6 +52,23 @@ class Defaults:
         first, rest = ([messages[0]], messages[1:]) if messages and messages[0]["role"] == "system" else ([], messages)
         system = first or ([{"role": "system", "content": self.system}] if self.system else [])
         return [*system, *self.messages, *rest]
+
+    def fill(self, sampling: Settings, said: Collection[str] = ()) -> Settings:
+        """How the next token is picked (engines.Sampling), with the model's own parameters in place of what nobody said.
+
+        said: the fields that somebody did.
+        """
+        own = {name: value for name, value in self._sampling.items() if name not in said}
+        return replace(sampling, **own) if own else sampling
+
+    @functools.cached_property
+    def _sampling(self) -> Mapping[str, Any]:
+        return parameters.sampling(self.parameters)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end an answer which is asked without any."""
+        return parameters.stops(self.parameters) or ()
 
     def written(self) -> str:
         """As NAME holds it; the same of the same."""
@@ -66,12 +87,12 @@ def read(folder: Path) -> Defaults:
         if (place := receipt.misfit(known, FORM) or min(set(value) - set(FORM), default=None)) is not None:
             fault = f"{path} is damaged: {place[:100]} is of another kind, or not known"
             raise CorruptInput(fault, "make it again: slmops models create")
-        return Defaults(
-            value.get("system"),
-            tuple({"role": one["role"], "content": one["content"]} for one in value["messages"]),
-            value["parameters"],
-            value.get("template"),
-        )
+        try:
+            checked = parameters.check(value["parameters"])
+        except UsageError as fault:
+            raise CorruptInput(f"{path}: {fault}", "make it again: slmops models create") from None
+        messages = tuple({"role": one["role"], "content": one["content"]} for one in value["messages"])
+        return Defaults(value.get("system"), messages, checked, value.get("template"))
     return NOTHING
 
 
@@ -80,12 +101,13 @@ def foundry(folder: Path) -> Defaults:
     path = folder / FOUNDRY
     said = _object(path).get("ModelConfig") if path.is_file() else None
     said = said if isinstance(said, dict) else {}
-    numbers = {key: said[key] for key, most in SAMPLED.items() if _within(said.get(key), most, key == "top_k")}
-    return Defaults(parameters={"temperature": 0} if said.get("do_sample") is False else numbers)
-
-
-def _within(value: Any, most: int, whole: bool) -> bool:
-    return isinstance(value, int if whole else int | float) and 0 < value <= most
+    if said.get("do_sample") is False:
+        return Defaults(parameters={"temperature": 0.0})
+    numbers: dict[str, Any] = {}
+    for name in SAMPLED:
+        with contextlib.suppress(UsageError):  # what it says besides is not for us to judge
+            numbers |= parameters.check({name: said.get(name) or None})
+    return Defaults(parameters=numbers)
 
 
 def foundry_template(folder: Path) -> str | None:
@@ -123,12 +145,7 @@ def _text(said: str) -> str:
 
 
 def _object(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MOST_BYTES:
-        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "make it again")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CorruptInput(f"{path} is not JSON: {error}", "make it again") from None
+    value = receipt.parse(path, MOST_BYTES)
     if not isinstance(value, dict):
         raise CorruptInput(f"{path} is no JSON object", "make it again")
     return value

@@ -46,10 +46,10 @@ def load(folder: Path) -> dict[str, Any]:
     return held
 
 
-def parse(path: Path) -> Any:
+def parse(path: Path, most: int = MOST_BYTES) -> Any:
     """A JSON file of ours, within bounds. Raises CorruptInput."""
-    if path.stat().st_size > MOST_BYTES:
-        raise CorruptInput(f"{path} is larger than {MOST_BYTES} bytes", "make it again")
+    if path.stat().st_size > most:
+        raise CorruptInput(f"{path} is larger than {most} bytes", "make it again")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -22,6 +22,7 @@ from slmops.core.tensor import Array, Lazy, Tensor
 from slmops.formats import _safetensors
 
 NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@([A-Za-z0-9][\w./-]{0,255}))?", re.ASCII)
+SPELLED = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^:]+)(?::(.+))?", re.ASCII)
 COMMIT = SHA1 = re.compile(r"[0-9a-f]{40}", re.ASCII)
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)
 SMALL = (
@@ -57,6 +58,12 @@ def parse(text: str, revision: str | None = None) -> Name | None:
     if not match or ".." in text or "--" in match[1] or text.endswith(".git"):
         return None
     return Name(match[1], revision or match[2])
+
+
+def spelled(text: str) -> tuple[str, str | None] | None:
+    """(org/name, variant) of hf.co/org/name:Q4_K_M, which is how Ollama's users name a model of the Hub; else None."""
+    match = SPELLED.fullmatch(text)
+    return (match[1], match[2]) if match else None
 
 
 def small_files(name: Name) -> Path:

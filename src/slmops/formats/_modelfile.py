@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from slmops.core import parameters
 from slmops.core.errors import CorruptInput, Unsupported
 
 MOST_LETTERS = 4 << 20
@@ -20,13 +21,8 @@ REFUSED = {
     "REQUIRES": "it names a version of Ollama",
 }
 ROLES = ("system", "user", "assistant")
-NUMBERS = {
-    "num_ctx": int, "num_predict": int, "num_keep": int, "seed": int, "top_k": int, "repeat_last_n": int, "num_batch": int,
-    "num_gpu": int, "main_gpu": int, "num_thread": int, "draft_num_predict": int, "mirostat": int,
-    "temperature": float, "top_p": float, "min_p": float, "typical_p": float, "tfs_z": float, "repeat_penalty": float,
-    "presence_penalty": float, "frequency_penalty": float, "mirostat_tau": float, "mirostat_eta": float,
-}  # fmt: skip
-WORDS = ("use_mmap", "use_mlock", "low_vram", "f16_kv", "numa", "penalize_newline", "vocab_only", "logits_all")
+NUMBERS = {name: one.kind for name, one in parameters.TABLE.items() if one.kind is not bool}
+WORDS = [name for name, one in parameters.TABLE.items() if one.kind is bool]
 
 
 @dataclass

@@ -62,6 +62,24 @@ def parse(text: str) -> Place:
     return Place(match[1].lower(), match[2], match[3] or "", match[4] or "")
 
 
+def kept(text: str) -> references.Reference:
+    """The name here of HOST[:PORT]/REPOSITORY[:TAG], as Docker's and Ollama's users write it, or of any other: names here
+    have no port. Raises UsageError."""
+    host, slash, rest = text.partition("/")
+    return references.named(f"{host.partition(':')[0]}/{rest}" if slash else text)
+
+
+def hosted(text: str) -> tuple[references.Reference, Place]:
+    """The name here and the place there of such a text. Raises UsageError where it names no host."""
+    host, _, repository = text.partition("/")
+    if not repository or not ({".", ":"} & set(host) or host == "localhost"):
+        raise UsageError(
+            f"{text[:100]!r} names no registry to push to", "copy it to HOST/REPOSITORY:TAG, and push that (ollama cp)"
+        )
+    name, place = kept(text), parse(f"oci:{text}")
+    return name, replace(place, tag=name.tag)
+
+
 @dataclass(frozen=True)
 class Held:
     """A manifest that a registry has, proven by its digest if that was asked for."""

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slmops.core.errors import Busy, PolicyRefused
 from slmops.serve import rights
+from slmops.serve.faults import Problem
 from slmops.serve.keys import Keys
 from slmops.serve.request import Caller
 from slmops.serve.sessions import Sessions
@@ -119,14 +120,17 @@ class Access:
 class _Refused(Exception):
     def __init__(self, status: int, said: str, code: str) -> None:
         super().__init__(said)
-        self.status, self.code = status, code
+        self.problem = Problem(status, said, code)
 
 
 class Guard:
     """ASGI middleware in front of every route."""
 
-    def __init__(self, app: ASGIApp, access: Access, routes: Sequence[BaseRoute]) -> None:
-        self._app, self._access, self._routes = app, access, routes
+    def __init__(
+        self, app: ASGIApp, access: Access, routes: Sequence[BaseRoute], error: Callable[[Scope, Problem], object]
+    ) -> None:
+        """error: what is refused, as the format of its path has it (serve.wire)."""
+        self._app, self._access, self._routes, self._error = app, access, routes, error
         for route in routes:
             if not isinstance(route, Route | Mount):
                 raise TypeError(f"{route!r}: the guard knows routes and mounts only")
@@ -162,9 +166,10 @@ class Guard:
             if own not in rights.STREAMED:
                 receive = await _read(headers, receive)
         except _Refused as refusal:
-            if refusal.status in (401, 403) and self._access.told is not None:
-                self._access.told.refused(name, method, path, refusal.status)
-            await _refuse(send, path, refusal)
+            problem = refusal.problem
+            if problem.status in (401, 403) and self._access.told is not None:
+                self._access.told.refused(name, method, path, problem.status)
+            await _refuse(send, problem.status, self._error(scope, problem))
             return
         except _Left:
             return
@@ -303,13 +308,11 @@ def _secured(send: Send, encrypted: bool) -> Callable[[Message], Awaitable[None]
     return secured
 
 
-async def _refuse(send: Send, path: str, refusal: _Refused) -> None:
-    # Ollama's clients read a text, all others an object.
-    said: object = {"message": str(refusal), "type": "invalid_request_error", "param": None, "code": refusal.code}
-    body = json.dumps({"error": str(refusal) if path.startswith("/api/") else said}).encode()
+async def _refuse(send: Send, status: int, said: object) -> None:
+    body = json.dumps(said).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"www-authenticate", b"Bearer")] if refusal.status == 401 else []
-    headers += [(b"connection", b"close")] if refusal.status == 408 else []
-    headers += [(b"retry-after", b"5")] if refusal.status == 429 else []
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
+    headers += [(b"connection", b"close")] if status == 408 else []
+    headers += [(b"retry-after", b"5")] if status == 429 else []
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

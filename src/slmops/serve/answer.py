@@ -6,18 +6,31 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from slmops.core.errors import SlmopsError
-from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request
-from slmops.serve.tools._reader import Reader
+from slmops.serve.request import Began, Ended, Event, Outcome, Piece, Request, Thought
+
+
+class Reading(Protocol):
+    """What tells the parts of an answer apart: thoughts, text, calls."""
+
+    @property
+    def enough(self) -> bool:
+        """Whether nothing more is wanted."""
+        ...
+
+    def take(self, event: Event) -> list[Event]:
+        """What is certain now."""
+        ...
 
 
 class Answer:
     """Written by its model and read by a wire format, both on the server's loop."""
 
-    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None], calls: Reader | None = None) -> None:
-        """`ended` is called once, however the request ends. calls: finds calls of functions in it."""
-        self.outcome, self._ended, self._calls = outcome, ended, calls
+    def __init__(self, outcome: Outcome, ended: Callable[[Outcome], None], reading: Reading | None = None) -> None:
+        """`ended` is called once, however the request ends."""
+        self.outcome, self._ended, self._reading = outcome, ended, reading
         self._events: deque[Event | BaseException] = deque()
         self._reader: asyncio.Future[None] | None = None
         self.on_cancel: Callable[[Answer], None] | None = None
@@ -76,12 +89,12 @@ class Answer:
                 outcome.prompt_tokens, outcome.cached_tokens = event.prompt_tokens, event.cached_tokens
             case Ended(prompt=Began() as prompt):
                 outcome.prompt_tokens, outcome.cached_tokens = prompt.prompt_tokens, prompt.cached_tokens
-        if self._calls is None or isinstance(event, BaseException):
+        if self._reading is None or isinstance(event, BaseException):
             self._put(event)
             return
-        for one in self._calls.take(event):
+        for one in self._reading.take(event):
             self._put(one)
-        if self._calls.enough and outcome.ended is None:
+        if self._reading.enough and outcome.ended is None:
             # What the model goes on to write is not wanted: its place is free at once.
             self._put(Ended("tool_calls", outcome.tokens))
             self.cancelled = True
@@ -95,6 +108,10 @@ class Answer:
             case Piece():
                 if events and isinstance(last := events[-1], Piece):
                     events[-1] = Piece(last.text + event.text, last.logprobs + event.logprobs, last.tokens + event.tokens)
+                    return
+            case Thought():
+                if events and isinstance(last := events[-1], Thought):
+                    events[-1] = Thought(last.text + event.text)
                     return
             case Ended():
                 self.outcome.tokens = event.tokens

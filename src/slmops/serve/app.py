@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio.to_thread
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -16,16 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core import plugins
-from slmops.serve import health, page, rights
+from slmops.serve import health, page, rights, wire
 from slmops.serve.access import CALLER, Access, Guard
 from slmops.serve.desk import Desk
 from slmops.serve.logs import Trails
 from slmops.serve.metrics import Metrics
 from slmops.serve.request import Caller
-from slmops.serve.wire._openai_faults import error
+from slmops.serve.wire._faults import HANDLERS
 from slmops.serve.wire._openapi import document
 
-ROOM = "serve.wire"
 CORS: dict[str, Any] = {
     "allow_methods": ("GET", "HEAD", "POST", "DELETE"),
     "allow_headers": ("*",),  # every client has its own, and none of them decides anything
@@ -55,7 +53,7 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         page, kind = await anyio.to_thread.run_sync(metrics.page)
         return Response(page, media_type=kind)
 
-    formats = [plugins.load(ROOM, name) for name in plugins.names(ROOM)]
+    formats = [plugins.load(wire.ROOM, name) for name in plugins.names(wire.ROOM)]
     formats.sort(key=lambda one: -getattr(one, "PREFERENCE", 0))  # routes are looked at one by one
     found = [
         *health.routes(desk.models),
@@ -66,20 +64,14 @@ def build(desk: Desk, access: Access, metrics: Metrics) -> Starlette:
         *access.sessions.routes(lambda http: http.scope[CALLER], sees),
     ]
 
-    async def unrouted(_: Request, fault: Exception) -> Response:
-        assert isinstance(fault, HTTPException)
-        answer = error(fault.status_code, fault.detail, "no_such_route")
-        answer.headers.update(fault.headers or {})
-        return answer
-
     async def described(_: Request) -> Response:
         return JSONResponse(document(found))
 
     found.append(Route("/openapi.json", described, methods=["GET"]))
-    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access, routes=found)]
+    around = [Middleware(Trails, told=metrics.answered), Middleware(Guard, access=access, routes=found, error=wire.error)]
     if access.origins:
         # In front of the guard, so that pages can read its refusals too.
         around.insert(1, Middleware(CORSMiddleware, **CORS, allow_origins=sorted(access.origins)))
-    made = Starlette(routes=found, exception_handlers={HTTPException: unrouted}, middleware=around, lifespan=lifespan)
+    made = Starlette(routes=found, exception_handlers=HANDLERS, middleware=around, lifespan=lifespan)
     made.router.redirect_slashes = False  # a path with a slash more is another path
     return made

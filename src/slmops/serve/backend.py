@@ -9,9 +9,8 @@ from typing import Protocol
 from slmops.core.defaults import Defaults
 from slmops.core.errors import SlmopsError
 from slmops.run import Artifact
-from slmops.serve.answer import Answer
+from slmops.serve.answer import Answer, Reading
 from slmops.serve.request import Embedded, Request, Served
-from slmops.serve.tools._reader import Reader
 
 
 class Gone(Exception):
@@ -92,9 +91,14 @@ class Backend(Protocol):
     @property
     def restarts(self) -> int: ...
 
-    def fitted(self, request: Request) -> tuple[Request, Reader | None]:
-        """A request with tools as the model is to be asked it, and what finds calls in its answer; None where calls come as
-        such. May take long. Raises Unsupported, UsageError."""
+    @property
+    def thinks(self) -> bool:
+        """Whether every conversation has to be `fitted`, for its answer may begin with thoughts."""
+        ...
+
+    def fitted(self, request: Request) -> tuple[Request, Reading | None]:
+        """A request with tools or thoughts as the model is to be asked it, and what finds them in its answer; None where
+        they come as such. May take long. Raises Unsupported, UsageError."""
         ...
 
     def take(self, answer: Answer) -> None:

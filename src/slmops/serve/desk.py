@@ -10,11 +10,10 @@ from typing import Protocol, TypeVar
 
 from slmops.core.errors import SourceNotFound, Unreachable, Unsupported
 from slmops.serve import tools
-from slmops.serve.answer import Answer
+from slmops.serve.answer import Answer, Reading
 from slmops.serve.backend import Backend, Gone
 from slmops.serve.models import Models
 from slmops.serve.request import Caller, Embedded, Outcome, Request
-from slmops.serve.tools._reader import Reader
 
 T = TypeVar("T")
 
@@ -49,8 +48,8 @@ class Desk:
         with self._admitted(outcome):
 
             async def take(model: Backend) -> Answer:
-                outcome.request, calls = await _fitted(request, model)
-                answer = self._answer(outcome, calls)
+                outcome.request, reading = await _fitted(request, model)
+                answer = self._answer(outcome, reading)
                 model.take(answer)
                 return answer
 
@@ -125,15 +124,15 @@ class Desk:
                 raise SourceNotFound(fault, f"one of: {', '.join(_used(self.models.names, outcome.caller)[:20])}") from None
             raise
 
-    def _answer(self, outcome: Outcome, calls: Reader | None) -> Answer:
+    def _answer(self, outcome: Outcome, reading: Reading | None) -> Answer:
         if self._timeout is None:
-            return Answer(outcome, self._ended, calls)
+            return Answer(outcome, self._ended, reading)
 
         def ended(outcome: Outcome) -> None:
             late.cancel()
             self._ended(outcome)
 
-        answer = Answer(outcome, ended, calls)
+        answer = Answer(outcome, ended, reading)
         left = outcome.asked + self._timeout - time.monotonic()
         late = asyncio.get_running_loop().call_later(left, answer.give_up, self._late())
         return answer
@@ -150,8 +149,10 @@ def _used(names: Sequence[str], caller: Caller) -> list[str]:
     return [name for name in names if caller.uses(name)]
 
 
-async def _fitted(request: Request, model: Backend) -> tuple[Request, Reader | None]:
-    """What the model is to be asked, and what finds calls in its answer."""
-    if not request.tools and not tools.concerned(request):
+async def _fitted(request: Request, model: Backend) -> tuple[Request, Reading | None]:
+    """What the model is to be asked, and what tells the parts of its answer apart."""
+    request = request.own(model.defaults)
+    thinking = request.think or (model.thinks and request.prompt is None)
+    if not request.tools and not thinking and not tools.concerned(request):
         return request, None
     return await asyncio.to_thread(model.fitted, request)

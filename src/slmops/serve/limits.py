@@ -76,7 +76,7 @@ class Limits:
         if limits.requests_per_minute is not None and use.requests.filled(clock) < 1:
             said = f"{caller.name} may ask {limits.requests_per_minute} times a minute"
             raise Busy(said, "try again in a moment", use.requests.wait(1))
-        most = min(request.sampling.max_tokens, self._context)
+        most = min(request.most, self._context)
         if limits.tokens_per_minute is not None:
             most = min(most, limits.tokens_per_minute)
             if use.tokens.filled(clock) < most:

@@ -20,13 +20,13 @@ from typing import Any
 from slmops import run
 from slmops.core.defaults import Defaults
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
+from slmops.core.stops import Stops
 from slmops.engines import Options, Sampling, _host, _installed
-from slmops.serve import tools
+from slmops.serve import thoughts, tools
 from slmops.serve.answer import Answer as Answer
+from slmops.serve.answer import Reading
 from slmops.serve.backend import Gone
 from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
-from slmops.serve.stops import Stops
-from slmops.serve.tools._reader import Reader
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
 """Seconds between the starts of a worker that died each time, or could not be started; the last goes on."""
@@ -54,7 +54,7 @@ class Model:
         """warm: a token is generated at each start, so that the first request finds caches filled.
 
         Raises EngineMissing and UsageError; nothing is loaded yet."""
-        self.name, self.artifact = name, artifact
+        self.name, self.artifact, self.thinks = name, artifact, thoughts.thinks(artifact)
         self.engine = run.choose_engine(self.artifact.format, engine, together=True, adapts=bool(options.adapters))
         self.options = dataclasses.replace(options, reuse=True, parallel=_installed.at_once(self.engine, options.parallel))
         self._most, self._depth, self._warm = options.parallel, depth, warm
@@ -188,9 +188,9 @@ class Model:
         self.load_seconds = self.last_used - self._last_start
         return worker
 
-    def fitted(self, request: Request) -> tuple[Request, Reader | None]:
+    def fitted(self, request: Request) -> tuple[Request, Reading | None]:
         """See Backend. The first time, the model's template is tried out."""
-        return tools.fit(request, self.artifact)
+        return thoughts.fit(*tools.fit(request, self.artifact), self.artifact)
 
     # ---- on the loop
 
@@ -250,7 +250,7 @@ class Model:
 
     def _text(self, request: Request) -> str | tuple[int, ...]:
         if request.prompt is None:
-            return self.artifact.prompt(request.messages, request.tools) + request.opening
+            return self.artifact.prompt(request.messages, request.tools, request.think) + request.opening
         if not isinstance(request.prompt, str) and not all(0 <= one < self.artifact.vocab for one in request.prompt):
             raise UsageError(f"the tokens of this model are 0 to {self.artifact.vocab - 1}", "check the tokenizer")
         return request.prompt

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import bisect
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from slmops.core.defaults import Defaults
 from slmops.core.errors import PolicyRefused
+from slmops.core.parameters import MOST_TOKENS
 from slmops.engines import Sampling
 
 GREEDY = Sampling()
@@ -31,6 +33,8 @@ class Trail:
     """Of what was asked of models on its way."""
 
 
+Messages = Sequence[Mapping[str, Any]]
+"""Of a conversation, or functions, as chat templates take them."""
 Role = Literal["admin", "operator", "user", "metrics"]
 
 
@@ -91,6 +95,23 @@ class Request:
     """Put behind the prompt: how the answer begins. Not given back."""
     texts: tuple[str, ...] = ()
     """To be embedded (Desk.embed); nothing is continued."""
+    think: bool | None = None
+    """Whether the model thinks first; None: as its template has it."""
+    said: frozenset[str] | None = None
+    """Fields of `sampling`, and "stop", that the client says itself; of the others the model's own parameters hold where it
+    has some (`own`). None: all are said."""
+
+    @property
+    def most(self) -> int:
+        """Tokens that the answer may have, whatever its model says."""
+        return self.sampling.max_tokens if self.said is None or "max_tokens" in self.said else MOST_TOKENS
+
+    def own(self, defaults: Defaults) -> Request:
+        """With the model's own parameters where the client says nothing."""
+        if self.said is None or not defaults.parameters:
+            return self
+        stop = self.stop if "stop" in self.said else defaults.stop
+        return replace(self, sampling=defaults.fill(self.sampling, self.said), stop=stop, said=None)
 
 
 @dataclass(frozen=True)
@@ -119,6 +140,13 @@ class Piece:
     logprobs: tuple[Logprob, ...] = ()
     tokens: int = 1
     """That it is of: pieces that nobody has taken yet become one."""
+
+
+@dataclass(frozen=True)
+class Thought:
+    """Text of what the model thinks before it answers."""
+
+    text: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +188,7 @@ class Embedded:
     prompt_tokens: int
 
 
-Event = Began | Piece | Call | Arguments | Ended
+Event = Began | Piece | Thought | Call | Arguments | Ended
 
 
 @dataclass(frozen=True)

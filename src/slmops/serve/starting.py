@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from slmops.serve import health
+from slmops.serve import health, wire
 from slmops.serve.access import Access, Guard
 from slmops.serve.logs import Trails
 
@@ -39,7 +39,7 @@ class Starting:
         self._whole: Starlette | None = None
         self._ended = asyncio.Event()
         routes = health.routes(_Nothing())
-        around = [Middleware(Trails), Middleware(Guard, access=access, routes=routes)]
+        around = [Middleware(Trails), Middleware(Guard, access=access, routes=routes, error=wire.error)]
         self._first = Starlette(
             routes=routes, middleware=around, lifespan=self._life, exception_handlers={404: self._absent}
         )

@@ -38,19 +38,9 @@ def run(arguments: argparse.Namespace) -> Said:
     except UnicodeDecodeError:
         raise UsageError(f"{path} is no text in UTF-8", "save it as such") from None
     said = _modelfile.parse(text)
-    _bounded(said.parameters)
     with Registry.open() as registry:
         if not arguments.force:
             registry.refuse_taken(name)
         wanted = create.of(registry, said, path.absolute().parent, arguments.quantize)
         digest = create.create(registry, name, wanted, Progress(arguments.json).watch())
     return Said({"digest": digest, "name": str(name)}, f"{name}: {digest}")
-
-
-def _bounded(parameters: dict[str, object]) -> None:
-    """Whether the server will take them: better said now than to each who asks. Raises UsageError."""
-    try:
-        from slmops.serve.wire import _ollama_bodies
-    except ImportError:
-        return  # there is no server here
-    _ollama_bodies.check(parameters)

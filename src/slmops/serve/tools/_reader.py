@@ -7,8 +7,8 @@ import secrets
 from collections.abc import Collection
 from types import ModuleType
 
+from slmops.core.stops import overlap
 from slmops.serve.request import Arguments, Call, Ended, Event, Piece
-from slmops.serve.stops import overlap
 
 _KEYS = ("arguments", "parameters")
 _BETWEEN = " \t\r\n,;[]"

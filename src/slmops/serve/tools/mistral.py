@@ -5,8 +5,10 @@ known.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from slmops.serve.request import Messages
 
 OPENS, CLOSES = "[TOOL_CALLS]", ""
 BARE = LIST = True
@@ -17,9 +19,7 @@ def writes(text: str) -> bool:
     return "[TOOL_CALLS][" in text or "[TOOL_CALLS] [" in text
 
 
-def told(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-) -> tuple[list[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+def told(messages: Messages, tools: Messages) -> tuple[Messages, Messages]:
     """These templates take ids of nine letters and digits alone."""
     found: list[Mapping[str, Any]] = []
     for message in messages:

@@ -5,8 +5,10 @@ those of earlier turns become text.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from slmops.serve.request import Messages
 
 OPENS, CLOSES = "<|tool_call|>", "<|/tool_call|>"
 BARE = LIST = True
@@ -17,9 +19,7 @@ def writes(text: str) -> bool:
     return "<|tool|>" in text and "<|/tool|>" in text
 
 
-def told(
-    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
-) -> tuple[list[Mapping[str, Any]], Sequence[Mapping[str, Any]]]:
+def told(messages: Messages, tools: Messages) -> tuple[Messages, Messages]:
     found = [_written(message) for message in messages]
     if tools:
         first = found.pop(0) if found and found[0]["role"] == "system" else {"role": "system", "content": ""}

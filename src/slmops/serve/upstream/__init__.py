@@ -19,11 +19,10 @@ from typing import Any
 
 from slmops.core.defaults import Defaults
 from slmops.core.errors import Busy, EngineFailed, SlmopsError, Unsupported
-from slmops.serve.answer import Answer
+from slmops.serve.answer import Answer, Reading
 from slmops.serve.backend import Gone
 from slmops.serve.names import Remote
 from slmops.serve.request import Embedded, Request, Served
-from slmops.serve.tools._reader import Reader
 from slmops.serve.upstream import events
 from slmops.serve.upstream.body import path_and_body
 from slmops.serve.upstream.client import SILENT_SECONDS, Client
@@ -39,7 +38,7 @@ class Upstream:
     engine, format = "upstream", ""
     artifact = context = fault = pid = cache = None
     defaults = Defaults()
-    failing = False
+    failing = thinks = False
     waiting = failures = restarts = 0
     load_seconds = 0.0
 
@@ -84,8 +83,8 @@ class Upstream:
         if self.since is None:
             self.since, self.last_used, self.loads = time.time(), time.monotonic(), self.loads + 1
 
-    def fitted(self, request: Request) -> tuple[Request, Reader | None]:
-        """Calls are the other server's to find."""
+    def fitted(self, request: Request) -> tuple[Request, Reading | None]:
+        """Calls and thoughts are the other server's to find."""
         return request, None
 
     def take(self, answer: Answer) -> None:

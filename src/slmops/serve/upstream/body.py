@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slmops.core.errors import Unsupported, UsageError
+from slmops.core.parameters import MOST_TOKENS
 from slmops.engines import Constraint
 from slmops.serve.request import Request
-
-MOST_TOKENS = 1 << 17
-"""What wire formats say for "as many as there is room for": the other server alone knows how many that is."""
 
 
 def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
@@ -35,7 +33,7 @@ def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if sampling.max_tokens < MOST_TOKENS:
+    if sampling.max_tokens < MOST_TOKENS:  # else as many as there is room for, which the other server alone knows
         body["max_tokens"] = sampling.max_tokens
     neutral = {"top_p": 1.0, "min_p": 0.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     # A greedy answer is the likeliest token each time, of however many.
@@ -53,6 +51,8 @@ def path_and_body(request: Request, model: str) -> tuple[str, dict[str, Any]]:
     body["messages"] = messages(request.messages)
     if sampling.logprobs is not None:
         body |= {"logprobs": True} | ({"top_logprobs": sampling.logprobs} if sampling.logprobs else {})
+    if request.think is not None:  # not OpenAI's either; vLLM, SGLang, llama-server and slmops have it
+        body["chat_template_kwargs"] = {"enable_thinking": request.think}
     if sampling.constraint is not None:
         body["response_format"] = _form(sampling.constraint)
     if request.tools:
@@ -67,10 +67,11 @@ def messages(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     name that has none yet. Raises Unsupported, UsageError."""
     found, open_calls = list[dict[str, Any]](), list[tuple[str, str]]()
     for message in given:
-        unknown = set(message) - {"role", "content", "name", "tool_calls", "tool_call_id"}
+        unknown = set(message) - {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content"}
         if unknown:
             raise Unsupported(f"{min(unknown)} of a message has no field in OpenAI's API", "leave it out")
         one: dict[str, Any] = {"role": message["role"], "content": message.get("content", "")}
+        one |= {"reasoning_content": message["reasoning_content"]} if "reasoning_content" in message else {}
         if calls := message.get("tool_calls"):
             one |= {"content": one["content"] or None, "tool_calls": [_called(call) for call in calls]}
             open_calls += [(call["id"], call["function"]["name"]) for call in calls]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from slmops.core.errors import Busy, EngineFailed, PolicyRefused, SlmopsError, Unreachable, Unsupported, UsageError
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request
+from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request, Thought
 from slmops.serve.tools._reader import identifier
 
 MOST_CALLS = 128
@@ -67,6 +67,10 @@ class Heard:
         found: list[Event] = []
         delta = _object(choice.get("delta") or {}) if self._chat else choice
         text = _text((delta.get("content") or delta.get("refusal")) if self._chat else delta.get("text"))
+        # llama-server's, SGLang's and ours; vLLM's newer word.
+        if self._chat and (thought := _text(delta.get("reasoning_content") or delta.get("reasoning"))):
+            found.append(Thought(thought))
+            self._tokens += 1
         said = choice.get("logprobs")
         told = () if said is None else (_of_chat if self._chat else _of_text)(_object(said))
         if text or told:

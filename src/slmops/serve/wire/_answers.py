@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 
 from slmops.serve.desk import Desk
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request
+from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Request, Thought
 from slmops.serve.wire._http import QUIET, caller, following
 
 
@@ -20,6 +22,15 @@ class Called:
 
     call: Call
     arguments: str = ""
+
+    @property
+    def object(self) -> dict[str, Any] | None:
+        """The arguments; None where they broke off at a limit, or are no object."""
+        try:
+            found = json.loads(self.arguments)
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, dict) else None
 
 
 @dataclass
@@ -31,6 +42,7 @@ class Whole:
     text: str
     logprobs: list[Logprob] = field(default_factory=list)
     calls: list[Called] = field(default_factory=list)
+    thought: str = ""
 
 
 async def begin(http: HttpRequest, desk: Desk, requests: Sequence[Request]) -> tuple[list[Answer], list[Began]]:
@@ -66,6 +78,8 @@ async def whole(http: HttpRequest, answers: Sequence[Answer], began: Sequence[Be
                     case Piece():
                         texts.append(event.text)
                         one.logprobs += event.logprobs
+                    case Thought():
+                        one.thought += event.text
                     case Call():
                         one.calls.append(Called(event))
                     case Arguments():

@@ -1,58 +1,30 @@
-"""What all wire formats have in common: who asks, the next event of an answer, streams, and the status of a fault."""
+"""What all wire formats have in common: bodies, who asks, the next event of an answer, and streams."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncGenerator
+from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from starlette.requests import Request as HttpRequest
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from slmops.core.errors import (
-    Busy,
-    CorruptInput,
-    EngineCrashed,
-    EngineFailed,
-    EngineMissing,
-    NoSpace,
-    OutputExists,
-    PolicyRefused,
-    SlmopsError,
-    SourceNotFound,
-    UnknownFamily,
-    Unreachable,
-    Unsupported,
-    UsageError,
-)
+from slmops.core.errors import PolicyRefused
 from slmops.serve import rights
 from slmops.serve.access import CALLER, NOTED
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
 from slmops.serve.request import Caller, Event
+from slmops.serve.wire._faults import ClientLeft
 
 LOOK = 0.2
 """Seconds after which it is looked whether the client is still there."""
 SSE = "text/event-stream"
 QUIET = 15.0
 """Seconds without a token after which something keeps the connection alive that clients skip."""
-"""Roles that may change which models are loaded."""
-STATUS: dict[type[SlmopsError], tuple[int, str]] = {
-    SourceNotFound: (404, "model_not_found"),
-    UsageError: (400, "invalid_value"),
-    Unsupported: (400, "unsupported"),
-    CorruptInput: (400, "invalid_value"),
-    UnknownFamily: (400, "unsupported"),
-    PolicyRefused: (403, "forbidden"),
-    OutputExists: (409, "exists"),
-    NoSpace: (507, "no_space"),
-    Busy: (429, "rate_limit_exceeded"),
-    EngineCrashed: (503, "engine_crashed"),
-    Unreachable: (503, "unreachable"),
-    EngineFailed: (500, "engine_failed"),
-    EngineMissing: (500, "engine_missing"),
-}
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class Body(BaseModel):
@@ -61,8 +33,9 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class ClientLeft(Exception):
-    """The connection was closed while the answer was being computed."""
+async def read(http: HttpRequest, form: type[Form]) -> Form:
+    """The body of a request. Raises ValidationError."""
+    return form.model_validate_json(await http.body())
 
 
 def caller(http: HttpRequest) -> Caller:
@@ -110,31 +83,3 @@ class Stream(StreamingResponse):
         finally:
             for answer in self._answers:
                 answer.cancel()
-
-
-def status(fault: SlmopsError) -> tuple[int, str, str]:
-    """The HTTP status of a fault, a word for it, and what may be said of it to a stranger."""
-    code, word = next((found for kind, found in STATUS.items() if isinstance(fault, kind)), (500, "internal_error"))
-    # What an engine says of itself in its last words is for the server's log, not for strangers.
-    said = str(fault).splitlines()[0][:500] if code != 500 else "the engine failed"
-    return code, word, f"{said} ({fault.cure})" if fault.cure and code in (400, 403, 404, 409, 429) else said
-
-
-def headers(fault: SlmopsError) -> dict[str, str]:
-    """When to come again, where that helps; else that it does not."""
-    if isinstance(fault, Busy):
-        return {"retry-after": str(max(1, round(fault.seconds)))}
-    return {"retry-after": "1"} if status(fault)[0] == 503 else {"x-should-retry": "false"}
-
-
-def first_fault(fault: ValidationError) -> tuple[str, str]:
-    """The first field that is wrong, by its name, and what is wrong with it."""
-    faults = fault.errors(include_url=False, include_input=False, include_context=False)
-    # Of a field that may be one thing or another, what is nearest to one of them went wrong deepest.
-    first = max((one for one in faults if one["loc"][:1] == faults[0]["loc"][:1]), key=lambda one: len(one["loc"]))
-    name = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str"))[
-        :100
-    ]
-    if first["type"] == "extra_forbidden":
-        return name, f"{name} is not known, or cannot be done here"
-    return name, (f"{name}: {first['msg']}" if name else str(first["msg"]))[:500]

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from slmops.core.errors import UsageError
-from slmops.engines import Constraint, Sampling
+from slmops.core.parameters import MOST_STOP, MOST_TOKENS
+from slmops.engines import Constraint
 from slmops.serve import tools
 from slmops.serve.request import Request
 from slmops.serve.wire._http import Body
-from slmops.serve.wire._openai_body import MOST_TOKENS, MOST_TOOLS, FunctionName, Identifier, Model, schema, with_tools
+from slmops.serve.wire._openai_body import (
+    MOST_TOOLS,
+    USUAL,
+    FunctionName,
+    Identifier,
+    Model,
+    sampled,
+    schema,
+    with_tools,
+)
+
+Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP)]
 
 
 class CacheControl(Body):
@@ -33,6 +45,13 @@ class Text(Block):
     citations: None = None
 
 
+class Thought(Block):
+    type: Literal["thinking"]
+    thinking: str
+    signature: Annotated[str, Field(max_length=1 << 16)] = ""
+    """Anthropic proves its own thoughts by it; here it is empty."""
+
+
 class ToolUse(Block):
     type: Literal["tool_use"]
     id: Identifier
@@ -50,20 +69,21 @@ class ToolResult(Block):
     toolset_name: None = None
 
 
+Part = Annotated[Text | Thought | ToolUse | ToolResult, Field(discriminator="type")]
+
+
 class Message(Body):
     role: Literal["user", "assistant", "system"]
-    content: (
-        str
-        | Annotated[
-            list[Annotated[Text | ToolUse | ToolResult, Field(discriminator="type")]], Field(min_length=1, max_length=256)
-        ]
-    )
+    content: str | Annotated[list[Part], Field(min_length=1, max_length=256)]
 
     def plain(self) -> list[dict[str, Any]]:
         """As chat templates take it: results of tools are messages of their own, before what the user says to them."""
         blocks = [Text(type="text", text=self.content)] if isinstance(self.content, str) else self.content
         results = [one for one in blocks if isinstance(one, ToolResult)]
         uses = [one for one in blocks if isinstance(one, ToolUse)]
+        thoughts = "".join(one.thinking for one in blocks if isinstance(one, Thought))
+        if thoughts and self.role != "assistant":
+            raise UsageError("messages: the assistant thinks, nobody else")
         if (uses and self.role != "assistant") or (results and self.role != "user"):
             raise UsageError("messages: the assistant uses tools, the user gives their results")
         found: list[dict[str, Any]] = [
@@ -72,6 +92,8 @@ class Message(Body):
         texts = [one for one in blocks if isinstance(one, Text)]
         if texts or uses:
             said: dict[str, Any] = {"role": self.role, "content": joined(texts)}
+            if thoughts:
+                said["reasoning_content"] = thoughts
             if uses:
                 said["tool_calls"] = [tools.call(one.id, one.name, one.input) for one in uses]
             found.append(said)
@@ -98,7 +120,9 @@ class ToolChoice(Body):
 
 
 class Thinking(Body):
-    type: Literal["disabled"]
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int | None, Field(ge=1024, le=MOST_TOKENS)] = None
+    """Makes no difference: a model here cannot be told how much, and max_tokens bounds both."""
 
 
 class Form(Body):
@@ -145,6 +169,7 @@ class Prompt(Body):
             tuple(tools.answered(messages)),
             opening=opening,
             parallel_calls=not choice.disable_parallel_tool_use,
+            think={"enabled": True, "disabled": False}.get(self.thinking.type) if self.thinking is not None else None,
         )
         wanted = {"any": "required", "tool": choice.name}.get(choice.type, choice.type)
         return with_tools(found, [one.plain() for one in self.tools or []], wanted)
@@ -161,20 +186,23 @@ class Create(Prompt):
     temperature: Annotated[float | None, Field(ge=0, le=1)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
-    stop_sequences: Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=8)] | None = None
+    stop_sequences: (
+        Annotated[list[Annotated[str, Field(min_length=1, max_length=MOST_STOP)]], Field(max_length=8)] | None
+    ) = None
     stream: bool | None = False
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
 
-    def sampling(self) -> Sampling:
-        return Sampling(
-            max_tokens=self.max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k or 0,
-            top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31),
-            constraint=self.constraint(),
-        )
+    def asked(self) -> Request:
+        """Raises UsageError."""
+        said = {
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        usual = dataclasses.replace(USUAL, constraint=self.constraint())
+        return sampled(self.request(), usual, said, self.stop_sequences)
 
 
 def joined(content: str | Sequence[Text]) -> str:

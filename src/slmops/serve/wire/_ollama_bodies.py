@@ -13,111 +13,38 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, WithJsonSchema
 
-from slmops.core.errors import Unsupported, UsageError
+from slmops.core import parameters
+from slmops.core.errors import UsageError
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
-from slmops.serve.wire._http import Body, first_fault
+from slmops.serve.wire._http import Body
+from slmops.serve.wire._openai_body import sampled, schema
 
-MOST_TOKENS = 1 << 17
-MOST_SCHEMA = 64 << 10
-MOST_STOPS = 16
 FOREVER = math.inf
+NDJSON = "application/x-ndjson"
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 Nothing = Annotated[list[Any], Field(max_length=0)] | Literal[""] | None
 """A field that is known, and may be there as long as it says nothing."""
 KeepAlive = Annotated[float, Field(ge=-1e9, le=1e9)] | Annotated[str, Field(max_length=64)] | None
-Whole = Annotated[int | None, Field(ge=-(1 << 31), lt=1 << 31)]
 
 
-class Options(Body):
-    """`options`, and the PARAMETERs of a Modelfile. Those of the second half change no answer, and are let pass."""
+Options = Annotated[dict[str, Any], AfterValidator(parameters.check), WithJsonSchema(parameters.schema())]
+"""Of a request, and the PARAMETERs of a Modelfile."""
+USUAL = Sampling(parameters.MOST_TOKENS, 0.8, 40, 0.9)
+"""What Ollama does where nothing is said."""
 
-    num_predict: Annotated[int | None, Field(ge=-2, le=MOST_TOKENS)] = None
-    """-1, -2: as many as the context has room for."""
-    num_ctx: Annotated[int | None, Field(ge=1, le=1 << 30)] = None
-    temperature: Annotated[float | None, Field(ge=0, le=100)] = None
-    top_k: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    min_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    seed: Annotated[int | None, Field(ge=-(1 << 63), lt=1 << 63)] = None
-    """-1: another one each time."""
-    stop: Annotated[str, Field(max_length=256)] | Annotated[list[str], Field(max_length=MOST_STOPS)] | None = None
-    repeat_penalty: Annotated[float | None, Field(gt=0, le=10)] = None
-    repeat_last_n: Literal[64] | None = None
-    frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    # What is another way of sampling, where it asks for something, is not done.
-    typical_p: Annotated[float | None, Field(ge=1, le=1)] = None
-    tfs_z: Annotated[float | None, Field(ge=1, le=1)] = None
-    mirostat: Literal[0] | None = None
-    # Where and how fast the model computes is the server's business; Ollama has dropped some of these itself.
-    mirostat_tau: float | None = None
-    mirostat_eta: float | None = None
-    penalize_newline: bool | None = None
-    num_keep: Whole = None
-    num_batch: Whole = None
-    num_gpu: Whole = None
-    main_gpu: Whole = None
-    num_thread: Whole = None
-    draft_num_predict: Whole = None
-    numa: bool | None = None
-    low_vram: bool | None = None
-    f16_kv: bool | None = None
-    logits_all: bool | None = None
-    vocab_only: bool | None = None
-    use_mmap: bool | None = None
-    use_mlock: bool | None = None
-    embedding_only: bool | None = None
 
-    def over(self, defaults: Options) -> Options:
-        """With what a model's own parameters say, where the request says nothing."""
-        return defaults.model_copy(update=self.model_dump(exclude_none=True))
-
-    def sampling(self) -> Sampling:
-        """With Ollama's own defaults."""
-        if self.num_predict == 0:
-            raise UsageError("num_predict is at least 1, or -1 for as many as the context has room for")
-
-        def of(value: float | None, default: float) -> float:
-            return default if value is None else value
-
-        endless = self.num_predict is None or self.num_predict < 0
-        return Sampling(
-            max_tokens=MOST_TOKENS if endless else self.num_predict or 1,
-            temperature=of(self.temperature, 0.8),
-            top_k=40 if self.top_k is None else self.top_k,
-            top_p=of(self.top_p, 0.9) or 1e-6,  # 0 leaves the likeliest alone, as llama.cpp has it
-            min_p=of(self.min_p, 0.0),
-            seed=random.getrandbits(31) if self.seed in (None, -1) else self.seed & 0x7FFF_FFFF,
-            repeat_penalty=of(self.repeat_penalty, 1.0),
-            frequency_penalty=of(self.frequency_penalty, 0.0),
-            presence_penalty=of(self.presence_penalty, 0.0),
+def fits(options: Mapping[str, Any] | None, context: int | None) -> None:
+    """Raises UsageError where a larger context is asked for than the server was started with."""
+    asked = (options or {}).get("num_ctx")
+    if asked is not None and context is not None and asked > context:
+        raise UsageError(
+            f"num_ctx: {asked} is asked for, and this model is served with {context}",
+            "leave it out, or start the server with --context",
         )
-
-    def stops(self) -> tuple[str, ...]:
-        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if any(not 0 < len(one) <= 256 for one in found):
-            raise UsageError("a stop string has 1 to 256 letters")
-        return tuple(found)
-
-    def fits(self, context: int | None) -> None:
-        """Raises UsageError where a larger context is asked for than the server was started with."""
-        if self.num_ctx is not None and context is not None and self.num_ctx > context:
-            raise UsageError(
-                f"num_ctx: {self.num_ctx} is asked for, and this model is served with {context}",
-                "leave it out, or start the server with --context",
-            )
-
-
-def check(parameters: Mapping[str, object]) -> None:
-    """Whether they are options, each within its bounds. Raises UsageError."""
-    try:
-        Options.model_validate(parameters)
-    except ValidationError as fault:
-        raise UsageError(f"PARAMETER {first_fault(fault)[1]}", "docs/ollama.md says what each may be") from None
 
 
 class CalledFunction(Body):
@@ -156,6 +83,9 @@ class Message(Body):
                 tools.call(one.id or f"call{at:03}{number:02}", one.function.name, one.function.arguments)
                 for number, one in enumerate(self.tool_calls)
             ]
+        if self.thinking and self.role != "assistant":
+            raise UsageError("messages of the role assistant, and no others, have thinking")
+        found |= {"reasoning_content": self.thinking} if self.thinking else {}
         found |= {"name": self.tool_name} if self.tool_name else {}
         return found | ({"tool_call_id": self.tool_call_id} if self.tool_call_id else {})
 
@@ -192,22 +122,21 @@ class Common(Body):
     def streamed(self) -> bool:
         return self.stream is not False
 
-    def sampled(self, options: Options) -> Sampling:
-        """Everything that the answer depends on but its prompt."""
-        if self.think not in (None, False):
-            raise Unsupported("think: thoughts are not told apart from the answer here", "leave think out")
+    def asked(self, request: Request) -> Request:
+        """The request with everything that the answer depends on but its prompt."""
         shown = (self.top_logprobs or 0) if self.logprobs else None
-        return dataclasses.replace(options.sampling(), constraint=self.constraint(), logprobs=shown)
+        request = dataclasses.replace(request, think=None if self.think is None else bool(self.think))
+        usual = dataclasses.replace(USUAL, constraint=self.constraint(), logprobs=shown)
+        options = self.options or {}
+        drawn = {"seed": random.getrandbits(31)} if options.get("seed") == -1 else {}
+        return sampled(request, usual, {**parameters.sampling(options), **drawn}, parameters.stops(options))
 
     def constraint(self) -> Constraint | None:
         if not self.format:
             return None
         if self.format == "json":
             return Constraint("json")
-        schema = json.dumps(self.format, ensure_ascii=False)
-        if len(schema) > MOST_SCHEMA:
-            raise UsageError(f"format: a schema has at most {MOST_SCHEMA:,} letters")
-        return Constraint("json_schema", schema)
+        return schema(self.format)
 
 
 class Chat(Common):
@@ -218,11 +147,10 @@ class Chat(Common):
     def empty(self) -> bool:
         return not self.messages
 
-    def request(self, defaults: Options) -> Request:
-        options = (self.options or Options()).over(defaults)
+    def request(self) -> Request:
         messages = tuple(one.plain(at) for at, one in enumerate(self.messages or []))
         offered = tuple(one.plain() for one in self.tools or ())
-        return Request(self.model, messages, None, self.sampled(options), options.stops(), offered)
+        return self.asked(Request(self.model, messages, tools=offered))
 
 
 class Generate(Common):
@@ -238,14 +166,15 @@ class Generate(Common):
     def empty(self) -> bool:
         return not self.prompt
 
-    def request(self, defaults: Options) -> Request:
-        options = (self.options or Options()).over(defaults)
+    def request(self) -> Request:
         prompt = self.prompt or ""
         if self.raw and self.system:
             raise UsageError("raw mode does not support system: the prompt is continued as it stands")
+        if self.raw and self.think:
+            raise UsageError("raw mode does not support think: the answer is given as it comes")
         system = ({"role": "system", "content": self.system},) if self.system else ()
         messages = () if self.raw else (*system, {"role": "user", "content": prompt})
-        return Request(self.model, messages, prompt if self.raw else None, self.sampled(options), options.stops())
+        return self.asked(Request(self.model, messages, prompt if self.raw else None))
 
 
 class Embed(Body):

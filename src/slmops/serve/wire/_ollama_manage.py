@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import re
 import secrets
 import threading
 import time
@@ -25,9 +24,10 @@ from slmops.core.store import no_space, sync_file
 from slmops.core.watch import Watch
 from slmops.registry import Registry, references
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import Body, caller, noted, status
-from slmops.serve.wire._ollama_bodies import Message, Named, Nothing, Options, told
-from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
+from slmops.serve.faults import problem
+from slmops.serve.wire._http import Body, Form, caller, noted, read
+from slmops.serve.wire._ollama_bodies import NDJSON, Message, Named, Nothing, Options, told
+from slmops.serve.wire._openapi import reads
 
 if TYPE_CHECKING:
     from slmops import create as creating
@@ -39,9 +39,7 @@ TICK = 0.2
 """Seconds between two lines of progress."""
 MOST_BLOB = 1 << 40
 MOST_FILES = 1024
-HUB = re.compile(r"(?:https?://)?(?:hf\.co|huggingface\.co)/([^:]+)(?::(.+))?", re.ASCII)
-"""How Ollama's users name a model of the Hub: hf.co/org/name:Q4_K_M."""
-SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or oci:HOST/REPOSITORY:TAG"
+SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or HOST/REPOSITORY:TAG of an OCI registry"
 Digests = Annotated[dict[str, Annotated[str, Field(max_length=71)]] | None, Field(max_length=MOST_FILES)]
 
 
@@ -83,7 +81,7 @@ class Create(Named):
             adapters=self.adapters or {},
             system=self.system,
             messages=None if self.messages is None else tuple(said),
-            parameters=self.parameters.model_dump(exclude_none=True) if self.parameters else None,
+            parameters=self.parameters,
             template=self.template or None,
             licence="\n\n".join(licences) or None,
             quantize=self.quantize or self.quantization,
@@ -98,6 +96,12 @@ def routes(desk: Desk) -> list[Route]:
         if not desk.models.registry:
             raise PolicyRefused("this server serves what it was given, and not the registry", "slmops serve --registry")
 
+    async def asked(http: HttpRequest, form: type[Form]) -> Form:
+        """The body. Raises PolicyRefused, ValidationError."""
+        body = await read(http, form)
+        allowed()
+        return body
+
     def of(http: HttpRequest, name: str, to: str = "") -> dict[str, str]:
         """What the audit log is told. Raises PolicyRefused for a name that is not the caller's: they could else copy what
         they may not use to a name that they may."""
@@ -106,74 +110,57 @@ def routes(desk: Desk) -> list[Route]:
             caller(http).check(one)
         return facts
 
+    @reads(Pull, "status", media=NDJSON)
     async def pulled(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Pull)
-            return await jobs.answer(_pulling(body), body.stream, of(http, body.meant))
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Pull)
+        return await jobs.answer(_pulling(body), body.stream, of(http, body.meant))
 
+    @reads(Pull, "status", media=NDJSON)
     async def pushed(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Pull)
-            return await jobs.answer(_pushing(body), body.stream, of(http, body.meant))
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Pull)
+        return await jobs.answer(_pushing(body), body.stream, of(http, body.meant))
 
+    @reads(Create, "status", media=NDJSON)
     async def created(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Create)
-            facts = of(http, body.meant)
-            caller(http).check(body.from_ or body.meant)
-            name, wanted = references.named(body.meant), body.wanted()
+        body = await asked(http, Create)
+        facts = of(http, body.meant)
+        caller(http).check(body.from_ or body.meant)
+        name, wanted = references.named(body.meant), body.wanted()
 
-            def work(watch: Watch) -> str:
-                from slmops import create as creating
+        def work(watch: Watch) -> str:
+            from slmops import create as creating
 
-                with Registry.open() as registry:
-                    return creating.create(registry, name, wanted, watch)
+            with Registry.open() as registry:
+                return creating.create(registry, name, wanted, watch)
 
-            return await jobs.answer(work, body.stream, facts)
-        except BAD as fault:
-            return failure(fault)
+        return await jobs.answer(work, body.stream, facts)
 
+    @reads(Copy, empty=True)
     async def copied(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Copy)
-            facts = of(http, body.source, body.destination)
-            facts["digest"] = await asyncio.to_thread(_copy, body.source, references.named(body.destination))
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Copy)
+        facts = of(http, body.source, body.destination)
+        facts["digest"] = await asyncio.to_thread(_copy, body.source, body.destination)
         return Response(status_code=200)
 
+    @reads(Named, empty=True)
     async def deleted(http: HttpRequest) -> Response:
-        try:
-            allowed()
-            body = await read(http, Named)
-            facts = of(http, body.meant)
-            facts["digest"] = await asyncio.to_thread(_remove, body.meant)
-        except BAD as fault:
-            return failure(fault)
+        body = await asked(http, Named)
+        facts = of(http, body.meant)
+        facts["digest"] = await asyncio.to_thread(_remove, body.meant)
         return Response(status_code=200)
 
     async def blob(http: HttpRequest) -> Response:
+        allowed()
+        digest = references.digest(http.path_params["digest"])
+        noted(http, "")["digest"] = digest
+        if await asyncio.to_thread(_has, digest):
+            return Response(status_code=200)
+        if http.method == "HEAD":
+            return Response(status_code=404)
         try:
-            allowed()
-            digest = references.digest(http.path_params["digest"])
-            noted(http, "")["digest"] = digest
-            if await asyncio.to_thread(_has, digest):
-                return Response(status_code=200)
-            if http.method == "HEAD":
-                return Response(status_code=404)
             await _receive(http, digest)
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
-        except BAD as fault:
-            return failure(fault)
         return Response(status_code=201)
 
     return [
@@ -198,22 +185,23 @@ def _pulling(body: Pull) -> Work:
     from slmops.registry import remotes
 
     text = body.meant
-    match = HUB.fullmatch(text)
-    repo, variant = (match[1], match[2]) if match else (text, None)
-    hub = _hub.parse(repo)
-    if not text.startswith("oci:") and hub is None:
-        parsed = references.parse(text)
-        if parsed is None:
-            raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
+    spelled = _hub.spelled(text)
+    repo, variant = spelled or (text, None)
+    hub, place = _hub.parse(repo), None
+    with contextlib.suppress(UsageError):
+        place = _there(text) if hub is None else None
+    if hub is None and place is None and references.parse(text) is None:
+        raise UsageError(f"model {text[:100]!r} is no name", SOURCES)
 
     def work(watch: Watch) -> str:
         with Registry.open() as registry:
-            if match is None:
+            if spelled is None:
                 with contextlib.suppress(SlmopsError):
                     return registry.resolve(text)
-            if text.startswith("oci:"):
-                wanted = remotes.Wanted(plain_http=bool(body.insecure), replace=True)
-                return " ".join(remotes.pull(registry, text, wanted, watch).artifacts)
+            if place is not None:
+                source, name = place
+                wanted = remotes.Wanted(name=name, plain_http=bool(body.insecure), replace=True)
+                return " ".join(remotes.pull(registry, source, wanted, watch).artifacts)
             if hub is None:
                 raise SourceNotFound(f"model {text[:100]!r} not found", SOURCES)
             registry.policy.admit(f"hf:{hub.repo}")
@@ -222,30 +210,36 @@ def _pulling(body: Pull) -> Work:
     return work
 
 
+def _there(text: str) -> tuple[str, references.Reference | None]:
+    """Where HOST/REPOSITORY[:TAG] is pulled from, with or without oci: before it, and its name here, which has the host in
+    it; what is meant by its digest is named after its repository. Raises UsageError."""
+    from slmops.registry._distribution import hosted, parse
+
+    if text.startswith("oci:") and "@" in text:
+        return str(parse(text)), None
+    name, place = hosted(text.removeprefix("oci:").removeprefix("//"))
+    return str(place), name
+
+
 def _pushing(body: Pull) -> Work:
     """A name that begins with a host is pushed there, as Ollama has it."""
     from slmops.registry import push
-    from slmops.registry._distribution import Repository, parse
+    from slmops.registry._distribution import Repository, hosted
 
-    name = references.named(body.meant)
-    host, _, repository = name.name.partition("/")
-    if "." not in host or not repository:
-        raise UsageError(
-            f"{body.meant[:100]!r} names no registry to push to", "copy it to HOST/REPOSITORY:TAG, and push that"
-        )
+    name, place = hosted(body.meant)
 
     def work(watch: Watch) -> str:
-        with (
-            Registry.open() as registry,
-            Repository(parse(f"oci:{name}"), plain_http=bool(body.insecure)) as there,
-        ):
-            push.push(registry, digest := registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+        with Registry.open() as registry, Repository(place, plain_http=bool(body.insecure)) as there:
+            push.push(registry, digest := registry.resolve(str(name)), there, place.tag, over=None, watch=watch)
             return digest
 
     return work
 
 
-def _copy(source: str, name: references.Reference) -> str:
+def _copy(source: str, text: str) -> str:
+    from slmops.registry._distribution import kept
+
+    name = kept(text)
     with Registry.open() as registry:
         return registry.tag(source, name, replace=True)
 
@@ -320,7 +314,9 @@ class _Jobs:
         if stream is not False:
             return StreamingResponse(job.lines(), media_type=NDJSON, headers={"cache-control": "no-store"})
         await asyncio.to_thread(job.wait)
-        return JSONResponse({"status": "success"}) if job.fault is None else failure(job.fault)
+        if job.fault is not None:
+            raise job.fault
+        return JSONResponse({"status": "success"})
 
 
 class Left(Exception):
@@ -379,6 +375,6 @@ class _Job:
                     shown, quiet = text, time.monotonic()
                     yield text
                 await asyncio.to_thread(self._thread.join, TICK)
-            yield told({"error": status(self.fault)[2]} if self.fault is not None else {"status": "success"})
+            yield told({"error": problem(self.fault).said} if self.fault is not None else {"status": "success"})
         finally:
             self._left = True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from slmops.core import units
 from slmops.core.defaults import Defaults
 from slmops.core.errors import SlmopsError, SourceNotFound, Unsupported
+from slmops.serve import thoughts
 from slmops.serve.backend import Backend
 from slmops.serve.models import Models
 from slmops.serve.names import Remote, Target
@@ -93,7 +94,11 @@ def show(models: Models, text: str) -> dict[str, Any]:
         "messages": [dict(one) for one in artifact.defaults.messages],
         "details": _details(facts),
         "model_info": info,
-        "capabilities": ["completion", *(["tools"] if "tools" in template else [])],
+        "capabilities": [
+            "completion",
+            *(["tools"] if "tools" in template else []),
+            *(["thinking"] if thoughts.thinks(artifact) else []),
+        ],
         "modified_at": _moment(facts["modified"]),
     }
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from slmops.core.errors import UsageError
+from slmops.core.parameters import MOST_STOP, MOST_TOKENS
 from slmops.engines import Constraint, Sampling
 from slmops.serve import tools
 from slmops.serve.request import Request
 from slmops.serve.wire._http import Body
 
-MOST_TOKENS = 1 << 17
+USUAL = Sampling(MOST_TOKENS, 1.0, top_k=0)
+"""What OpenAI and Anthropic do where nothing is said."""
 MOST_ANSWERS = 8
 """Of one request."""
 MOST_TOOLS = 128
@@ -53,6 +56,7 @@ class Message(Body):
     tool_calls: Annotated[list[ToolCall] | None, Field(max_length=MOST_TOOLS)] = None
     tool_call_id: Identifier | None = None
     # What answers of this API have beside their text, sent back with them.
+    reasoning_content: str | None = None
     refusal: None = None
     annotations: Annotated[list[Any] | None, Field(max_length=0)] = None
     audio: None = None
@@ -65,13 +69,15 @@ class Message(Body):
         found: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
         if self.role != "assistant" and (self.content is None or self.tool_calls):
             raise UsageError(f"a message of the role {self.role} has content, and no calls")
+        if self.reasoning_content and self.role != "assistant":
+            raise UsageError("messages of the role assistant, and no others, have reasoning_content")
         if (self.role == "tool") != (self.tool_call_id is not None):
             raise UsageError("messages of the role tool, and no others, have a tool_call_id")
         if self.tool_calls:
             found["tool_calls"] = [tools.call(one.id, one.function.name, one.function.arguments) for one in self.tool_calls]
         if self.tool_call_id is not None:
             found["tool_call_id"] = self.tool_call_id
-        return found
+        return found | ({"reasoning_content": self.reasoning_content} if self.reasoning_content else {})
 
 
 class Function(Body):
@@ -152,31 +158,37 @@ class Common(Body):
     safety_identifier: Annotated[str | None, Field(max_length=512)] = None
     prompt_cache_key: Annotated[str | None, Field(max_length=512)] = None
 
-    def sampling(self, most: int | None, logprobs: int | None = None, form: Constraint | None = None) -> Sampling:
+    def asked(
+        self, request: Request, usual: Sampling, form: Constraint | None, logprobs: int | None, most: int | None
+    ) -> Request:
+        """The request with how the next token is picked, and what ends the answer. Raises UsageError."""
         forms = [form] if form is not None else []
         forms += [Constraint("grammar", self.grammar)] if self.grammar is not None else []
         forms += [Constraint("regex", self.regex)] if self.regex is not None else []
         if len(forms) > 1:
             raise UsageError("response_format, grammar and regex: one of them")
-        return Sampling(
-            max_tokens=most or MOST_TOKENS,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=self.top_k or 0,
-            top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31) if self.seed is None else self.seed & 0x7FFF_FFFF,
-            min_p=self.min_p or 0.0,
-            repeat_penalty=self.repetition_penalty or 1.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            logprobs=logprobs,
-            constraint=forms[0] if forms else None,
-        )
+        said = {
+            "max_tokens": most,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "min_p": self.min_p,
+            "repeat_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+        }
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if any(not 0 < len(one) <= MOST_STOP for one in stops or ()):
+            raise UsageError(f"a stop string has 1 to {MOST_STOP} letters")
+        usual = dataclasses.replace(usual, logprobs=logprobs, constraint=forms[0] if forms else None)
+        return sampled(request, usual, said, stops)
 
-    def stops(self) -> tuple[str, ...]:
-        found = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if any(not 0 < len(one) <= 256 for one in found):
-            raise UsageError("a stop string has 1 to 256 letters")
-        return tuple(found)
+
+class TemplateWords(Body):
+    """What a chat template is told beside the conversation."""
+
+    enable_thinking: bool | None = None
 
 
 class Chat(Common):
@@ -190,6 +202,10 @@ class Chat(Common):
     tools: Annotated[list[Tool] | None, Field(max_length=MOST_TOOLS)] = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: TemplateWords | None = None
+    """vLLM's, SGLang's and llama-server's way to ask for thoughts, or for none."""
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    """None of it is none; models here cannot be told how much."""
     modalities: Annotated[list[Literal["text"]] | None, Field(max_length=1)] = None
 
     def requests(self) -> list[Request]:
@@ -199,12 +215,13 @@ class Chat(Common):
         messages = tuple(tools.answered([one.plain() for one in self.messages]))
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
         form = constraint(self.response_format)
-        sampling = self.sampling(self.max_completion_tokens or self.max_tokens, logprobs, form)
         offered = [one.model_dump(exclude_none=True) for one in self.tools or []]
         chosen = self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
-        found = Request(
-            self.model, messages, sampling=sampling, stop=self.stops(), parallel_calls=self.parallel_tool_calls is not False
-        )
+        think = self.chat_template_kwargs.enable_thinking if self.chat_template_kwargs is not None else None
+        if self.reasoning_effort is not None:
+            think = self.reasoning_effort != "none"
+        plain = Request(self.model, messages, parallel_calls=self.parallel_tool_calls is not False, think=think)
+        found = self.asked(plain, USUAL, form, logprobs, self.max_completion_tokens or self.max_tokens)
         return several(with_tools(found, offered, chosen), self.n or 1)
 
 
@@ -232,19 +249,34 @@ class Completion(Common):
             raise UsageError(f"a request has at most {MOST_ANSWERS} answers: prompts times n")
         if self.echo and self.logprobs is not None:
             raise UsageError("logprobs are of what is generated", "leave echo or logprobs out")
-        # 16 is OpenAI's own default here.
-        sampling = self.sampling(self.max_tokens or 16, self.logprobs)
+        usual = dataclasses.replace(USUAL, max_tokens=16)  # OpenAI's own, here alone
         prompts = [one if isinstance(one, str) else tuple(one) for one in self.prompts]
         if self.echo and not all(isinstance(one, str) for one in prompts):
             raise UsageError("echo is of texts, not of tokens")
-        asked = [Request(self.model, (), one, sampling, self.stops()) for one in prompts]
+        plain = [Request(self.model, (), one) for one in prompts]
+        asked = [self.asked(one, usual, None, self.logprobs, self.max_tokens) for one in plain]
         return [one for request in asked for one in several(request, self.n or 1)]
 
 
+def sampled(request: Request, usual: Sampling, said: Mapping[str, Any], stop: Sequence[str] | None) -> Request:
+    """The request with what is said (fields of Sampling; None is nothing) in place of what is usual. A seed that nobody says
+    is another one each time; of what else nobody says, the model's own parameters hold."""
+    told = {name: value for name, value in said.items() if value is not None}
+    seed = told["seed"] & 0x7FFF_FFFF if "seed" in told else random.getrandbits(31)
+    sampling = dataclasses.replace(usual, **{**told, "seed": seed})
+    fields = frozenset(told) | ({"stop"} if stop is not None else set())
+    return dataclasses.replace(request, sampling=sampling, stop=tuple(stop or ()), said=fields)
+
+
 def several(request: Request, count: int) -> list[Request]:
-    """The request so many times, each drawn from a seed of its own."""
+    """The request so many times, each drawn from a seed of its own: a model's own seed would draw one answer many times."""
+    if count == 1:
+        return [request]
     seeds = [(request.sampling.seed + index) & 0x7FFF_FFFF for index in range(count)]
-    return [dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, seed=seed)) for seed in seeds]
+    said = (request.said or frozenset()) | {"seed"}
+    return [
+        dataclasses.replace(request, sampling=dataclasses.replace(request.sampling, seed=seed), said=said) for seed in seeds
+    ]
 
 
 def with_tools(request: Request, offered: list[dict[str, Any]], choice: str | None) -> Request:
@@ -279,8 +311,8 @@ def schema(given: dict[str, Any] | str) -> Constraint:
     except (ValueError, RecursionError):
         found, text = None, ""
     if not isinstance(found, dict):
-        raise UsageError("response_format: the JSON schema is not a JSON object")
+        raise UsageError("a JSON schema is a JSON object")
     tools.check(found)
     if len(text) > MOST_SCHEMA:
-        raise UsageError(f"response_format: a JSON schema has at most {MOST_SCHEMA:,} letters")
+        raise UsageError(f"a JSON schema has at most {MOST_SCHEMA:,} letters")
     return Constraint("json_schema", text)

@@ -1,4 +1,4 @@
-"""How answers are written in OpenAI's chat and text completions, whole and in chunks."""
+"""How answers are written in OpenAI's chat and text completions, whole and in chunks, and what is wrong."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from slmops.core.errors import SlmopsError
+from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece
+from slmops.serve.request import Arguments, Began, Call, Ended, Event, Logprob, Piece, Thought
 from slmops.serve.wire._answers import Called, Whole, merged
-from slmops.serve.wire._openai_faults import said
 
 
 class ChatWriter:
@@ -22,7 +22,9 @@ class ChatWriter:
     def whole(self, index: int, one: Whole) -> dict[str, Any]:
         message = {"role": "assistant", "content": one.text or (None if one.calls else ""), "refusal": None}
         calls = {"tool_calls": [_call(called) for called in one.calls]} if one.calls else {}
-        return {"message": {**message, **calls}, "logprobs": self.logprobs(index, one.logprobs)}
+        # Not OpenAI's, who shows no thoughts; llama-server, SGLang and DeepSeek have it so.
+        thought = {"reasoning_content": one.thought} if one.thought else {}
+        return {"message": {**message, **thought, **calls}, "logprobs": self.logprobs(index, one.logprobs)}
 
     def opening(self, index: int) -> dict[str, Any] | None:
         return {"delta": {"role": "assistant", "content": ""}, "logprobs": None}
@@ -31,6 +33,8 @@ class ChatWriter:
         match event:
             case Piece():
                 return {"delta": {"content": event.text}, "logprobs": self.logprobs(index, event.logprobs)}
+            case Thought():
+                return {"delta": {"reasoning_content": event.text}, "logprobs": None}
             # What is said once must not be said again: clients join what comes under one name.
             case Call():
                 call = {"index": event.index, **_call(Called(event))}
@@ -136,7 +140,13 @@ async def chunks(
             yield event({**head, "object": writer.chunk, "choices": [], "usage": usage(prompts, tokens)})
         yield "data: [DONE]\n\n"
     except SlmopsError as fault:
-        yield event(said(fault)[1])
+        yield event(error(problem(fault)))
+
+
+def error(problem: Problem, request: str = "") -> dict[str, Any]:
+    """What is wrong."""
+    kind = "invalid_request_error" if problem.status < 500 else "server_error"
+    return {"error": {"message": problem.said, "type": kind, "param": problem.param, "code": problem.code}}
 
 
 def event(value: dict[str, Any]) -> str:

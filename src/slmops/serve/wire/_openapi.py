@@ -28,13 +28,17 @@ class Facts:
     body: type[Body] | None
     keys: tuple[str, ...]
     media: str | None
+    empty: bool
 
 
-def reads(body: type[Body] | None, *keys: str, media: str | None = None) -> Callable[[Endpoint], Endpoint]:
-    """Tells of an endpoint what it reads, keys of the object that it gives, and the media type that it may stream."""
+def reads(
+    body: type[Body] | None, *keys: str, media: str | None = None, empty: bool = False
+) -> Callable[[Endpoint], Endpoint]:
+    """Tells of an endpoint what it reads, keys of the object that it gives, and the media type that it may stream. empty: it
+    gives nothing but its status."""
 
     def marked(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _FACTS, Facts(body, keys, media))
+        setattr(endpoint, _FACTS, Facts(body, keys, media, empty))
         return endpoint
 
     return marked
@@ -73,9 +77,10 @@ def _operation(route: Route, facts: Facts | None, body: dict[str, Any] | None) -
     operation: dict[str, Any] = {"responses": {"default": {"description": "What this route gives."}}}
     if facts is not None:
         given = {"type": "object", "required": list(facts.keys)} if facts.keys else {}
-        content: dict[str, Any] = {_JSON: {"schema": given}, **({facts.media: {"schema": {}}} if facts.media else {})}
+        content: dict[str, Any] = {} if facts.empty else {_JSON: {"schema": given}}
+        content |= {facts.media: {"schema": {}}} if facts.media else {}
         operation["responses"] = {
-            "200": {"description": "What was asked for.", "content": content},
+            "200": {"description": "What was asked for.", **({"content": content} if content else {})},
             "default": {"description": "What is wrong.", "content": {_JSON: {"schema": _ERROR}}},
         }
     parameters = [

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import random
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from slmops.engines import Constraint, Sampling
+from slmops.core.parameters import MOST_TOKENS
+from slmops.engines import Constraint
 from slmops.serve import tools
 from slmops.serve.request import Request
 from slmops.serve.wire._http import Body
 from slmops.serve.wire._openai_body import (
-    MOST_TOKENS,
     MOST_TOOLS,
+    USUAL,
     AnyJson,
     FunctionName,
     Identifier,
     Model,
     PlainText,
+    sampled,
     schema,
     with_tools,
 )
@@ -142,20 +144,10 @@ class Create(Body):
         instructions = [{"role": "system", "content": self.instructions}] if self.instructions else []
         form = self.text.format if self.text is not None else None
         constraint = schema(form.schema_) if isinstance(form, JsonSchema) else None
-        sampling = Sampling(
-            max_tokens=self.max_output_tokens or MOST_TOKENS,
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_k=0,
-            top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31),
-            constraint=Constraint("json") if isinstance(form, AnyJson) else constraint,
-        )
-        found = Request(
-            self.model,
-            (*instructions, *messages),
-            sampling=sampling,
-            parallel_calls=self.parallel_tool_calls is not False,
-        )
+        said = {"max_tokens": self.max_output_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        usual = dataclasses.replace(USUAL, constraint=Constraint("json") if isinstance(form, AnyJson) else constraint)
+        plain = Request(self.model, (*instructions, *messages), parallel_calls=self.parallel_tool_calls is not False)
+        found = sampled(plain, usual, said, None)
         choice = self.tool_choice.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
         return with_tools(found, [one.plain() for one in self.tools or []], choice), messages
 

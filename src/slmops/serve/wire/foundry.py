@@ -15,49 +15,50 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
-from slmops.serve.wire._http import caller, headers, noted, status
+from slmops.serve.faults import Problem
+from slmops.serve.wire import _openai_write as openai
+from slmops.serve.wire._http import caller, noted
+from slmops.serve.wire._openapi import reads
+
+OWNS = ("/status", "/models/", "/openai/")
 
 
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
     models = desk.models
 
+    @reads(None, "modelDirPath", "endpoints", "pid")
     async def state(http: HttpRequest) -> Response:
         # Where models lie on the server's disk is nothing that clients need: an empty path is a string all the same.
         place = {"modelCachePath": "", "modelDirPath": ""}
         return JSONResponse({**place, "endpoints": [str(http.base_url).rstrip("/")], "pid": os.getpid()})
 
+    @reads(None)
     async def known(http: HttpRequest) -> Response:
         return JSONResponse(await desk.names(caller(http)))
 
+    @reads(None)
     async def loaded(http: HttpRequest) -> Response:
         states, own = await asyncio.to_thread(models.states), caller(http)
         return JSONResponse([one.name for one in states if one.loaded and own.uses(one.name)])
 
-    async def noted_model(http: HttpRequest, name: str) -> None:
-        """For the audit log. Raises PolicyRefused, SourceNotFound."""
+    async def named(http: HttpRequest) -> str:
+        """The name in the path, told to the audit log. Raises PolicyRefused, SourceNotFound."""
+        name = str(http.path_params["name"])
         facts = noted(http, name)
         caller(http).check(name)
         facts["digest"] = (await asyncio.to_thread(models.find, name)).digest
+        return name
 
+    @reads(None, "status")
     async def load(http: HttpRequest) -> Response:
-        name = http.path_params["name"]
-        try:
-            await noted_model(http, name)
-            fresh = await asyncio.to_thread(models.load, name)
-        except SlmopsError as fault:
-            return _failure(fault)
+        fresh = await asyncio.to_thread(models.load, await named(http))
         return JSONResponse({"status": "loaded" if fresh else "already_loaded"})
 
+    @reads(None, "status")
     async def unload(http: HttpRequest) -> Response:
-        name = http.path_params["name"]
-        try:
-            await noted_model(http, name)
-            there = await asyncio.to_thread(models.unload, name)
-        except SlmopsError as fault:
-            return _failure(fault)
+        there = await asyncio.to_thread(models.unload, await named(http))
         return JSONResponse({"status": "unloaded" if there else "not_loaded"})
 
     both = ["GET", "POST"]
@@ -74,8 +75,6 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
-def _failure(fault: SlmopsError) -> Response:
-    code, _, said = status(fault)
-    kind = "invalid_request_error" if code < 500 else "server_error"
-    body: dict[str, Any] = {"error": {"message": said, "type": kind, "param": None, "code": None}}
-    return JSONResponse(body, code, headers(fault))
+def error(problem: Problem, request: str) -> dict[str, Any]:
+    """What is wrong: as OpenAI has it, without a word for it."""
+    return {"error": {**openai.error(problem)["error"], "param": None, "code": None}}

@@ -1,32 +1,32 @@
 """Anthropic's API: /v1/messages, whole and as server-sent events, and /v1/messages/count_tokens.
 
 https://docs.anthropic.com/en/api/messages; what the official client reads was looked up in it (anthropic 2.12). What cannot
-be done is refused by name (images, documents, thinking, tools of the server's own).
+be done is refused by name (images, documents, tools of the server's own).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
+from slmops.serve.faults import Problem, problem
 from slmops.serve.logs import TRAIL
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Began, Call, Ended, Piece
-from slmops.serve.wire._answers import Whole, begin, merged, whole
-from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, first_fault, headers, status
+from slmops.serve.request import Arguments, Began, Call, Ended, Piece, Thought
+from slmops.serve.wire._answers import Called, Whole, begin, merged, whole
+from slmops.serve.wire._http import SSE, Stream, caller, read
 from slmops.serve.wire._messages_body import Create, Prompt
 from slmops.serve.wire._openapi import reads
 
+OWNS = ("/v1/messages",)
 KINDS = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -44,11 +44,11 @@ def routes(desk: Desk) -> list[Route]:
 
     @reads(Create, "id", "type", "role", "model", "content", "stop_reason", "usage", media=SSE)
     async def create(http: HttpRequest) -> Response:
-        return await _faultless(http, _answered(http, desk))
+        return await _answered(http, desk)
 
     @reads(Prompt, "input_tokens")
     async def count(http: HttpRequest) -> Response:
-        return await _faultless(http, _counted(http, desk))
+        return await _counted(http, desk)
 
     return [
         Route("/v1/messages", create, methods=["POST"]),
@@ -57,9 +57,8 @@ def routes(desk: Desk) -> list[Route]:
 
 
 async def _answered(http: HttpRequest, desk: Desk) -> Response:
-    body = Create.model_validate_json(await http.body())
-    request = dataclasses.replace(body.request(), sampling=body.sampling(), stop=tuple(body.stop_sequences or ()))
-    answers, (began,) = await begin(http, desk, [request])
+    body = await read(http, Create)
+    answers, (began,) = await begin(http, desk, [body.asked()])
     head = {"id": "msg_" + secrets.token_hex(12), "type": "message", "role": "assistant", "model": body.model}
     if body.stream:
         return Stream(answers, _events(head, answers[0], began, http.scope[TRAIL].id), SSE)
@@ -69,30 +68,28 @@ async def _answered(http: HttpRequest, desk: Desk) -> Response:
 
 
 async def _counted(http: HttpRequest, desk: Desk) -> Response:
-    request = Prompt.model_validate_json(await http.body()).request()
+    request = (await read(http, Prompt)).request()
     return JSONResponse({"input_tokens": await desk.count(request, caller(http))})
 
 
 def _content(one: Whole) -> list[dict[str, Any]]:
     said = [{"type": "text", "text": one.text}] if one.text or not one.calls else []
     uses = [
-        {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called.arguments)}
+        {"type": "tool_use", "id": _identifier(called.call), "name": called.call.name, "input": _input(called)}
         for called in one.calls
     ]
-    return said + uses
+    thought = [{"type": "thinking", "thinking": one.thought, "signature": ""}] if one.thought else []
+    return thought + said + uses
 
 
 def _identifier(call: Call) -> str:
     return f"toolu_{call.id}"
 
 
-def _input(arguments: str) -> dict[str, Any]:
+def _input(called: Called) -> dict[str, Any]:
     """The arguments as an object, which this format has; what is cut off or no object is given as it came."""
-    try:
-        found = json.loads(arguments)
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": arguments}
+    found = called.object
+    return found if found is not None else {"arguments": called.arguments}
 
 
 def _read(began: Began) -> dict[str, int]:
@@ -130,6 +127,13 @@ async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str)
                         index, inside = index + 1, "text"
                         yield _block(index, {"type": "text", "text": ""})
                     yield _delta(index, {"type": "text_delta", "text": event.text})
+                case Thought():
+                    if inside != "thought":
+                        if inside:
+                            yield _event({"type": "content_block_stop", "index": index})
+                        index, inside = index + 1, "thought"
+                        yield _block(index, {"type": "thinking", "thinking": "", "signature": ""})
+                    yield _delta(index, {"type": "thinking_delta", "thinking": event.text})
                 case Call():
                     if inside:
                         yield _event({"type": "content_block_stop", "index": index})
@@ -144,8 +148,7 @@ async def _events(head: dict[str, Any], answer: Answer, began: Began, name: str)
                     yield _event({"type": "message_delta", "delta": _reason(event), "usage": usage})
                     yield _event({"type": "message_stop"})
     except SlmopsError as fault:
-        code, _, said = status(fault)
-        yield _event(_error(code, said, name))
+        yield _event(error(problem(fault), name))
 
 
 def _block(index: int, content: dict[str, Any]) -> str:
@@ -160,19 +163,7 @@ def _event(value: dict[str, Any]) -> str:
     return f"event: {value['type']}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n"
 
 
-def _error(code: int, said: str, name: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": KINDS.get(code, "api_error"), "message": said}, "request_id": name}
-
-
-async def _faultless(http: HttpRequest, answer: Awaitable[Response]) -> Response:
-    """The answer, or what is wrong in this format."""
-    name = http.scope[TRAIL].id
-    try:
-        return await answer
-    except ValidationError as fault:
-        return JSONResponse(_error(400, first_fault(fault)[1], name), 400)
-    except SlmopsError as fault:
-        code, _, said = status(fault)
-        return JSONResponse(_error(code, said, name), code, headers(fault))
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
+def error(problem: Problem, request: str) -> dict[str, Any]:
+    """What is wrong."""
+    kind = KINDS.get(problem.status, "invalid_request_error" if problem.status < 500 else "api_error")
+    return {"type": "error", "error": {"type": kind, "message": problem.said}, "request_id": request}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -23,59 +22,61 @@ import slmops
 from slmops.core.errors import SlmopsError, SourceNotFound
 from slmops.serve import rights
 from slmops.serve.desk import Desk
+from slmops.serve.faults import Problem, problem
 from slmops.serve.model import Answer
-from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece
+from slmops.serve.request import Arguments, Call, Embedded, Ended, Logprob, Outcome, Piece, Thought
 from slmops.serve.wire import _ollama_manage as manage
 from slmops.serve.wire import _ollama_models as cards
 from slmops.serve.wire._answers import Called, begin, merged, whole
-from slmops.serve.wire._http import ClientLeft, Stream, caller, operator, status
-from slmops.serve.wire._ollama_bodies import FOREVER, Chat, Common, Embed, Generate, Options, Show, seconds, told
-from slmops.serve.wire._ollama_reply import BAD, NDJSON, failure, read
+from slmops.serve.wire._http import Stream, caller, operator, read
+from slmops.serve.wire._ollama_bodies import FOREVER, NDJSON, Chat, Common, Embed, Generate, Show, fits, seconds, told
+from slmops.serve.wire._openapi import reads
+
+OWNS = ("/api/",)
 
 
 def routes(desk: Desk) -> list[Route]:
     """The routes of this format."""
 
+    @reads(None, "version")
     async def version(_: HttpRequest) -> Response:
         return JSONResponse({"version": slmops.__version__})
 
+    @reads(None, "models")
     async def tags(http: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.tags, desk.models, await desk.names(caller(http)))})
 
+    @reads(None, "models")
     async def loaded(_: HttpRequest) -> Response:
         return JSONResponse({"models": await asyncio.to_thread(cards.loaded, desk.models)})
 
+    @reads(Show, "details", "model_info", "capabilities")
     async def show(http: HttpRequest) -> Response:
-        try:
-            body = await read(http, Show)
-            caller(http).check(body.meant)
-            return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
-        except BAD as fault:
-            return failure(fault)
+        body = await read(http, Show)
+        caller(http).check(body.meant)
+        return JSONResponse(await asyncio.to_thread(cards.show, desk.models, body.meant))
 
+    @reads(Chat, "model", "created_at", "message", "done", media=NDJSON)
     async def chat(http: HttpRequest) -> Response:
         return await _answered(http, desk, Chat, _Chat)
 
+    @reads(Generate, "model", "created_at", "response", "done", media=NDJSON)
     async def generate(http: HttpRequest) -> Response:
         return await _answered(http, desk, Generate, _Text)
 
+    @reads(Embed, "model", "embeddings")
     async def embed(http: HttpRequest) -> Response:
-        try:
-            body, vectors, count, began = await embedded(http)
-        except BAD as fault:
-            return failure(fault)
+        body, vectors, count, began = await embedded(http)
         facts = {"total_duration": round((time.monotonic() - began) * 1e9), "load_duration": 0, "prompt_eval_count": count}
         return JSONResponse({"model": body.model, "embeddings": vectors, **facts})
 
+    @reads(Embed, "embedding")
     async def embeddings(http: HttpRequest) -> Response:
-        try:
-            _, vectors, _, _ = await embedded(http)
-        except BAD as fault:
-            return failure(fault)
+        _, vectors, _, _ = await embedded(http)
         return JSONResponse({"embedding": vectors[0] if vectors else []})
 
     async def embedded(http: HttpRequest) -> tuple[Embed, list[list[float]], int, float]:
-        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `embed` raises."""
+        """The body, a vector of length 1 for each text, their tokens, and when it began. Raises what `Desk.embed` raises."""
         body, began = await read(http, Embed), time.monotonic()
         keep = seconds(body.keep_alive)
         caller(http).check(body.model)
@@ -99,12 +100,17 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
+def error(problem: Problem, request: str = "") -> dict[str, Any]:
+    """What is wrong."""
+    return {"error": problem.said}
+
+
 class _Chat:
     """How a conversation's answer is written."""
 
     @staticmethod
-    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": text}
+    def piece(text: str, calls: Sequence[Called] = (), thought: str = "") -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": text} | ({"thinking": thought} if thought else {})
         if calls:
             message["tool_calls"] = [_call(one) for one in calls]
         return {"message": message}
@@ -114,35 +120,28 @@ class _Text:
     """How a continued prompt is written; it calls no functions."""
 
     @staticmethod
-    def piece(text: str, calls: Sequence[Called] = ()) -> dict[str, Any]:
-        return {"response": text}
+    def piece(text: str, calls: Sequence[Called] = (), thought: str = "") -> dict[str, Any]:
+        return {"response": text} | ({"thinking": thought} if thought else {})
 
 
 async def _answered(
     http: HttpRequest, desk: Desk, form: type[Chat] | type[Generate], writer: type[_Chat] | type[_Text]
 ) -> Response:
-    try:
-        body = await read(http, form)
-        keep = seconds(body.keep_alive)
-        caller(http).check(body.model)  # before anything tells whether it is there
-        model = desk.models.at_hand(body.model)
-        if model is None:  # found by reading: not on the loop that all connections share
-            model = await asyncio.to_thread(cards.model, desk.models, body.model)
-        if body.empty:
-            return await _held(http, desk, keep, body, writer)
-        request = body.request(Options.model_validate(model.defaults.parameters))
-        if body.options is not None:
-            body.options.fits(model.context)
-        answers, began = await begin(http, desk, [request])
-        await _keep(http, desk, body.model, keep)
-        if body.streamed:
-            return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
-        (found,) = await whole(http, answers, began)
-    except ClientLeft:
-        return Response(status_code=499)  # nobody reads it
-    except BAD as fault:
-        return failure(fault)
-    written, ending = writer.piece(found.text, found.calls), _ending(found.ended, answers[0].outcome)
+    body = await read(http, form)
+    keep = seconds(body.keep_alive)
+    caller(http).check(body.model)  # before anything tells whether it is there
+    model = desk.models.at_hand(body.model)
+    if model is None:  # found by reading: not on the loop that all connections share
+        model = await asyncio.to_thread(cards.model, desk.models, body.model)
+    if body.empty:
+        return await _held(http, desk, keep, body, writer)
+    fits(body.options, model.context)
+    answers, began = await begin(http, desk, [body.request()])
+    await _keep(http, desk, body.model, keep)
+    if body.streamed:
+        return Stream(answers, _streamed(answers[0], body.model, writer), NDJSON)
+    (found,) = await whole(http, answers, began)
+    written, ending = writer.piece(found.text, found.calls, found.thought), _ending(found.ended, answers[0].outcome)
     return JSONResponse({**_head(body.model), **written, **ending, **_logprobs(found.logprobs)})
 
 
@@ -162,22 +161,19 @@ async def _streamed(answer: Answer, name: str, writer: type[_Chat] | type[_Text]
                     called.arguments += event.text
                 case Piece():
                     yield told({**_head(name), **writer.piece(event.text), "done": False, **_logprobs(event.logprobs)})
+                case Thought():
+                    yield told({**_head(name), **writer.piece("", thought=event.text), "done": False})
                 case None:  # clients read every line as JSON: an empty piece keeps the connection alive
                     yield told({**_head(name), **writer.piece(""), "done": False})
                 case Ended():
                     yield told({**_head(name), **writer.piece(""), **_ending(event, answer.outcome)})
     except SlmopsError as fault:
-        yield told({"error": status(fault)[2]})
+        yield told(error(problem(fault)))
 
 
 def _call(one: Called) -> dict[str, Any]:
     """Of arguments that broke off at a limit none are told: half of them would be others."""
-    try:
-        found = json.loads(one.arguments)
-    except (ValueError, RecursionError):
-        found = {}
-    arguments = found if isinstance(found, dict) else {}
-    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": arguments}}
+    return {"id": one.call.id, "function": {"index": one.call.index, "name": one.call.name, "arguments": one.object or {}}}
 
 
 async def _held(

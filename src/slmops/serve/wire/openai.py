@@ -18,15 +18,17 @@ from slmops.core.errors import SourceNotFound
 from slmops.serve.desk import Desk
 from slmops.serve.models import Models
 from slmops.serve.wire._answers import begin, whole
-from slmops.serve.wire._http import SSE, Stream, caller
+from slmops.serve.wire._http import SSE, Stream, caller, read
 from slmops.serve.wire._openai_body import Chat, Completion
 from slmops.serve.wire._openai_embed import Embedding, written
-from slmops.serve.wire._openai_faults import failure, faultless
 from slmops.serve.wire._openai_write import ChatWriter, TextWriter, Writer, chunks, completion
+from slmops.serve.wire._openai_write import error as error
 from slmops.serve.wire._openapi import reads
 
 PREFERENCE = 1
 """What most clients speak is looked for first."""
+OWNS = ("",)
+"""And what no other format has."""
 KEYS = ("id", "object", "created", "model", "choices", "usage")
 
 
@@ -42,20 +44,20 @@ def routes(desk: Desk) -> list[Route]:
     async def one(http: HttpRequest) -> Response:
         name, names = http.path_params["name"], await desk.names(caller(http))
         if name not in names:
-            return failure(SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}"))
+            raise SourceNotFound(f"no model {name[:100]!r} is served here", f"one of: {', '.join(names)}")
         return JSONResponse(_card(models, name))
 
     @reads(Chat, *KEYS, media=SSE)
     async def chat(http: HttpRequest) -> Response:
-        return await faultless(_answered(http, desk, Chat))
+        return await _answered(http, desk, Chat)
 
     @reads(Completion, *KEYS, media=SSE)
     async def text(http: HttpRequest) -> Response:
-        return await faultless(_answered(http, desk, Completion))
+        return await _answered(http, desk, Completion)
 
     @reads(Embedding, "object", "data", "model", "usage")
     async def embeddings(http: HttpRequest) -> Response:
-        return await faultless(_embedded(http, desk))
+        return await _embedded(http, desk)
 
     return [
         Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -78,7 +80,7 @@ def _card(models: Models, name: str) -> dict[str, Any]:
 
 
 async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Completion]) -> Response:
-    body = form.model_validate_json(await http.body())
+    body = await read(http, form)
     requests, each = body.requests(), body.n or 1
     writer: Writer = ChatWriter()
     if isinstance(body, Completion):
@@ -92,5 +94,5 @@ async def _answered(http: HttpRequest, desk: Desk, form: type[Chat] | type[Compl
 
 
 async def _embedded(http: HttpRequest, desk: Desk) -> Response:
-    body = Embedding.model_validate_json(await http.body())
+    body = await read(http, Embedding)
     return JSONResponse(written(body, await desk.embed(body.model, body.texts(), caller(http))))

@@ -18,16 +18,19 @@ from starlette.routing import Route
 
 from slmops.core.errors import SlmopsError
 from slmops.serve.desk import Desk
+from slmops.serve.faults import problem
 from slmops.serve.model import Answer
 from slmops.serve.request import Arguments, Call, Ended, Event, Outcome, Piece
 from slmops.serve.wire._answers import begin, merged
-from slmops.serve.wire._http import SSE, ClientLeft, Stream, caller, following
-from slmops.serve.wire._openai_faults import faultless, said
+from slmops.serve.wire._faults import ClientLeft
+from slmops.serve.wire._http import SSE, Stream, caller, following, read
+from slmops.serve.wire._openai_write import error as error
 from slmops.serve.wire._openai_write import event as event_text
 from slmops.serve.wire._openapi import reads
 from slmops.serve.wire._responses_body import Create, answer
 from slmops.serve.wire._responses_store import Store
 
+OWNS = ("/v1/responses",)
 KEYS = ("id", "object", "created_at", "model", "output", "status")
 
 
@@ -37,27 +40,21 @@ def routes(desk: Desk) -> list[Route]:
 
     @reads(Create, *KEYS, media=SSE)
     async def create(http: HttpRequest) -> Response:
-        return await faultless(_answered(http, desk, store))
+        return await _answered(http, desk, store)
 
     @reads(None, "id", "object")
     async def one(http: HttpRequest) -> Response:
-        async def found() -> Response:
-            identifier, owner = http.path_params["id"], caller(http).name
-            if http.method != "DELETE":
-                return JSONResponse(store.get(identifier, owner).response)
-            store.drop(identifier, owner)
-            return JSONResponse({"id": identifier, "object": "response", "deleted": True})
-
-        return await faultless(found())
+        identifier, owner = http.path_params["id"], caller(http).name
+        if http.method != "DELETE":
+            return JSONResponse(store.get(identifier, owner).response)
+        store.drop(identifier, owner)
+        return JSONResponse({"id": identifier, "object": "response", "deleted": True})
 
     @reads(None, "object", "data", "first_id", "last_id", "has_more")
     async def items(http: HttpRequest) -> Response:
-        async def listed() -> Response:
-            found = store.get(http.path_params["id"], caller(http).name).items
-            ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
-            return JSONResponse({"object": "list", "data": list(found), **ends, "has_more": False})
-
-        return await faultless(listed())
+        found = store.get(http.path_params["id"], caller(http).name).items
+        ends = {"first_id": found[0]["id"], "last_id": found[-1]["id"]}
+        return JSONResponse({"object": "list", "data": list(found), **ends, "has_more": False})
 
     return [
         Route("/v1/responses", create, methods=["POST"]),
@@ -67,7 +64,7 @@ def routes(desk: Desk) -> list[Route]:
 
 
 async def _answered(http: HttpRequest, desk: Desk, store: Store) -> Response:
-    body = Create.model_validate_json(await http.body())
+    body = await read(http, Create)
     owner = caller(http).name
     before = store.get(body.previous_response_id, owner).messages if body.previous_response_id is not None else ()
     request, messages = body.request(before)
@@ -138,8 +135,8 @@ class _Writer:
 
     def failed(self, fault: SlmopsError) -> str:
         """In the middle of it. The client raises what stands under `error`."""
-        error = said(fault)[1]["error"]
-        return self._event("error", error=error, code=error["code"], message=error["message"], param=None)
+        found = problem(fault)
+        return self._event("error", **error(found), code=found.code, message=found.said, param=None)
 
     def _text(self, text: str) -> list[str]:
         told: list[str] = []

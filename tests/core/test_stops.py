@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slmops.serve.stops import Stops
+from slmops.core.stops import Stops
 
 
 def told(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
