@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import re
-import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -128,7 +128,7 @@ class Common(Body):
         request = dataclasses.replace(request, think=None if self.think is None else bool(self.think))
         usual = dataclasses.replace(USUAL, constraint=self.constraint(), logprobs=shown)
         options = self.options or {}
-        drawn = {"seed": secrets.randbits(31)} if options.get("seed") == -1 else {}
+        drawn = {"seed": random.getrandbits(31)} if options.get("seed") == -1 else {}
         return sampled(request, usual, {**parameters.sampling(options), **drawn}, parameters.stops(options))
 
     def constraint(self) -> Constraint | None:

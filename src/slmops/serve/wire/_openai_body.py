@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import secrets
+import random
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -262,7 +262,7 @@ def sampled(request: Request, usual: Sampling, said: Mapping[str, Any], stop: Se
     """The request with what is said (fields of Sampling; None is nothing) in place of what is usual. A seed that nobody says
     is another one each time; of what else nobody says, the model's own parameters hold."""
     told = {name: value for name, value in said.items() if value is not None}
-    seed = told["seed"] & 0x7FFF_FFFF if "seed" in told else secrets.randbits(31)
+    seed = told["seed"] & 0x7FFF_FFFF if "seed" in told else random.getrandbits(31)
     sampling = dataclasses.replace(usual, **{**told, "seed": seed})
     fields = frozenset(told) | ({"stop"} if stop is not None else set())
     return dataclasses.replace(request, sampling=sampling, stop=tuple(stop or ()), said=fields)
@@ -311,7 +311,7 @@ def schema(given: dict[str, Any] | str) -> Constraint:
     except (ValueError, RecursionError):
         found, text = None, ""
     if not isinstance(found, dict):
-        raise UsageError("a JSON schema is a JSON object")
+        raise UsageError("the JSON schema is not a JSON object")
     tools.check(found)
     if len(text) > MOST_SCHEMA:
         raise UsageError(f"a JSON schema has at most {MOST_SCHEMA:,} letters")
