@@ -183,13 +183,14 @@ def test_a_route_that_nobody_thought_of_is_for_admins_alone(tmp_path: Path) -> N
         return Response("reached")
 
     route = Route("/forgotten/{name:path}", secret, methods=["GET"])
-    guard = Guard(route.app, Access(frozenset({"127.0.0.1"}), Keys(guarded.keys_file(tmp_path))), [route])
+    access = Access(frozenset({"127.0.0.1"}), Keys(guarded.keys_file(tmp_path)))
+    guard = Guard(route.app, access, [route], lambda _, problem: problem.said)
     for role, key in guarded.KEYS.items():
         status = asyncio.run(guarded.ask(guard, "GET", "/forgotten/x", {"Authorization": f"Bearer {key}"}))[0]
         assert status == (200 if role == "admin" else 403), role
     assert asyncio.run(guarded.ask(guard, "GET", "/forgotten/x"))[0] == 401
     with pytest.raises(TypeError):
-        Guard(route.app, Access(frozenset()), [WebSocketRoute("/x", secret)])
+        Guard(route.app, Access(frozenset()), [WebSocketRoute("/x", secret)], lambda _, problem: problem.said)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_errors_are_the_clients_own(client: Any) -> None:
     for wrong, said in (
         ({"max_tokens": 0}, "max_tokens"),
         ({"extra_body": {"temperature": 2}}, "temperature"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "thinking"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 2000}}, "knows no thoughts"),
         ({"messages": [{"role": "user", "content": [image]}]}, "image"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "x"}]}]}, "no message before"),
         ({"tools": [LIGHT]}, "takes no functions"),

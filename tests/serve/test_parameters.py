@@ -18,6 +18,7 @@ from serve.serving import ANSWER, ASKED, serving
 pytestmark = [pytest.mark.slow, needs("openai", "anthropic", "ollama", "starlette", "uvicorn", "xllamacpp")]
 SAID = ASKED[0]["content"]
 OWN = {"temperature": 0, "stop": ['"arguments"'], "num_predict": 40}
+SYSTEM = "You control a house."
 CUT = '{"tool": "set_light", '
 PROMPT = f"<|im_start|>user\n{SAID}<|im_end|>\n<|im_start|>assistant\n"
 
@@ -29,7 +30,7 @@ def butler(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("own") / "butler"
     shutil.copytree(made / "gguf", folder)
-    (folder / NAME).write_text(Defaults(parameters=OWN).written())
+    (folder / NAME).write_text(Defaults(SYSTEM, parameters=OWN).written())
     return folder
 
 
@@ -75,6 +76,30 @@ def test_they_hold_and_what_is_said_wins(server: str, form: str) -> None:
     if form != "responses":  # which has no stop
         whole = asked(server, form, stop=["<never>"])
         assert json.loads(whole) == ANSWER  # within its own num_predict: completions' 16 would have cut it off
+
+
+def test_the_system_prompt_holds_in_every_format(server: str, butler: Path) -> None:
+    """Said by the request, the same words make the same prompt."""
+    import anthropic
+    import ollama
+    import openai
+
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="x", max_retries=0)
+    theirs = anthropic.Anthropic(base_url=server, api_key="x", max_retries=0)
+    told: Any = [{"role": "system", "content": SYSTEM}, *ASKED]
+    plain: Any = ASKED
+    read = set[int]()
+    for messages in (plain, told):
+        usage = client.chat.completions.create(model="home", messages=messages, max_tokens=1).usage
+        read |= {usage.prompt_tokens if usage else 0, ollama.Client(server).chat("home", messages).prompt_eval_count or 0}
+    for more in ({}, {"system": SYSTEM}):
+        held: Any = more
+        read.add(theirs.messages.count_tokens(model="home", messages=plain, **held).input_tokens)
+        found = client.responses.create(model="home", input=SAID, instructions=held.get("system"), max_output_tokens=1)
+        read.add(found.usage.input_tokens if found.usage else 0)
+    command = [sys.executable, "-m", "slmops", "run", str(butler), SAID, "--json", "--max-tokens", "1"]
+    read.add(json.loads(subprocess.run(command, capture_output=True, text=True, timeout=120).stdout)["prompt_tokens"])
+    assert len(read) == 1 and read.pop() > 20
 
 
 def test_several_answers_are_not_one_many_times(made: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from slmops.core.errors import Unsupported
 from slmops.engines import Constraint, Sampling
 from slmops.run import Artifact
 from slmops.serve import thoughts, tools
-from slmops.serve.request import Ended, Event, Piece, Request, Thought
+from slmops.serve.request import Ended, Event, Logprob, Piece, Request, Thought
 
 TEMPLATES = Path(__file__).parent.parent / "data" / "chat-templates"
 QWEN3 = (TEMPLATES / "qwen3.jinja").read_text()
@@ -66,6 +66,10 @@ def test_what_is_no_thought_stays_text() -> None:
         assert heard(list(text)) == [("Piece", text), ("Ended", "")]
     assert heard(["<think>\n\n</think>\n\nHi."]) == [("Piece", "Hi."), ("Ended", "")]  # an empty thought is none
     assert heard(["<think>", "still at", " it </th"], reason="length") == [("Thought", "still at it </th"), ("Ended", "")]
+    likely = [Logprob(letter, -1.0) for letter in " <b"]
+    reader = thoughts.Thoughts(None, False)
+    told = [one for each in likely for one in reader.take(Piece(each.text, (each,)))]
+    assert told == [Piece(" <b", tuple(likely))]
     assert heard([]) == [("Ended", "")] and heard([" "]) == [("Piece", " "), ("Ended", "")]
 
 

@@ -11,10 +11,10 @@ import functools
 from dataclasses import dataclass
 
 from slmops.core import chat
-from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core.errors import Unsupported
 from slmops.core.stops import overlap
 from slmops.run import Artifact
-from slmops.serve.request import Ended, Event, Piece, Request, Thought
+from slmops.serve.request import Ended, Event, Logprob, Piece, Request, Thought
 from slmops.serve.tools._reader import Reader
 
 OPENS, CLOSES = "<think>", "</think>"
@@ -60,12 +60,8 @@ def fit(request: Request, calls: Reader | None, artifact: Artifact) -> tuple[Req
 @functools.lru_cache(maxsize=64)
 def habit_of(template: str, special: tuple[tuple[str, str | None], ...]) -> Habit:
     """By what the template makes of a question. Raises CorruptInput for one that renders nothing at all."""
-    plain = chat.render(template, _ASKED, special=dict(special))
-    try:
-        off = chat.render(template, _ASKED, special=dict(special), think=False)
-    except CorruptInput:
-        off = plain
-    return Habit(off != chat.render(template, _ASKED, special=dict(special), think=True), plain.rstrip().endswith(OPENS))
+    plain, on, off = (chat.render(template, _ASKED, special=dict(special), think=think) for think in (None, True, False))
+    return Habit(on != off, plain.rstrip().endswith(OPENS))
 
 
 class Thoughts:
@@ -75,6 +71,8 @@ class Thoughts:
         self._calls = calls
         self._inside: bool | None = True if begun else None
         """None: before anything but white space came."""
+        self._likely: tuple[Logprob, ...] = ()
+        """Of text that is held before anything is certain."""
         self._held, self._fresh = "", True
         """What may become a marker; whether what comes next is the first of its part."""
 
@@ -92,7 +90,7 @@ class Thoughts:
                 rest, self._held = self._held, ""
                 if self._inside:
                     return [*([Thought(kept)] if (kept := rest.rstrip()) else []), *self._on(event)]
-                return [*(self._on(Piece(rest, (), 0)) if rest and self._inside is None else []), *self._on(event)]
+                return [*(self._on(Piece(rest, self._likely, 0)) if rest and self._inside is None else []), *self._on(event)]
         return self._on(event)
 
     def _on(self, event: Event) -> list[Event]:
@@ -103,12 +101,12 @@ class Thoughts:
         if self._inside is None:
             start = text.lstrip()
             if len(start) < len(OPENS) and OPENS.startswith(start):
-                self._held = text
+                self._held, self._likely = text, self._likely + piece.logprobs
                 return []
             self._inside = start.startswith(OPENS)
             if not self._inside:
                 self._fresh = False
-                return self._on(dataclasses.replace(piece, text=text))
+                return self._on(dataclasses.replace(piece, text=text, logprobs=self._likely + piece.logprobs))
             text = start.removeprefix(OPENS)
         if not self._inside:
             text = text.lstrip() if self._fresh else text

@@ -55,6 +55,7 @@ class Clock {
 
 export class Answer {
   text = "";
+  thought = "";
   reason = null;
   fault = null;
   clock = null;
@@ -76,6 +77,7 @@ export class Answer {
   static of(name, facts) {
     const made = new Answer(name);
     made.text = String(facts.text ?? "");
+    made.thought = String(facts.thought ?? "");
     made.reason = facts.reason ?? null;
     made.fault = facts.fault ? { message: String(facts.fault), wait: null } : null;
     made.clock = { ttft: null, rate: null, count: 0, prompt: null, ...facts.clock };
@@ -85,7 +87,7 @@ export class Answer {
 
   get facts() {
     const { ttft, rate: speed, count, prompt, cold } = this.clock;
-    return { text: this.text, reason: this.reason, fault: this.fault?.message ?? null, clock: { ttft, rate: speed, count, prompt, cold } };
+    return { text: this.text, thought: this.thought, reason: this.reason, fault: this.fault?.message ?? null, clock: { ttft, rate: speed, count, prompt, cold } };
   }
 
   /** Ask, and show what comes until it ends, fails or `signal` stops it; says which. */
@@ -96,10 +98,11 @@ export class Answer {
     this.body.replaceChildren(h("p.waiting", {}, h("span.unseen", {}, "Waiting for the first token"), h("i"), h("i"), h("i")));
     try {
       for await (const chunk of streamed(body, signal)) {
-        const choice = chunk.choices?.[0], text = choice?.delta?.content;
-        if (typeof text === "string" && text) {
+        const choice = chunk.choices?.[0], text = choice?.delta?.content ?? "", thought = choice?.delta?.reasoning_content ?? "";
+        if (text || thought) {
           this.clock.piece();
           this.text += text;
+          this.thought += thought;
           this.#soon(grown);
         }
         this.reason = choice?.finish_reason ?? this.reason;
@@ -150,7 +153,8 @@ export class Answer {
   }
 
   #show() {
-    const [thought, text] = split(this.text);
+    // The server tells thoughts apart where the model's template knows of them; else they stand in the text.
+    const [told, text] = split(this.text), thought = this.thought || told;
     // A tool call, or another object: letters of one width keep its form, and no mark in it is taken for emphasis.
     if (OBJECT.test(text)) {
       const held = this.body.querySelector(":scope > .code code");

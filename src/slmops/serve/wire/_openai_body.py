@@ -311,7 +311,7 @@ def schema(given: dict[str, Any] | str) -> Constraint:
     except (ValueError, RecursionError):
         found, text = None, ""
     if not isinstance(found, dict):
-        raise UsageError("a JSON schema is a JSON object")
+        raise UsageError("the JSON schema is not a JSON object")
     tools.check(found)
     if len(text) > MOST_SCHEMA:
         raise UsageError(f"a JSON schema has at most {MOST_SCHEMA:,} letters")
