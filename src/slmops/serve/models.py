@@ -142,7 +142,8 @@ class Models:
             release()
             raise
         held = Held(model, target, need, release, entry.keep_alive)
-        model.room = functools.partial(self._room, held)
+        # Measured at once: one that dies before the next tick was loaded all the same, and the log says so.
+        model.room, model.ready = functools.partial(self._room, held), held.measure
         return held
 
     # Loading and unloading by word
