@@ -333,3 +333,25 @@ def test_a_fault_is_its_own_requests_and_is_not_tried_at_each(made: Path, tmp_pa
         assert [bool(one.fault) for one in found.states()] == [False, True] or [one.fault for one in found.states()]
         assert json.loads(ask(found, "home")[0]) == ANSWER
     assert within(5, lambda: not workers())
+
+
+def test_a_slow_template_holds_up_the_loop_once(made: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template is the model's: what it does to a short conversation is not for everybody else to wait for."""
+    from slmops import run
+    from slmops.serve import model
+    from slmops.serve.names import Names
+
+    real, seconds, places = run.Artifact.prompt, 0.0, list[bool]()
+
+    def prompt(self: Any, *words: Any) -> str:
+        places.append(threading.current_thread().name.startswith("asyncio"))  # of to_thread
+        time.sleep(seconds)
+        return real(self, *words)
+
+    monkeypatch.setattr(run.Artifact, "prompt", prompt)
+    monkeypatch.setattr(model, "SLOW", 0.8)  # a busy machine is not a slow template
+    with models(Names([entry("home", made / "gguf")])) as found:
+        for seconds in (1.0, 0.0, 0.0, 1.0, 1.0, 0.0):  # noqa: B007
+            assert json.loads(ask(found, "home")[0]) == ANSWER
+    # In a thread while the model is loaded, which takes long in any case; then on the loop, until it was slow there.
+    assert places == [True, False, False, False, True, True]

@@ -595,6 +595,20 @@ def test_signing_in_with_a_key(made: Path, tmp_path: Path, opened: Opened) -> No
         page.get_by_label("Key").fill(held["bob"])
         page.keyboard.press("Enter")
         page.locator("#chat .answer").wait_for()
+        # But not where another signs in then, on the page as it stands or once it was loaded anew.
+        for anew in (False, True):
+            page.context.clear_cookies()
+            page.clock.run_for(6000)
+            page.get_by_label("Key").wait_for()
+            if anew:
+                page.reload()
+            page.get_by_label("Key").fill(held["bob" if anew else "ann"])
+            page.keyboard.press("Enter")
+            page.locator(".who", has_text="bob" if anew else "ann").wait_for()
+            page.locator("#chat .empty").wait_for()
+            assert page.locator("#chat .answer").count() == 0
+            assert "kitchen" not in page.evaluate("JSON.stringify({...sessionStorage})")
+            ask(page, QUESTION)
 
 
 def test_no_registry_is_no_fault(made: Path, tmp_path: Path, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

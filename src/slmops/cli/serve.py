@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from slmops.cli import _access, _served
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
     from slmops.serve.models import Models
+    from slmops.serve.starting import Whole
 
 HELP = "serve models on a port that OpenAI's clients connect to"
 EXAMPLE = "slmops serve out/home/gguf --port 8080"
@@ -56,18 +55,17 @@ def run(arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
             ) from None
-        audit = _access.audit(arguments)
-        if audit is not None:
-            held.callback(audit.close)
-            access = dataclasses.replace(access, told=audit)
         loading: Future[Models] = Future()
 
-        def load() -> Starlette:
+        def load() -> Whole:
             """All that is not needed to say that the server is alive."""
             with _installed():
                 from slmops.serve import app, telemetry
                 from slmops.serve.desk import Desk, Watcher
                 from slmops.serve.metrics import Metrics
+            audit = _access.audit(arguments)  # a long log takes its time to be proven
+            if audit is not None:
+                held.callback(audit.close)
             models = _served.models(arguments)
             held.callback(models.close)
             loading.set_result(models)
@@ -77,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
                 told = telemetry.Telemetry(arguments.otlp)
                 held.callback(told.close)
                 watchers.append(told)
-            made = app.build(Desk(models, watchers, arguments.timeout), access, metrics)
+            made = app.build(Desk(models, watchers, arguments.timeout), dataclasses.replace(access, told=audit), metrics)
             names = models.names
             said = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "nothing yet"
             url = f"http{'s' if certificate else ''}://{_access.shown(arguments.host)}:{listening.getsockname()[1]}"

@@ -34,6 +34,8 @@ AGAIN = 0.5
 """Seconds in which all are told that there was no memory: who waits beside has waited as long."""
 SHORT = 16_000
 """Letters of a conversation that are rendered on the loop: faster than handing them to a thread."""
+SLOW = 0.05
+"""Seconds: a template that took as long there has a thread from then on. It is the model's, and may be hostile."""
 
 log = logging.getLogger("slmops.model")
 
@@ -60,6 +62,8 @@ class Model:
         self._most, self._depth, self._warm = options.parallel, depth, warm
         self.room: Callable[[], None] = lambda: None
         """Called before each start of a worker; returns when there is memory for it. Raises Busy, Unsupported."""
+        self.ready: Callable[[], None] = lambda: None
+        """Called when a worker has started."""
         self.served: dict[str, Served] = {}
         """The names that lead to it, and what it is under each."""
         self.last_used = time.monotonic()
@@ -78,7 +82,7 @@ class Model:
         self._count = self._embedding = 0
         self._worker: _host.Worker | None = None
         self._opening = threading.Lock()
-        self._starting = False
+        self._starting = self._slow = False
         self._crashes, self._last_start = 0, 0.0
         self._closing = threading.Event()
         self._idle = threading.Event()
@@ -150,6 +154,7 @@ class Model:
         with self._opening:
             if self._worker is None:
                 self._worker = self._opened()
+                self.ready()
             return self._worker
 
     def _opened(self) -> _host.Worker:
@@ -214,17 +219,18 @@ class Model:
         while self._waiting and len(self._flights) < self._most and not self._starting:
             worker = self._worker
             long = sum(len(str(one.get("content", ""))) for one in self._waiting[0].request.messages) > SHORT
-            if worker is None or long:
+            if worker is None or long or self._slow:
                 self._starting = True
                 task = asyncio.get_running_loop().create_task(self._start_slowly())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
                 return
-            answer = self._waiting.popleft()
+            answer, began = self._waiting.popleft(), time.monotonic()
             try:
                 self._send(worker, answer, self._text(answer.request))
             except Exception as error:  # whatever it is, the request must end, and the next one be served
                 answer.take(error)
+            self._slow = time.monotonic() - began > SLOW
         if not self._waiting and not self._flights and not self._starting:
             self.last_used = time.monotonic()
             self._idle.set()

@@ -149,7 +149,8 @@ class Models:
             release = until_unloaded.pop_all().close
         digests = {name: one.digest for (name, _), one in zip(entry.adapters, written, strict=True)}
         held = Held(model, target, need, release, entry.keep_alive, digests)
-        model.room = functools.partial(self._room, held)
+        # Measured at once: one that dies before the next tick was loaded all the same, and the log says so.
+        model.room, model.ready = functools.partial(self._room, held), held.measure
         return held
 
     # Loading and unloading by word

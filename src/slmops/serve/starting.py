@@ -20,6 +20,9 @@ from slmops.serve import health, wire
 from slmops.serve.access import Access, Guard
 from slmops.serve.logs import Trails
 
+Whole = Starlette
+"""The application that is waited for (app.build)."""
+
 
 class _Nothing:
     """What health is asked of before there are models."""
@@ -33,10 +36,10 @@ class _Nothing:
 class Starting:
     """An ASGI application in front of one that takes a while to be made."""
 
-    def __init__(self, access: Access, load: Callable[[], Starlette], failed: Callable[[BaseException], None]) -> None:
+    def __init__(self, access: Access, load: Callable[[], Whole], failed: Callable[[BaseException], None]) -> None:
         """load: makes the application, in a thread that dies with the process. failed: told, on the loop, what it raised."""
         self._load, self._failed = load, failed
-        self._whole: Starlette | None = None
+        self._whole: Whole | None = None
         self._ended = asyncio.Event()
         routes = health.routes(_Nothing())
         around = [Middleware(Trails), Middleware(Guard, access=access, routes=routes, error=wire.error)]
@@ -74,7 +77,7 @@ class Starting:
             self._ended.set()
 
 
-async def _apart(work: Callable[[], Starlette]) -> Starlette:
+async def _apart(work: Callable[[], Whole]) -> Whole:
     """In a thread of its own, which nobody waits for at the end: opening a model may read for long."""
     loop = asyncio.get_running_loop()
     made = loop.create_future()
@@ -92,5 +95,5 @@ async def _apart(work: Callable[[], Starlette]) -> Starlette:
             loop.call_soon_threadsafe(told, tell, what)
 
     threading.Thread(target=run, name="start", daemon=True).start()
-    found: Starlette = await made
+    found: Whole = await made
     return found

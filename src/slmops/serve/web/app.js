@@ -8,7 +8,7 @@ import { load } from "./load.js";
 import { dot, models, told } from "./models.js";
 import { poll } from "./poll.js";
 import { registry } from "./registry.js";
-import { forget } from "./settings.js";
+import { forget, store, stored } from "./settings.js";
 
 const SECONDS = 5;
 const main = document.getElementById("main"), beside = document.getElementById("beside"), tools = document.getElementById("tools");
@@ -73,7 +73,7 @@ const views = { chat: chat(), compare: compare(), registry: registry(), load: lo
 const door = signin(begin);
 const notice = h("p.notice", { role: "alert", hidden: true });
 main.replaceChildren(notice, ...Object.values(views).map((one) => one.node));
-let shown = null, stopped = () => {}, outside = false, known = false;
+let shown = null, stopped = () => {}, outside = false, known = false, owner = stored("owner");
 
 function route() {
   const wanted = location.hash.slice(1), name = Object.hasOwn(views, wanted) ? wanted : "chat";
@@ -102,15 +102,22 @@ function list() {
   else beside.removeAttribute("tabindex");
 }
 
+/** Nothing of what was said or listed stays in the tab. */
+function away() {
+  forget();
+  location.reload();
+}
+
 /** Who is signed in, and what they may see. Throws Fault. */
 async function who(signal) {
   const found = await get("/slmops/session", signal);
+  if (owner !== null && owner !== found.name) return away(); // after a session that ended by itself: what was said is another's
+  store("owner", owner = found.name);
   models.sees = found.sees;
   known = true;
   const out = found.session ? button("bare.leave", "leave", `Sign out ${found.name}`, async () => {
     await leave().catch(() => {});
-    forget();
-    location.reload(); // nothing of what was said or listed stays in memory
+    away();
   }) : null;
   tools.replaceChildren(...[theme(), out ? h("span.who", {}, found.name) : null, out].filter(Boolean));
 }

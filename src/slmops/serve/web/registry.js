@@ -110,7 +110,7 @@ export function registry() {
     const present = [...new Set(points.map((one) => one.kind))].sort();
     legend.replaceChildren(...present.map((place) => h("span", {}, sign(place), ` ${formats[place].replaceAll("_", "-")}`)), ...(points.length ? [h("span", {}, h("i.step"), " the front: nothing here is better in both"), h("span", {}, h("i.alike"), ` below ${small(alike)}: no difference that counts`)] : []));
     drawing.querySelectorAll(".spot").forEach((spot) => spot.addEventListener("click", () => choose(spot.dataset.key)));
-        const here = own(), first = here.find((one) => one.digest === chosen) ?? held.find((one) => one.fronts.length === 2) ?? held.find((one) => one.fronts.length) ?? here[0];
+    const here = own(), first = here.find((one) => one.digest === chosen) ?? held.find((one) => one.fronts.length === 2) ?? held.find((one) => one.fronts.length) ?? here[0];
     chosen = first?.digest ?? null;
     rows();
   }
