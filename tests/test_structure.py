@@ -126,7 +126,7 @@ def test_every_verb_explains_itself(name: str) -> None:
 @pytest.mark.parametrize("name", plugins.names("engines"))
 def test_every_engine_says_what_it_can(name: str) -> None:
     engine = plugins.load("engines", name)
-    known = {"logits", "generate", "encode", "render", "parallel", "turns", "embed"}
+    known = {"logits", "generate", "encode", "render", "parallel", "turns", "embed", "adapt"}
     assert set(engine.CAN) <= known and "generate" in engine.CAN
     assert set(engine.FORMATS) <= set(plugins.names("formats"))
     assert engine.MODULES is not None and engine.PACKAGE is not None and callable(engine.open)

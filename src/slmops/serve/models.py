@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from slmops import adapters, run
+from slmops import run
 from slmops.core import units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
-from slmops.serve import room
+from slmops.serve import adapters, room
 from slmops.serve.backend import Backend
 from slmops.serve.held import Held, State
 from slmops.serve.model import Model

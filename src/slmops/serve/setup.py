@@ -109,7 +109,7 @@ def adapted(entries: Sequence[Entry], texts: Sequence[str]) -> list[Entry]:
             raise UsageError(f"{text[:200]!r} is no adapter", "--adapter billing=FOLDER, each name once")
         found[name] = _adapter(Path(place))
     if found and (len(entries) != 1 or isinstance(entries[0].source, Remote)):
-        raise UsageError("--adapter is for the one model that is named", "several models, or one of a URL: the --config")
+        raise UsageError("--adapter is for the one model that is named", "adapters of several models stand in the --config")
     return [dataclasses.replace(one, adapters=tuple(found.items())) if found else one for one in entries]
 
 
