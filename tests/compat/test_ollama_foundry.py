@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slmops import cli
-from slmops.cli import compat, parser
+from slmops.cli import compat, parse
 from slmops.compat import VERDICTS, foundry, ollama
 from slmops.core.errors import SlmopsError, Unsupported, UsageError
 
@@ -34,7 +34,7 @@ from slmops.core.errors import SlmopsError, Unsupported, UsageError
 def test_ollamas_lines(theirs: str, ours: str) -> None:
     native = ollama.translate(shlex.split(theirs))
     assert list(native.words) == shlex.split(ours)
-    parser(native.words[0]).parse_args(list(native.words))
+    parse(list(native.words))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_ollamas_lines(theirs: str, ours: str) -> None:
 def test_foundrys_lines(theirs: str, ours: str) -> None:
     native = foundry.translate(shlex.split(theirs))
     assert list(native.words) == shlex.split(ours)
-    parser(native.words[0]).parse_args(list(native.words))
+    parse(list(native.words))
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ TYPED = [line.split("  #")[0].strip() for line in DOC.read_text().splitlines() i
 @pytest.mark.parametrize("line", TYPED)
 def test_the_lines_of_the_page_parse(line: str) -> None:
     words = shlex.split(line)[1:]
-    found = parser(words[0]).parse_args(words)
+    found = parse(words)
     if words[0] == "compat" and found.words:
         tool = {"ollama": ollama, "foundry": foundry}[found.tool]
         native = tool.translate([word for word in found.words if word != "--dry-run"])  # type: ignore[attr-defined]
-        parser(native.words[0]).parse_args(list(native.words))
+        parse(list(native.words))
