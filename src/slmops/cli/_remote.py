@@ -1,8 +1,9 @@
-"""Answers of a server that speaks OpenAI's API, for the terminal."""
+"""What verbs ask a running server: answers by OpenAI's API, and what it says of itself."""
 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import urllib.error
@@ -27,13 +28,13 @@ def answers(url: str, name: str | None, most: int | None, sampling: Sampling) ->
     """url: with or without /v1. name: of its models; None: its first. Raises what asking for its models raises."""
     root = url.rstrip("/").removesuffix("/v1")
     if name is None:
-        with _asked(f"{root}/v1/models") as listed, _understood():
+        with asked(f"{root}/v1/models") as listed, understood():
             name = str(json.loads(listed.read(MOST_LINE))["data"][0]["id"])
     body: dict[str, Any] = {"model": name, "stream": True, "temperature": sampling.temperature}
     body |= {"top_p": sampling.top_p, "seed": sampling.seed} | ({"max_tokens": most} if most is not None else {})
 
     def answer(messages: Sequence[dict[str, str]]) -> Generator[str, None, None]:
-        with _asked(f"{root}/v1/chat/completions", {**body, "messages": messages}) as lines, _understood():
+        with asked(f"{root}/v1/chat/completions", {**body, "messages": messages}) as lines, understood():
             while line := lines.readline(MOST_LINE):
                 data = line.decode().removeprefix("data:").strip()
                 if not line.startswith(b"data:") or data == "[DONE]":
@@ -48,26 +49,31 @@ def answers(url: str, name: str | None, most: int | None, sampling: Sampling) ->
 
 
 @contextlib.contextmanager
-def _understood() -> Iterator[None]:
+def understood() -> Iterator[None]:
+    """While an answer is read: raises Unreachable where it breaks off, CorruptInput for what is none."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise CorruptInput(f"the server does not answer in OpenAI's form: {error}", "check the address") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise Unreachable(f"the answer broke off: {error}", "try again") from None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CorruptInput(f"the server does not answer as it should: {error}", "check the address") from None
 
 
-def _asked(url: str, body: object = None) -> Any:
-    """The answer, to be closed. Raises what its status stands for, Unreachable."""
+def asked(url: str, body: object = None, *, key: str | None = None, seconds: float = SECONDS) -> Any:
+    """The answer, to be closed. key: in place of the environment's. Raises what its status stands for, Unreachable."""
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{url[:200]} is no address of a server", "as http://127.0.0.1:8080")
     headers = {"content-type": "application/json"}
-    if key := os.environ.get(KEY):
+    if key := key or os.environ.get(KEY):
         headers["authorization"] = f"Bearer {key}"
     data = json.dumps(body).encode() if body is not None else None
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=SECONDS)
+        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=seconds)
     except urllib.error.HTTPError as error:
         said = error.read(MOST_LINE).decode(errors="replace")
         with contextlib.suppress(ValueError, KeyError, TypeError):
             said = str(json.loads(said)["error"]["message"])
-        cure = f"its key goes into ${KEY}" if error.code == 401 else ""
+        cure = f"its key goes into ${KEY}" if error.code in (401, 403) else ""
         raise ERRORS.get(error.code, UsageError if error.code < 500 else EngineFailed)(said[:500], cure) from None
-    except (urllib.error.URLError, OSError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unreachable(f"{url} does not answer: {error}", "is the server there? slmops serve starts one") from None
