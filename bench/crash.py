@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import json
 import queue
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,14 +27,14 @@ import fuzzseeds  # noqa: F401 - puts tests/ on the path
 import crashes
 
 
-def logged(path: Path | None) -> dict[crashes.Case, str]:
-    """What an earlier sweep found of each case; a last line that broke off counts for nothing."""
-    found = {}
+def logged(path: Path | None) -> set[crashes.Case]:
+    """Cases that held in an earlier sweep; a last line that broke off counts for nothing."""
+    found = set()
     for line in path.read_text().splitlines() if path and path.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             case = json.loads(line)
-            said = case.pop("said")
-            found[crashes.Case(**case)] = said
+            if not case.pop("said"):
+                found.add(crashes.Case(**case))
     return found
 
 
@@ -43,7 +44,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=every, choices=every)
     parser.add_argument("--every", type=int, default=1, metavar="N", help="only each N-th case")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="cases at once, each in a folder of its own (1)")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="a line a case; those that stand there are not run again")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="a line a case; those that held are not run again")
     parser.add_argument("--json", metavar="FILE", help="write the figures")
     arguments = parser.parse_args()
     began = time.perf_counter()
@@ -61,10 +62,12 @@ def main() -> int:
 
         def checked(case: crashes.Case) -> str:
             if case in done:
-                return done[case]
+                return ""
             work = free.get()
             try:
                 return crashes.check(case, work)
+            except subprocess.TimeoutExpired as error:
+                return f"it did not end in {error.timeout} s"
             finally:
                 free.put(work)
 

@@ -282,7 +282,7 @@ def run(
     """The operation in a process of its own, after the statements `before`; under strace where options are given."""
     traced = ["strace", "-f", "-qq", *strace] if strace else []
     whole = [*traced, *command(operation, root, work, most, before)]
-    return subprocess.run(whole, env=environment(operation, work), capture_output=True, text=True, timeout=120)
+    return subprocess.run(whole, env=environment(operation, work), capture_output=True, text=True, timeout=600)
 
 
 def environment(operation: str, work: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from searched import CALM
-from slmops.cli import parser
+from slmops.cli import parse
 from slmops.core import plugins
 from slmops.core.errors import GateFailed
 
@@ -43,7 +43,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("command", [*COMMANDS, *PIPELINES, *SERVER])
 def test_every_command_parses(command: str) -> None:
     words = shlex.split(command)[1:]
-    parser(words).parse_args(words)
+    parse(words)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import SAMPLE
 from filed import artifact
-from slmops.cli import models, parser
+from slmops.cli import models, parse
 from slmops.core import plugins
 
 Toy = Callable[..., Path]
@@ -42,7 +42,7 @@ def test_every_part_explains_itself_with_an_example(name: str) -> None:
     example = plugins.load(models.ROOM, name).EXAMPLE
     assert example in slmops("models", name, "--help").stdout
     words = shlex.split(example)
-    parser(words[1:]).parse_args(words[1:])
+    parse(words[1:])
 
 
 def test_the_life_of_an_artifact(tmp_path: Path) -> None:

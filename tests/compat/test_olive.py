@@ -12,7 +12,7 @@ import pytest
 
 from needs import needs
 from slmops import cli
-from slmops.cli import compat, parser
+from slmops.cli import compat, parse
 from slmops.compat import VERDICTS, nncf, olive
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, Unsupported, UsageError
 
@@ -88,7 +88,7 @@ def line(text: str) -> str:
 )
 def test_lines(theirs: str, ours: str) -> None:
     assert line(theirs) == ours
-    parser(["convert"]).parse_args(shlex.split(ours))
+    parse(shlex.split(ours))
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_the_documents_examples_parse() -> None:
         words = shlex.split(each.split("  #")[0])[3:]
         native = None if words[:1] in ([], ["run"]) else olive.translate([one for one in words if one != "--dry-run"])
         if native:
-            parser(["convert"]).parse_args(list(native.words))
+            parse(list(native.words))
     (workflow,) = re.findall(r"```json\n(.*?)```", text, re.S)
     assert json.loads(workflow)["passes"]
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from slmops import cli
-from slmops.cli import compat, parser
+from slmops.cli import compat, parse
 from slmops.compat import VERDICTS, foundry, ollama
 from slmops.core.errors import SlmopsError, Unsupported, UsageError
 
@@ -49,7 +49,7 @@ FOUNDRY = [
 def test_their_lines(tool: ModuleType, theirs: str, ours: str) -> None:
     native = tool.translate(shlex.split(theirs))
     assert list(native.words) == shlex.split(ours)
-    parser(native.words).parse_args(list(native.words))
+    parse(list(native.words))
 
 
 @pytest.mark.parametrize(
@@ -95,8 +95,8 @@ TYPED = [line.split("  #")[0].strip() for line in DOC.read_text().splitlines() i
 @pytest.mark.parametrize("line", TYPED)
 def test_the_lines_of_the_page_parse(line: str) -> None:
     words = shlex.split(line)[1:]
-    found = parser(words).parse_args(words)
+    found = parse(words)
     if words[0] == "compat" and found.words:
         tool = {"ollama": ollama, "foundry": foundry}[found.tool]
         native = tool.translate([word for word in found.words if word != "--dry-run"])  # type: ignore[attr-defined]
-        parser(native.words).parse_args(list(native.words))
+        parse(list(native.words))

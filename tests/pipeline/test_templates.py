@@ -123,6 +123,6 @@ def test_every_line_of_the_workflow_that_is_ours_parses() -> None:
     ours = [shlex.split(line) for line in lines]
     assert len(ours) >= 5
     for words in ours:
-        cli.parser(words[1:]).parse_args(words[1:])
+        cli.parse(words[1:])
     until = next(words[words.index("--until") + 1] for words in ours if "--until" in words)
     assert f"- name: {until}\n" in templates.load("ci-cd")

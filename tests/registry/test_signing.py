@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -24,6 +24,9 @@ from slmops.registry.blobs import Blob
 from slmops.registry.policy import Policy, Signers
 from slmops.registry.references import named
 from slmops.registry.signing import Signer
+
+if TYPE_CHECKING:
+    from fakesigstore import Sigstore
 
 pytestmark = needs("model_signing", "OpenSSL")
 
@@ -369,6 +372,94 @@ def test_sigstore_is_the_librarys(registry: Registry, digest: str, keys: Path, m
     someone = Signers(("*",), identities=(policy.Identity("me@example.org", "https://issuer.example"),))
     with pytest.raises(VerificationFailed, match="no route to host"):
         trust.verified(registry, digest, someone)
+
+
+WHO, ISSUER = "ci@example.org", "https://issuer.example.org"
+
+
+@pytest.fixture
+def sigstore(registry: Registry, digest: str, keys: Path, tmp_path: Path) -> Sigstore:
+    """One that has signed home:v1; its bundle is in keyless.sig, what to believe of it in trust.json."""
+    from fakesigstore import Sigstore
+
+    made = Sigstore()
+    signing.sign(registry, digest, Signer(keys / "ours.pem"))
+    (_, held), *_ = signing.bundles(registry, digest)
+    statement = base64.b64decode(held["dsseEnvelope"]["payload"])
+    (tmp_path / "keyless.sig").write_text(json.dumps(made.sign(statement, WHO, ISSUER)))
+    made.config(tmp_path / "trust.json")
+    return made
+
+
+@pytest.mark.slow
+def test_a_sigstore_bundle_is_verified_without_a_network(
+    registry: Registry, digest: str, sigstore: Sigstore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, believed = tmp_path / "keyless.sig", tmp_path / "trust.json"
+    folder = registry.place(digest)
+    theirs = ("verify", "sigstore", "--signature", bundle, "--identity", WHO, "--identity_provider", ISSUER)
+    done = tool(*theirs, "--trust_config", believed, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(["models", "sign", "home:v1", "--bundle", str(bundle)]) == 0
+    words = ["models", "verify", "home:v1", "--identity", WHO, "--issuer", ISSUER, "--trust"]
+    assert main([*words, str(believed)]) == 0
+    assert WHO in capsys.readouterr().out
+    stranger = type(sigstore)().config(tmp_path / "stranger.json")
+    for other in (
+        [*words, str(stranger)],
+        [*words[:4], "eve@example.org", *words[5:], str(believed)],
+        [*words[:6], "https://issuer.example.com", words[7], str(believed)],
+    ):
+        assert main(other) == 10, other
+    assert main([*words, str(tmp_path / "none.json")]) == 3
+    assert main(["models", "verify", "home:v1", "--trust", str(believed)]) == 2
+    believed.write_text("{}")
+    assert main([*words, str(believed)]) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["body", "checkpoint", "promise", "certificate", "signature"])
+def test_a_sigstore_bundle_holds_only_whole(
+    part: str, registry: Registry, digest: str, sigstore: Sigstore, tmp_path: Path
+) -> None:
+    bundle = json.loads((tmp_path / "keyless.sig").read_text())
+    whose = Signers(("*",), identities=(policy.Identity(WHO, ISSUER, tmp_path / "trust.json"),))
+    found = registry.manifest(digest)
+    assert WHO in signing.check(found, bundle, whose)
+    other = sigstore.sign(base64.b64decode(bundle["dsseEnvelope"]["payload"]), WHO, ISSUER)  # as good, and another's
+    material, from_other = bundle["verificationMaterial"], other["verificationMaterial"]
+    entry, its = material["tlogEntries"][0], from_other["tlogEntries"][0]
+    if part == "body":
+        entry["canonicalizedBody"] = its["canonicalizedBody"]
+    elif part == "checkpoint":
+        entry["inclusionProof"] = its["inclusionProof"]
+    elif part == "promise":
+        entry["inclusionPromise"] = its["inclusionPromise"]
+    elif part == "certificate":
+        material["certificate"] = from_other["certificate"]
+    else:
+        bundle["dsseEnvelope"] = other["dsseEnvelope"]
+    with pytest.raises(VerificationFailed):
+        signing.check(found, bundle, whose)
+
+
+@pytest.mark.slow
+def test_a_policy_may_ask_for_an_identity_without_a_network(
+    registry: Registry, digest: str, sigstore: Sigstore, tmp_path: Path
+) -> None:
+    signing.file(registry, digest, tmp_path / "keyless.sig")
+    signed = exported(registry, digest, tmp_path / "signed.tar")
+    home = tmp_path / "edge"
+    home.mkdir()
+    (home / "trust.json").write_bytes((tmp_path / "trust.json").read_bytes())
+    rule = f"{{identity: {WHO}, issuer: '{ISSUER}', trust: trust.json}}"
+    (home / "policy.yaml").write_text(f"require_signature: [{{identities: [{rule}]}}]\n")
+    with Registry.open(home) as edge, archive.opened(signed) as source:
+        archive.receive(edge, source)
+        edge.place(digest)
+    type(sigstore)().config(home / "trust.json")  # another is believed now: what held before does not count
+    with Registry.open(home) as edge, pytest.raises(PolicyRefused, match="require_signature"):
+        edge.place(digest)
 
 
 def test_fsck_tells_what_the_policy_would_refuse(registry: Registry, digest: str, keys: Path, tmp_path: Path) -> None:

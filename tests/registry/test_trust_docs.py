@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from needs import needs
-from slmops.cli import parser
+from slmops.cli import parse
 from slmops.registry import policy
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,7 +33,7 @@ def test_its_policy_is_one_and_every_key_is_told_of(tmp_path: Path) -> None:
 def test_its_commands_parse(command: str) -> None:
     words = shlex.split(command)
     assert words.pop(0) == "slmops"
-    parser(words[0]).parse_args(words)
+    parse(words)
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slmops.catalogues import SECONDS, Listed, Wanted, whole, word
+from slmops.core import hosts
 from slmops.core.errors import CorruptInput, SourceNotFound, Unreachable, UsageError
 
 HELP = "Azure AI Foundry's catalogue of Foundry Local"
@@ -102,7 +103,7 @@ def _entities() -> Iterator[Any]:
 
 def _ask(more: Mapping[str, Any], end: float) -> Any:
     base = os.environ.get("SLMOPS_FOUNDRY", ENDPOINT).rstrip("/")
-    if not base.startswith(("https://", "http://127.0.0.1", "http://localhost")):
+    if not hosts.encrypted(base):
         raise UsageError(f"{base[:100]} is no endpoint", "SLMOPS_FOUNDRY is a https:// URL")
     body = {
         "resourceIds": [{"resourceId": "azureml", "entityContainerType": "Registry"}],

@@ -62,6 +62,13 @@ def _verbs(parsers: argparse._SubParsersAction[argparse.ArgumentParser], room: s
             module.add(one)
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """What a command line says, itself among it (`command`); exits with 2 for one that is none."""
+    found = parser(words).parse_args(words)
+    found.command = shlex.join(["slmops", *words])
+    return found
+
+
 def execute(arguments: argparse.Namespace) -> int:
     """What the arguments ask for; the exit code. Raises SlmopsError."""
     verb = plugins.load("cli", arguments.verb)
@@ -82,9 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(out, "reconfigure"):  # a Windows console's own code page knows few letters
             out.reconfigure(encoding="utf-8", errors="replace")
     try:
-        arguments = parser(words).parse_args(words)
-        arguments.command = shlex.join(["slmops", *words])
-        code = execute(arguments)
+        code = execute(parse(words))
         sys.stdout.flush()
         return code
     except SlmopsError as error:

@@ -56,8 +56,10 @@ def shown(host: str) -> str:
 def checked(arguments: argparse.Namespace) -> None:
     """Raises UsageError for what is missing before anything is opened."""
     import re
+    from typing import get_args
 
     from slmops.core.errors import UsageError
+    from slmops.serve.request import Role
 
     if arguments.host not in LOOPBACK and not (
         arguments.keys or arguments.oidc_issuer or arguments.tls_client_ca or arguments.insecure
@@ -71,7 +73,7 @@ def checked(arguments: argparse.Namespace) -> None:
     ):
         cure = "--oidc-issuer https://..., --oidc-audience NAME, --oidc-role team-a=user (again for more)"
         raise UsageError("tokens need an issuer, an audience and the roles that they give", cure)
-    roles = ("admin", "operator", "user", "metrics")
+    roles = get_args(Role)
     if any(one.rpartition("=")[2] not in roles or not one.rpartition("=")[0] for one in arguments.oidc_role):
         raise UsageError("--oidc-role is VALUE=ROLE", f"a role is one of {', '.join(roles)}")
     for origin in arguments.cors:

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     more = ["--json"] if as_json else []
     words = [*native.words, *more]
-    return cli.execute(cli.parser(words).parse_args(words))
+    return cli.execute(cli.parse(words))
 
 
 def table(name: str) -> str:

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin
 
+from slmops.core import hosts
 from slmops.core.errors import CorruptInput, SourceNotFound, Unreachable, UsageError
 from slmops.registry import _http, index, manifest, references
 from slmops.registry._credentials import Tokens, login
@@ -24,7 +25,6 @@ from slmops.registry.blobs import Blob
 HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?"
 PLACE = re.compile(rf"oci:(?://)?({HOST})/({references.NAME.pattern})(?::({references.TAG.pattern}))?"
                    rf"(?:@({references.DIGEST.pattern}))?", re.ASCII)  # fmt: skip
-LOOPBACK = re.compile(r"(?:localhost|127\.[0-9.]+|\[::1\])(?::[0-9]{1,5})?", re.ASCII)
 FOREIGN = (
     index.INDEX, "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -104,7 +104,7 @@ class Repository:
     """
 
     def __init__(self, place: Place, *, plain_http: bool = False) -> None:
-        plain = plain_http or LOOPBACK.fullmatch(place.host) is not None
+        plain = plain_http or hosts.own(re.sub(r":[0-9]+$", "", place.host).strip("[]"))
         self.place, self.plain_http = replace(place, tag="", digest=""), plain_http
         host = "registry-1.docker.io" if place.host == "docker.io" else place.host
         self.root = f"{'http' if plain else 'https'}://{host}/v2/"

@@ -36,6 +36,8 @@ class Identity:
 
     identity: str
     issuer: str
+    trust: Path | None = None
+    """Whose authority and logs are believed: a Sigstore client trust configuration (JSON). None: the public Sigstore's."""
 
 
 @dataclass(frozen=True)
@@ -201,5 +203,8 @@ def _signers(said: dict[str, Any], folder: Path) -> Signers:
         tuple(said.get("sources", ("*",))),
         tuple(folder / one for one in said.get("keys", ())),
         tuple(folder / one for one in said.get("authorities", ())),
-        tuple(Identity(one["identity"], one["issuer"]) for one in said.get("identities", ())),
+        tuple(
+            Identity(one["identity"], one["issuer"], folder / one["trust"] if "trust" in one else None)
+            for one in said.get("identities", ())
+        ),
     )

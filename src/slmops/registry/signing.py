@@ -144,7 +144,9 @@ def check(found: Manifest, bundle: Mapping[str, Any], signers: Signers) -> str:
 def identity_of(signers: Signers) -> str:
     """A digest of who counts, by content: files of keys may change under their names."""
     parts = [hashlib.sha256(_content(path)).hexdigest() for path in (*signers.keys, *signers.authorities)]
-    parts += [f"{one.identity} {one.issuer}" for one in signers.identities]
+    for one in signers.identities:
+        believed = hashlib.sha256(_content(one.trust)).hexdigest() if one.trust is not None else ""
+        parts.append(f"{one.identity} {one.issuer} {believed}".rstrip())
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -218,7 +220,7 @@ class _Listed:
 
 def _ways(signers: Signers) -> list[tuple[str, Callable[[Any], Any]]]:
     """(name, how model-signing verifies by it) of each signer."""
-    for path in (*signers.keys, *signers.authorities):
+    for path in (*signers.keys, *signers.authorities, *(one.trust for one in signers.identities if one.trust is not None)):
         _content(path)
 
     def key(path: Path) -> Callable[[Any], Any]:
@@ -228,7 +230,9 @@ def _ways(signers: Signers) -> list[tuple[str, Callable[[Any], Any]]]:
         return lambda config: config.use_certificate_verifier(certificate_chain=[path])
 
     def identity(one: Identity) -> Callable[[Any], Any]:
-        return lambda config: config.use_sigstore_verifier(identity=one.identity, oidc_issuer=one.issuer)
+        return lambda config: config.use_sigstore_verifier(
+            identity=one.identity, oidc_issuer=one.issuer, trust_config=one.trust
+        )
 
     return [
         *((path.name, key(path)) for path in signers.keys),
@@ -249,11 +253,11 @@ def _covers(found: Manifest, bundle: Mapping[str, Any]) -> bool:
 
 
 def _content(path: Path | None) -> bytes:
-    """A key's or a certificate's file. Raises SourceNotFound, CorruptInput."""
+    """A key's, a certificate's or a trust configuration's file. Raises SourceNotFound, CorruptInput."""
     if path is None or not path.is_file():
-        raise SourceNotFound(f"there is no key or certificate {path}", "a PEM file: slmops models key makes one")
+        raise SourceNotFound(f"there is no key, certificate or trust configuration {path}", "slmops models key makes keys")
     if path.stat().st_size > MOST_KEY:
-        raise CorruptInput(f"{path} is too large for a key or certificates", f"at most {MOST_KEY:,} bytes")
+        raise CorruptInput(f"{path} is too large for what says who is trusted", f"at most {MOST_KEY:,} bytes")
     return path.read_bytes()
 
 

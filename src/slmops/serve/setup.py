@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from slmops.core import yaml12
+from slmops.core import hosts, yaml12
 from slmops.core.errors import SourceNotFound, UsageError
 from slmops.core.units import parse_seconds, parse_size
 from slmops.registry import policy, references
@@ -74,7 +73,7 @@ def remote(text: str, key_env: str | None = None, plain: bool = False) -> Remote
     if "?" in url or not 0 < len(model) <= MOST_NAME or not model.isprintable():
         cure = "https://host/v1#model, the model as GET /v1/models has it"
         raise UsageError(f"{text[:200]!r} names no model of another server", cure)
-    if url.startswith("http:") and not plain and not _loopback(host):
+    if url.startswith("http:") and not plain and not hosts.own(host):
         raise UsageError(
             f"what is sent to {url[:200]}, keys too, can be read on its way", "https://, or plain_http: true in the --config"
         )
@@ -91,13 +90,6 @@ def keyed(entries: Sequence[Entry], texts: Sequence[str]) -> list[Entry]:
             raise UsageError(f"{name[:200]}: no model of another server, or no variable", "--upstream-key big=BIG_API_KEY")
         found[name] = dataclasses.replace(entry, source=dataclasses.replace(entry.source, key_env=variable))
     return [found.get(one.name, one) for one in entries]
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def adapted(entries: Sequence[Entry], texts: Sequence[str]) -> list[Entry]:

@@ -13,8 +13,8 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
+from slmops.core import hosts
 from slmops.core.errors import CorruptInput, SlmopsError, Unreachable, UsageError
 from slmops.serve.request import Caller, Role
 
@@ -48,9 +48,7 @@ class Issuer:
         claim: by its name, or by names with dots where it stands deeper (realm_access.roles). Nothing is fetched yet. Raises
         UsageError for an issuer that is not https, unless it is this machine.
         """
-        parts = urlsplit(issuer)
-        local = parts.hostname in ("127.0.0.1", "::1", "localhost")
-        if not parts.hostname or parts.scheme not in (("https", "http") if local else ("https",)):
+        if not hosts.encrypted(issuer):
             raise UsageError(f"{issuer[:200]!r} is no issuer: it begins with https://", "as its tokens have it in iss")
         self._issuer, self._audience, self._roles, self._claim = issuer, audience, dict(roles), claim.split(".")
         self._clock, self._keys = clock, dict[str, Any]()

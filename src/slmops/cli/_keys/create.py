@@ -11,9 +11,13 @@ EXAMPLE = "slmops keys create ann --keys keys.yaml --models 'home*' --requests-p
 
 
 def add(parser: argparse.ArgumentParser) -> None:
+    from typing import get_args
+
+    from slmops.serve.request import Role
+
     parser.add_argument("name", help="whose it is: what the audit log says of its requests")
     parser.add_argument("--keys", required=True, metavar="FILE", help="the file of keys; made if it is not there")
-    parser.add_argument("--role", default="user", choices=("admin", "operator", "user", "metrics"), help="(user)")
+    parser.add_argument("--role", default="user", choices=get_args(Role), help="(user)")
     parser.add_argument(
         "--models", action="append", metavar="PATTERN", help="of the names that it may use; again for more (all)"
     )

@@ -16,8 +16,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("reference", nargs="+", help=REFERENCE)
     parser.add_argument("--key", action="append", default=[], metavar="PUB", help="a public key that must have signed")
     parser.add_argument("--ca", action="append", default=[], metavar="PEM", help="an authority whose certificate must have")
-    parser.add_argument("--identity", metavar="WHO", help="whom Sigstore must know as the signer (goes to the network)")
+    parser.add_argument("--identity", metavar="WHO", help="whom Sigstore must know as the signer")
     parser.add_argument("--issuer", metavar="URL", help="who vouches for that identity")
+    parser.add_argument(
+        "--trust", metavar="JSON", help="whose authority and logs are believed (the public Sigstore's, asked in the network)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> Said:
@@ -30,7 +33,10 @@ def run(arguments: argparse.Namespace) -> Said:
 
     if bool(arguments.identity) != bool(arguments.issuer):
         raise UsageError("an identity is worth what its issuer is", "--identity WHO --issuer URL")
-    identities = (Identity(arguments.identity, arguments.issuer),) if arguments.identity else ()
+    if arguments.trust and not arguments.identity:
+        raise UsageError("--trust is about an identity", "--identity WHO --issuer URL --trust JSON")
+    believed = Path(arguments.trust) if arguments.trust else None
+    identities = (Identity(arguments.identity, arguments.issuer, believed),) if arguments.identity else ()
     signers = Signers(("*",), tuple(map(Path, arguments.key)), tuple(map(Path, arguments.ca)), identities)
     asked = signers.keys or signers.authorities or identities
     facts: dict[str, Any] = {"bytes": {}, "digests": {}, "signed": {}}

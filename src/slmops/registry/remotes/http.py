@@ -9,7 +9,6 @@ Digests make that bytes come whole; who is to be believed is a matter of https, 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from slmops.core import hosts
 from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported, UsageError
 from slmops.core.watch import Watch
 from slmops.registry import _http, archive, contents, fetching, index, manifest
@@ -50,7 +50,7 @@ def pull(registry: Registry, where: str, wanted: Wanted, watch: Watch) -> Taken:
     pin = PINNED.fullmatch(parts.fragment)
     if parts.fragment and pin is None:
         raise UsageError(f"#{parts.fragment[:80]} is no digest", "write #sha256= and 64 hexadecimal digits")
-    if parts.scheme.lower() == "http" and pin is None and not wanted.plain_http and not _own(parts.hostname):
+    if parts.scheme.lower() == "http" and pin is None and not wanted.plain_http and not hosts.own(parts.hostname):
         raise UsageError(f"{origin(where)} is not encrypted", "use https, add #sha256=..., or allow it: --plain-http")
     if parts.path.endswith("/") and parts.query:
         raise UsageError(f"{origin(where)} is a folder, whose files are asked for by their paths", "leave the query out")
@@ -166,11 +166,3 @@ def _size(client: Client, url: str) -> int:
     if re.fullmatch(r"\d{1,15}", said) is None:
         raise Unsupported(f"{origin(url)}: the server does not say its size", "serve it as a file")
     return int(said)
-
-
-def _own(host: str | None) -> bool:
-    """Whether it is this machine."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
