@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import children
 from conftest import SAMPLE
 from searched import CALM, remembered, unchanged
 from slmops import cli
@@ -66,7 +67,7 @@ def cluster() -> Iterator[dict[str, str]]:
             start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
             log = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
-            stack.callback(process.terminate)
+            stack.callback(children.ended, process)
             if nodes is not None:
                 alive(environment, nodes)
         yield environment

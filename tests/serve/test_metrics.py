@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import children
 from needs import needs
 from serve.serving import ASKED, serving
 from slmops.core.errors import Busy, EngineCrashed, SourceNotFound
@@ -229,4 +230,4 @@ def test_a_real_prometheus_scrapes_it(busy: str, tmp_path: Path) -> None:
             (quantile,) = asked("histogram_quantile(0.5, sum by (le) (slmops_time_to_first_token_seconds_bucket))")
             assert 0 < float(quantile["value"][1]) < 60
         finally:
-            process.terminate()
+            children.ended(process)
