@@ -118,11 +118,6 @@ def browser() -> Iterator[Page]:
         try:
             yield Page(ours_out, ours_in)
         finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
+            children.ended(process, 10)
             os.close(ours_in)
             os.close(ours_out)

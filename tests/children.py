@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from typing import Any
 
 SECONDS = 120.0
 """Longer than anything takes that is waited for, on a machine that others use."""
@@ -23,6 +24,16 @@ def line(process: subprocess.Popen[str], seconds: float = SECONDS) -> str:
         return process.stdout.readline()
     finally:
         timer.cancel()
+
+
+def ended(process: subprocess.Popen[Any], seconds: float = 30.0) -> None:
+    """Ask it to end, and end it where it does not."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(seconds)
 
 
 def after(statement: str, *words: str) -> list[str]:

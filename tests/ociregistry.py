@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import children
+
 PROGRAM = shutil.which("docker-registry")
 SKOPEO = shutil.which("skopeo")
 needs_registry = pytest.mark.skipif(PROGRAM is None, reason="no docker-registry: apt-get install docker-registry")
@@ -70,8 +72,7 @@ def serve(work: Path, auth: str = "", *, relative: bool = False) -> Iterator[Run
             time.sleep(0.05)
         yield Running(f"127.0.0.1:{port}", work / "storage")
     finally:
-        process.terminate()
-        process.wait(30)
+        children.ended(process)
 
 
 def skopeo(*words: str) -> str:

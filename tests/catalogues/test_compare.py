@@ -52,6 +52,7 @@ def test_side_by_side_without_a_weight(hub: Hub, tmp_path: Path) -> None:
     assert {wanted for _, path, wanted, _ in hub.asked if path.endswith(".safetensors") and wanted} == {"bytes=0-100000"}
 
 
+@pytest.mark.slow
 def test_an_artifact_beside_its_source(hub: Hub, tmp_path: Path) -> None:
     (made,) = compiler.convert(load(SAMPLE), ["gguf"], "q4", tmp_path / "made", verify=False)
     with Registry.open(tmp_path / "home") as registry:
@@ -80,6 +81,7 @@ def test_too_little_memory_is_said(hub: Hub, tmp_path: Path) -> None:
     assert found["org/llama"]["choice"] is None and "memory" in found["org/llama"]["against"]
 
 
+@pytest.mark.slow
 def test_words_that_make_no_sense(hub: Hub, tmp_path: Path) -> None:
     assert "1 models cannot" in compare(hub, tmp_path, "org/tiny", code=2)
     assert "no target called" in compare(hub, tmp_path, "a/b", "c/d", "--target", "moon", code=2)

@@ -89,6 +89,7 @@ def test_the_hub_is_asked_for_what_is_wanted(hub: Catalogue) -> None:
     assert asked.get("num_parameters", ["min:500000000,max:4100000000"]) == ["min:500000000,max:4100000000"]
 
 
+@pytest.mark.slow
 def test_the_answer_has_no_more_than_is_asked_for(hub: Catalogue) -> None:
     said = search(hub.url, "--limit", "2", "--sort", "likes", "--task", "any")
     assert "qwen3-embedding" in said and "Qwen/Qwen3-0.6B" in said and "Qwen3-32B" not in said
@@ -98,6 +99,7 @@ def test_the_answer_has_no_more_than_is_asked_for(hub: Catalogue) -> None:
     assert "nothing of that kind" in search(hub.url, "qwen9")
 
 
+@pytest.mark.slow
 def test_a_hub_that_cannot_be_asked(hub: Catalogue) -> None:
     assert "HF_HUB_OFFLINE is set" in search(hub.url, code=3, HF_HUB_OFFLINE="1")
     hub.status = 403

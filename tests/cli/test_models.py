@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from conftest import SAMPLE
 from filed import artifact
+<<<<<<< HEAD
 from slmops.cli import models, parse
+=======
+from slmops.cli import main, models, parser
+>>>>>>> suite
 from slmops.core import plugins
 
 Toy = Callable[..., Path]
@@ -25,10 +32,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def slmops(*words: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "slmops", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120)
-    assert done.returncode == code, done.stderr
+@dataclass(frozen=True)
+class Said:
+    stdout: str
+    stderr: str
+
+
+def slmops(*words: object, code: int = 0) -> Said:
+    """In this process; test_cli.py starts the program itself."""
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        try:
+            ended: object = main([*map(str, words)])
+        except SystemExit as end:
+            ended = end.code or 0
+    for one in streams:
+        one.seek(0)
+    done = Said(*(one.read() for one in streams))
+    assert ended == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
 

@@ -136,6 +136,7 @@ def test_what_is_not_understood_is_refused_with_the_cure(template: str, said: st
 PARTS = ["{{", "}}", "if", "end", ".System", ".Messages", "range", '"', "-", "x", "(", ")", "eq", "$", "{%", "%}"]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(PARTS)).map(" ".join))
 def test_hostile_templates_are_errors_of_ours_or_text(template: str) -> None:

@@ -34,6 +34,7 @@ def without(model: Model, piece: str) -> tuple[Model, np.ndarray]:
     return prune_vocabulary.prune_vocabulary(model, kept), kept
 
 
+@pytest.mark.slow
 def test_all_of_the_quality_where_only_tokens_are_gone_that_the_text_has_not(sample: Path) -> None:
     model = load(sample)
     kept = prune_vocabulary.choose(model, TEXT)

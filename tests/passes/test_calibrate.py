@@ -68,17 +68,9 @@ def test_roles_that_share_an_input_share_a_file(toy: Toy, tmp_path: Path) -> Non
     assert again.digest == found.digest != other.digest and not (tmp_path / "again").exists()  # nothing was computed yet
 
 
-@pytest.mark.parametrize("weighted", [False, pytest.param(True, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    "scheme",
-    [
-        "q4_k",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("q4", "q4a", "int4-g64-zero-f16", "int4-g64-bias-bf16", "iq4_xs")
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scheme", ["q4_k", "q4", "q4a", "int4-g64-zero-f16", "int4-g64-bias-bf16", "iq4_xs"])
 def test_a_solved_model_is_nearer_and_its_blocks_are_one(toy: Toy, tmp_path: Path, scheme: str, weighted: bool) -> None:
     """Than rounding, on the text that it was solved by (random weights carry nothing over; the sample's do, below)."""
     if weighted:

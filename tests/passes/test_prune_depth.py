@@ -68,6 +68,7 @@ def faint(folder: Path, source: Path, factors: dict[int, float]) -> Model:
     return load(folder)
 
 
+@pytest.mark.slow
 def test_what_is_missed_least_goes_first(toy: Toy, tmp_path: Path) -> None:
     """A layer that adds nothing costs nothing; what the next costs is the divergence computed by hand, in f64."""
     model = faint(tmp_path / "source", toy("qwen3", num_hidden_layers=4), {2: 0.0, 3: 0.1})

@@ -190,6 +190,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_no_json_breaks_the_reader(value: Any) -> None:
     with contextlib.suppress(SlmopsError):

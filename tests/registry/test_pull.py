@@ -129,6 +129,7 @@ def test_a_checkpoint_comes_with_what_belongs_to_it_and_comes_once(hub: Hub, pla
     sound(home)
 
 
+@pytest.mark.slow
 def test_weights_of_a_repository_of_many_are_chosen_by_variant(hub: Hub, tmp_path: Path) -> None:
     home = tmp_path / "home"
     said = ask(hub, home, "pull", "org/Tiny-GGUF", code=2)["error"]

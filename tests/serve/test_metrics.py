@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import children
 from needs import needs
 from serve.serving import ASKED, serving
 from slmops.core.errors import Busy, EngineCrashed, SourceNotFound
@@ -229,6 +230,7 @@ def test_a_real_prometheus_scrapes_it(busy: str, tmp_path: Path) -> None:
             (quantile,) = asked("histogram_quantile(0.5, sum by (le) (slmops_time_to_first_token_seconds_bucket))")
             assert 0 < float(quantile["value"][1]) < 60
         finally:
+<<<<<<< HEAD
             process.terminate()
 
 
@@ -272,3 +274,6 @@ def test_how_much_of_the_cache_is_held(made: Path) -> None:
         while held("slmops_kv_cache_usage_ratio") != [0.0]:
             assert time.monotonic() < until
             time.sleep(0.05)
+=======
+            children.ended(process)
+>>>>>>> suite
