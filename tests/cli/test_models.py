@@ -16,11 +16,7 @@ import pytest
 
 from conftest import SAMPLE
 from filed import artifact
-<<<<<<< HEAD
-from slmops.cli import models, parse
-=======
-from slmops.cli import main, models, parser
->>>>>>> suite
+from slmops.cli import main, models, parse
 from slmops.core import plugins
 
 Toy = Callable[..., Path]

@@ -230,8 +230,7 @@ def test_a_real_prometheus_scrapes_it(busy: str, tmp_path: Path) -> None:
             (quantile,) = asked("histogram_quantile(0.5, sum by (le) (slmops_time_to_first_token_seconds_bucket))")
             assert 0 < float(quantile["value"][1]) < 60
         finally:
-<<<<<<< HEAD
-            process.terminate()
+            children.ended(process)
 
 
 @pytest.mark.slow
@@ -253,16 +252,16 @@ def test_how_much_of_the_cache_is_held(made: Path) -> None:
         assert held("slmops_kv_cache_usage_ratio") == []
         used = json.loads(sent().read())["usage"]
         assert held("slmops_kv_cache_usage_ratio") == [0.0]
-        children = psutil.Process(process.pid).children(recursive=True)
+        workers = psutil.Process(process.pid).children(recursive=True)
         for _ in range(20):
             stream = sent(stream=True)
             stream.readline()
-            for child in children:
+            for child in workers:
                 child.suspend()
             time.sleep(0.2)  # what has come by now is counted
             (share,) = held("slmops_kv_cache_usage_ratio")
             assert held("vllm:kv_cache_usage_perc") == [share]
-            for child in children:
+            for child in workers:
                 child.resume()
             if share:
                 break
@@ -274,6 +273,3 @@ def test_how_much_of_the_cache_is_held(made: Path) -> None:
         while held("slmops_kv_cache_usage_ratio") != [0.0]:
             assert time.monotonic() < until
             time.sleep(0.05)
-=======
-            children.ended(process)
->>>>>>> suite
