@@ -88,6 +88,7 @@ class Input:
         held = _small_files(path)
         self.contents = {name: content for name, content, _ in held}
         self.names, self.weights = list(self.contents), [*itertools.accumulate(weight for _, _, weight in held)]
+        self._mutations = {name: mutations.BY_ENDING.get(Path(name).suffix, mutations.of_bytes) for name in self.names}
         self._places = {name: os.open(base / name, os.O_WRONLY) for name in self.names}
         self._changed: set[str] = set()
 
@@ -96,8 +97,7 @@ class Input:
         changed: dict[str, bytes] = {}
         for _ in range(rng.choice((1, 1, 1, 2, 3, 4))):
             (name,) = rng.choices(self.names, cum_weights=self.weights)
-            mutation = mutations.BY_ENDING.get(os.path.splitext(name)[1], mutations.of_bytes)
-            changed[name] = mutation(rng, changed.get(name) or self.contents[name])
+            changed[name] = self._mutations[name](rng, changed.get(name) or self.contents[name])
         for name in self._changed - changed.keys():
             self._write(name, self.contents[name])
         for name, content in changed.items():

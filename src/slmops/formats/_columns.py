@@ -10,6 +10,7 @@ import numpy as np
 
 from slmops.core.errors import CorruptInput
 from slmops.core.tensor import Array, Stored
+from slmops.quantize._cast import SMALL
 
 SHORT = 16 << 10
 """Bytes of a row below which the whole matrix is read sooner than a piece of each row."""
@@ -31,6 +32,23 @@ def columns(stored: Stored, start: int, stop: int) -> Array:
                     f"{stored.path.name} ends before the tensor at byte {stored.offset} does", "download it again"
                 )
     return result
+
+
+def turned(stored: Stored, start: int, stop: int) -> Array:
+    """The same as rows of their own, [stop - start, rows]."""
+    return turn(columns(stored, start, stop))
+
+
+def turn(values: Array) -> Array:
+    """[m, n] -> [n, m], contiguous."""
+    if values.size < SMALL:
+        return np.ascontiguousarray(values.T)
+    from slmops.quantize import _kernels
+
+    bits = {1: np.uint8, 2: np.uint16, 4: np.uint32}[values.itemsize]
+    result = np.empty(values.shape[::-1], bits)
+    _kernels.transpose(values.view(bits), result)
+    return result.view(values.dtype)
 
 
 def _read(file: io.FileIO, into: list[memoryview], offset: int) -> int:

@@ -25,7 +25,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     with contextlib.suppress(OSError, ValueError):
-        if os.path.basename(name) == name and stat.S_ISREG(os.lstat(path).st_mode):
+        if path.name == name and stat.S_ISREG(path.lstat().st_mode):
             return path  # no link, and right in the folder: nothing to follow, component by component
     try:
         real = Path(os.path.realpath(path, strict=True))
@@ -58,7 +58,7 @@ def there(folder: Path, name: str) -> bool:
 
 def content(folder: Path, name: str, limit: int = LIMIT) -> bytes:
     """The bytes of one file; CorruptInput past `limit`."""
-    with open(inside(folder, name), "rb") as file:
+    with inside(folder, name).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size > limit:
             raise CorruptInput(f"{name} has {size:,} bytes; none of its kind has more than {limit:,}")

@@ -21,7 +21,7 @@ from slmops.core.scheme import Codes, Packed
 from slmops.core.spec import Rope, Spec
 from slmops.core.tensor import DTYPES, Lazy, Stored, Tensor
 from slmops.formats import _files
-from slmops.formats._columns import columns
+from slmops.formats._columns import turned
 from slmops.formats._onnx_read import Place, matrix
 
 CONFIG = "genai_config.json"
@@ -205,7 +205,7 @@ def _named(graph: Graph, module: str, node: str, shape: tuple[int, ...]) -> Tens
     if place is None or place.shape != shape[::-1] or place.dtype not in DTYPES.values():
         raise Unsupported(f"the graph has no matrix for {module}", "only graphs of ONNX Runtime GenAI's builder are read")
     stored = Stored(place.path, place.offset, place.shape, place.dtype)
-    return Lazy(shape, place.dtype, lambda first, last: np.ascontiguousarray(columns(stored, first, last).T))
+    return Lazy(shape, place.dtype, lambda first, last: turned(stored, first, last))
 
 
 def _rows(whole: Tensor, start: int, shape: tuple[int, ...]) -> Tensor:

@@ -19,9 +19,9 @@ from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import DTYPES, Array, Bytes
 from slmops.formats import _checkpoint
-from slmops.formats._columns import columns
+from slmops.formats._columns import columns, turn, turned
 from slmops.quantize._affine import grid, packed
-from slmops.quantize._cast import check_finite
+from slmops.quantize._cast import cast, check_finite
 
 TITLE = "AWQ"
 ORDER = np.array([0, 2, 4, 6, 1, 3, 5, 7])
@@ -64,7 +64,7 @@ def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], siz
     points = None if symmetric else folder.take(f"{module}.qzeros", ("I32",), (groups, rows // EACH))
 
     def parameters(start: int, stop: int) -> Codes:
-        scale = np.ascontiguousarray(columns(scales, start, stop).T.astype(np.float32))
+        scale = cast(turned(scales, start, stop), DTYPES["f32"])
         check_finite(scale, f"{module}.scales", start)
         none = np.empty((stop - start, 0), np.uint8)
         if points is None:
@@ -85,4 +85,4 @@ def _nibbles(words: Array, skip: int, count: int) -> Bytes:
     found = np.empty((len(words), words.shape[1], EACH), np.uint8)
     for place, output in enumerate(ORDER):
         found[..., output] = (words.view(np.uint32) >> np.uint32(4 * place)) & np.uint32(15)
-    return np.ascontiguousarray(found.reshape(len(words), -1)[:, skip : skip + count].T)
+    return turn(found.reshape(len(words), -1)[:, skip : skip + count])

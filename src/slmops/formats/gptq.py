@@ -20,9 +20,9 @@ from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
 from slmops.core.tensor import DTYPES, Bytes, Stored
 from slmops.formats import _checkpoint
-from slmops.formats._columns import columns
+from slmops.formats._columns import columns, turn, turned
 from slmops.quantize._affine import grid, unpacked
-from slmops.quantize._cast import check_finite
+from slmops.quantize._cast import cast, check_finite
 from slmops.quantize._ordered import Ordered
 
 TITLE = "GPTQ"
@@ -92,12 +92,12 @@ def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], sai
     order = _order(folder, module, inputs, group)
 
     def parameters(start: int, stop: int) -> Codes:
-        scale = np.ascontiguousarray(columns(scales, start, stop).T.astype(np.float32))
+        scale = cast(turned(scales, start, stop), DTYPES["f32"])
         check_finite(scale, f"{module}.scales", start)
         return Codes(np.empty((stop - start, 0), np.uint8), scale, _zeros(points, bits, said.plus, start, stop))
 
     def block(start: int, stop: int) -> Codes:
-        words = np.ascontiguousarray(columns(weight, start, stop).T)
+        words = turned(weight, start, stop)
         return dataclasses.replace(parameters(start, stop), codes=words.view(np.uint8))
 
     kind = {dtype: name for name, dtype in DTYPES.items()}[scales.dtype]
@@ -107,9 +107,10 @@ def _packed(folder: _checkpoint.Folder, module: str, shape: tuple[int, int], sai
 
 def _zeros(points: Stored, bits: int, plus: int, start: int, stop: int) -> Bytes:
     """Zero points [rows, groups]. The first form's are stored less one, modulo the code's range."""
-    words = points.rows(0, points.shape[0]).view(np.uint8)
-    zeros = unpacked(words, bits, points.shape[1] * WORD // bits)[:, start:stop] + np.uint8(plus)
-    return np.ascontiguousarray((zeros & np.uint8((1 << bits) - 1)).T)
+    first = start // WORD * WORD  # 32 codes of any width end where a word does
+    words = columns(points, first * bits // WORD, min(-(-stop // WORD) * bits, points.shape[1]))
+    zeros = unpacked(words.view(np.uint8), bits, words.shape[1] * WORD // bits)[:, start - first : stop - first]
+    return turn((zeros + np.uint8(plus)) & np.uint8((1 << bits) - 1))
 
 
 def _order(folder: _checkpoint.Folder, module: str, inputs: int, group: int) -> Any:

@@ -19,6 +19,8 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 ONE, THIRTY_ONE = np.uint32(1), np.uint32(31)
 INFINITE = np.uint32(0xFF000000)
 """The rotated bits of infinity: what is not below is infinite or NaN."""
+SIDE = 8
+"""Of the squares that `transpose` moves: as many as LLVM keeps in registers."""
 
 
 @numba.njit(nogil=True, cache=True)
@@ -341,3 +343,19 @@ def pack(bits: int) -> Callable[..., None]:
                     codes[row, (bit >> 3) + 1] |= np.uint8(word >> np.uint32(8))
 
     return kernel  # type: ignore[no-any-return]
+
+
+@numba.njit(nogil=True, cache=True)
+def transpose(source: Any, target: Any) -> None:  # pragma: no cover - compiled
+    """source [m, n] -> target [n, m], in squares: numpy goes along one of the two and misses the cache in the other."""
+    for i in range(0, source.shape[0], SIDE):
+        for j in range(0, source.shape[1], SIDE):
+            square, turned = source[i : i + SIDE, j : j + SIDE], target[j : j + SIDE, i : i + SIDE]
+            if square.shape[0] == SIDE and square.shape[1] == SIDE:
+                for a in range(SIDE):
+                    for b in range(SIDE):
+                        turned[a, b] = square[b, a]
+            else:
+                for a in range(square.shape[1]):
+                    for b in range(square.shape[0]):
+                        turned[a, b] = square[b, a]
