@@ -178,7 +178,7 @@ def test_an_adapter_is_a_model_by_name_everywhere(server: tuple[str, Path], adap
     import hashlib
 
     url, log = server
-    names = [one["id"] for one in json.load(urllib.request.urlopen(f"{url}/v1/models"))["data"]]
+    names = [one["id"] for one in json.load(urllib.request.urlopen(f"{url}/v1/models", timeout=60))["data"]]
     assert names == ["home", "a", "team/b", "short"]
     expected = merged(adapted, "llamacpp", ASKED[:1])
     assert said(url, "short", ASKED[0]) == said(url, "team/b", ASKED[0]) == expected["b", ASKED[0]]
@@ -186,10 +186,10 @@ def test_an_adapter_is_a_model_by_name_everywhere(server: tuple[str, Path], adap
     chat = {"messages": [{"role": "user", "content": ASKED[0]}], "stream": False}
     ollama = post(url, "/api/chat", model="a", options={"temperature": 0, "num_predict": 48}, **chat)
     assert ollama["message"]["content"] == expected["a", ASKED[0]]
-    states = json.load(urllib.request.urlopen(f"{url}/slmops/models"))
+    states = json.load(urllib.request.urlopen(f"{url}/slmops/models", timeout=60))
     assert [(one["name"], one["names"], one["loads"]) for one in states] == [("home", ["a", "home", "short", "team/b"], 1)]
     digest = hashlib.sha256((adapted.adapter("b") / "adapter_model.safetensors").read_bytes()).hexdigest()
-    scraped = urllib.request.urlopen(f"{url}/metrics").read().decode()
+    scraped = urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
     counted = [line for line in scraped.splitlines() if line.startswith("slmops_requests_total") and '"team/b"' in line]
     assert counted and all(f'model_digest="{digest[:12]}"' in line for line in counted)
     lines = [json.loads(line) for file in sorted(log.rglob("*.jsonl")) for line in file.read_text().splitlines()]

@@ -245,7 +245,7 @@ def test_how_much_of_the_cache_is_held(made: Path) -> None:
         return urllib.request.urlopen(urllib.request.Request(f"{url}/v1/chat/completions", data, kind), timeout=60)
 
     def held(name: str) -> list[float]:
-        page = urllib.request.urlopen(f"{url}/metrics").read().decode()
+        page = urllib.request.urlopen(f"{url}/metrics", timeout=60).read().decode()
         return list(samples(page).get(name, {}).values())
 
     with serving(f"home={made / 'gguf'}", "--context", "256", "--parallel", "2") as (url, process):

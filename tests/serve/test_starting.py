@@ -119,9 +119,8 @@ def test_a_real_server_is_alive_before_its_models_are_opened(tmp_path: Path) -> 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "slmops", "serve", "--config", str(tmp_path / "serve.yaml"), "--port", str(port)]
-    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=heard) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert _first(port) == 200
             process.send_signal(signal.SIGINT)

@@ -133,6 +133,7 @@ class _Dropping(logging.handlers.QueueHandler):
 
 class _Gathering(logging.handlers.QueueListener):
     def dequeue(self, block: bool) -> logging.LogRecord:
+        assert isinstance(self.queue, queue.Queue)
         waits = self.queue.empty()
         record: logging.LogRecord = self.queue.get(block)
         if waits:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -82,17 +83,17 @@ async def _apart(work: Callable[[], Whole]) -> Whole:
     loop = asyncio.get_running_loop()
     made = loop.create_future()
 
-    def told(tell: Callable[[object], None], what: object) -> None:
+    def told(tell: Callable[[], None]) -> None:
         if not made.done():
-            tell(what)
+            tell()
 
     def run() -> None:
         try:
-            tell, what = made.set_result, work()
+            tell = functools.partial(made.set_result, work())
         except BaseException as fault:
-            tell, what = made.set_exception, fault
+            tell = functools.partial(made.set_exception, fault)
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(told, tell, what)
+            loop.call_soon_threadsafe(told, tell)
 
     threading.Thread(target=run, name="start", daemon=True).start()
     found: Whole = await made
