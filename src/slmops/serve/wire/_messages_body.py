@@ -186,9 +186,7 @@ class Create(Prompt):
     temperature: Annotated[float | None, Field(ge=0, le=1)] = None
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None
     top_k: Annotated[int | None, Field(ge=0, le=1 << 20)] = None
-    stop_sequences: (
-        Annotated[list[Annotated[str, Field(min_length=1, max_length=MOST_STOP)]], Field(max_length=8)] | None
-    ) = None
+    stop_sequences: Annotated[list[Stop] | None, Field(max_length=8)] = None
     stream: bool | None = False
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
