@@ -414,8 +414,12 @@ def test_a_refusal_reaches_who_still_sends(listening: tuple[int, Any]) -> None:
 
 def test_a_server_is_asked_under_the_address_that_it_listens_on() -> None:
     """An address of IPv6 stands in brackets in URLs and so in the Host header (RFC 3986, 3.2.2)."""
-    from slmops.cli import _access, parser
+    import argparse
 
+    from slmops.cli import _access, serve
+
+    parser = argparse.ArgumentParser()
+    serve.add(parser)
     for host, asked in (("fd00::5", "[fd00::5]"), ("10.0.0.7", "10.0.0.7"), ("Box.Example", "box.example")):
-        found = _access.access(parser("serve").parse_args(["serve", "--host", host, "--insecure"]))
+        found = _access.access(parser.parse_args(["--host", host, "--insecure"]))
         assert asked in found.hosts

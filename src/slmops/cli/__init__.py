@@ -18,7 +18,7 @@ from slmops.core.errors import SlmopsError
 
 
 def parser(verb: str | None) -> argparse.ArgumentParser:
-    """The parser, of the asked verb alone where there is such a one: the others' files are not even read."""
+    """The parser; only the asked verb's options are filled in."""
     import slmops
 
     main_parser = argparse.ArgumentParser(
@@ -29,8 +29,7 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
     )
     main_parser.add_argument("--version", action="version", version=f"slmops {slmops.__version__}")
     verbs = main_parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    known = plugins.names("cli")
-    for name in known if verb not in known else [verb]:
+    for name in plugins.names("cli"):
         module = plugins.load("cli", name)
         one = verbs.add_parser(
             name,
@@ -48,7 +47,7 @@ def parser(verb: str | None) -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code (core/errors.py)."""
     words = sys.argv[1:] if argv is None else argv
-    verb = words[0] if words and not words[0].startswith("-") else None
+    verb = next((word for word in words if not word.startswith("-")), None)
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _terminated)
     for out in (sys.stdout, sys.stderr):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -172,7 +172,7 @@ class Create(Prompt):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=self.top_k or 0,
             top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31),
+            seed=secrets.randbits(31),
             constraint=self.constraint(),
         )
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
 import re
+import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -91,7 +91,7 @@ class Options(Body):
             top_k=40 if self.top_k is None else self.top_k,
             top_p=of(self.top_p, 0.9) or 1e-6,  # 0 leaves the likeliest alone, as llama.cpp has it
             min_p=of(self.min_p, 0.0),
-            seed=random.getrandbits(31) if self.seed in (None, -1) else self.seed & 0x7FFF_FFFF,
+            seed=secrets.randbits(31) if self.seed in (None, -1) else self.seed & 0x7FFF_FFFF,
             repeat_penalty=of(self.repeat_penalty, 1.0),
             frequency_penalty=of(self.frequency_penalty, 0.0),
             presence_penalty=of(self.presence_penalty, 0.0),

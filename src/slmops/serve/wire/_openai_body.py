@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
+import secrets
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -163,7 +163,7 @@ class Common(Body):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=self.top_k or 0,
             top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31) if self.seed is None else self.seed & 0x7FFF_FFFF,
+            seed=secrets.randbits(31) if self.seed is None else self.seed & 0x7FFF_FFFF,
             min_p=self.min_p or 0.0,
             repeat_penalty=self.repetition_penalty or 1.0,
             frequency_penalty=self.frequency_penalty or 0.0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import random
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -147,7 +147,7 @@ class Create(Body):
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=0,
             top_p=self.top_p or 1.0,
-            seed=random.getrandbits(31),
+            seed=secrets.randbits(31),
             constraint=Constraint("json") if isinstance(form, AnyJson) else constraint,
         )
         found = Request(
