@@ -12,7 +12,6 @@ import pytest
 
 from slmops.cli import _remote, main
 from slmops.core.errors import CorruptInput, Unreachable, UsageError
-from slmops.engines import Sampling
 
 KEY = "slm_a-key-that-is-for-one-server-alone"
 
@@ -50,15 +49,17 @@ def said(status: int, body: bytes = b"", length: int | None = None, **headers: s
     return answer
 
 
-def test_a_key_goes_to_the_server_that_was_named_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_goes_to_the_server_that_was_named_and_no_further(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv(_remote.KEY, KEY)
     with (
         answering(said(200, b"[]")) as (other, heard),
         answering(said(302, Location=f"{other}/slmops/models")) as (url, sent),
     ):
         assert main(["ps", "--url", url]) == UsageError.exit_code
-        with pytest.raises(UsageError, match="302"):
-            _remote.answers(url, None, None, Sampling())
+        assert main(["chat", url]) == UsageError.exit_code
+        assert "302" in capsys.readouterr().err
         assert len(sent) == 2 and all(one["authorization"] == f"Bearer {KEY}" for one in sent)
         assert heard == []
         assert main(["ps", "--url", other]) == 0 and len(heard) == 1
@@ -82,6 +83,5 @@ def test_what_is_no_answer_is_told_as_such(
         for words in ([], ["--json"]):
             assert main(["ps", "--url", url, *words]) == fault.exit_code
             assert not capsys.readouterr().out
-        with pytest.raises(fault):
-            _remote.answers(url, None, None, Sampling())
+        assert main(["chat", url]) == fault.exit_code
     assert main(["ps", "--url", "file:///etc/passwd"]) == UsageError.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,10 +167,29 @@ def test_the_desk_names_to_a_caller_what_is_theirs() -> None:
 
     desk = Desk(Three(Names([])), [Limits(4096)])
     caller = Caller("ann", models=("home*",))
-    assert desk.names(caller) == ["home", "home:v2"] and desk.names(Caller()) == Three.names
+    assert asyncio.run(desk.names(caller)) == ["home", "home:v2"] and asyncio.run(desk.names(Caller())) == Three.names
     with pytest.raises(SlmopsError) as missing:
         asyncio.run(desk.ask(Request("home-none", prompt="x"), caller))
     assert "secret" not in f"{missing.value} {missing.value.cure}" and "home:v2" in missing.value.cure
+
+
+def test_opening_a_model_is_of_the_time_that_a_request_has() -> None:
+    from slmops.core.errors import Unreachable
+    from slmops.serve.desk import Desk
+    from slmops.serve.models import Models
+    from slmops.serve.names import Names
+
+    class Slow(Models):
+        def get(self, name: str) -> Any:
+            time.sleep(1.0)
+            return super().get(name)
+
+    models = Slow(Names([]))
+    desk, request, told = Desk(models, (), 0.1), Request("home", prompt="x"), Caller("ann")
+    for ask in (desk.ask(request, told), desk.count(request, told), desk.embed("home", ["x"], told)):
+        with pytest.raises(Unreachable, match=r"0\.1 s"):
+            asyncio.run(ask)
+    models.close()
 
 
 def test_a_request_that_takes_too_long_is_given_up(made: Path) -> None:
@@ -191,6 +211,7 @@ def test_a_request_that_takes_too_long_is_given_up(made: Path) -> None:
     async def asking() -> None:
         models = Models(Names([Entry("home", made / "gguf", options=Options(context=4096))]))
         try:
+            await asyncio.to_thread(models.get, "home")  # its files take time of their own, on a busy machine
             for timeout in (0.4, 60.0):
                 desk = Desk(models, [Told()], timeout)
                 most = 4000 if timeout < 1 else 2

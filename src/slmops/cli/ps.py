@@ -9,7 +9,6 @@ HELP = "what a running server has loaded: engine, precision, memory, requests, h
 EXAMPLE = "slmops ps"
 MOST = 16 << 20
 """Bytes of an answer."""
-SECONDS = 10.0
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -25,8 +24,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from slmops.cli import _remote, _text
 
-    url, key = arguments.url.rstrip("/") + "/slmops/models", _remote.key(arguments.key_file)
-    with _remote.asked(url, key, seconds=SECONDS) as answer, _remote.understood():
+    url = arguments.url.rstrip("/") + "/slmops/models"
+    with _remote.asked(url, key=_key(arguments.key_file), seconds=10) as answer, _remote.understood():
         said = json.loads(answer.read(MOST))
         rows = [_row(one, time.time()) for one in said]
     if arguments.json:
@@ -66,3 +65,17 @@ def _time(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f}{unit}"
     return f"{max(0.0, seconds):.0f}s"
+
+
+def _key(path: str | None) -> str | None:
+    from pathlib import Path
+
+    from slmops.core.errors import SourceNotFound
+
+    if path is None:
+        return None
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SourceNotFound(f"the key cannot be read: {path}: {error}", "a text file, the key on its first line") from None
+    return lines[0] if lines else None

@@ -132,10 +132,13 @@ class _Dropping(logging.handlers.QueueHandler):
 
 
 class _Gathering(logging.handlers.QueueListener):
+    def __init__(self, lines: queue.Queue[Any], writer: logging.Handler) -> None:
+        super().__init__(lines, writer)
+        self._lines = lines
+
     def dequeue(self, block: bool) -> logging.LogRecord:
-        assert isinstance(self.queue, queue.Queue)
-        waits = self.queue.empty()
-        record: logging.LogRecord = self.queue.get(block)
+        waits = self._lines.empty()
+        record: logging.LogRecord = self._lines.get(block)
         if waits:
             time.sleep(GATHER)
         return record

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import threading
 from collections.abc import AsyncIterator, Callable
 
@@ -83,17 +82,22 @@ async def _apart(work: Callable[[], Whole]) -> Whole:
     loop = asyncio.get_running_loop()
     made = loop.create_future()
 
-    def told(tell: Callable[[], None]) -> None:
-        if not made.done():
-            tell()
+    def told(whole: Whole | None, fault: BaseException | None) -> None:
+        if made.done():
+            return
+        if fault is not None:
+            made.set_exception(fault)
+        else:
+            made.set_result(whole)
 
     def run() -> None:
+        whole, wrong = None, None
         try:
-            tell = functools.partial(made.set_result, work())
+            whole = work()
         except BaseException as fault:
-            tell = functools.partial(made.set_exception, fault)
+            wrong = fault
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            loop.call_soon_threadsafe(told, tell)
+            loop.call_soon_threadsafe(told, whole, wrong)
 
     threading.Thread(target=run, name="start", daemon=True).start()
     found: Whole = await made
