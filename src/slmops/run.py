@@ -128,6 +128,12 @@ def _told(folder: Path, form: str, tokens: Tokenizer, template: str | None, cont
     return Artifact(folder, form, tokens.eos, tokens.bos, tokens.adds_bos, template, special, context, vocab)
 
 
+def together(form: str) -> list[str]:
+    """Installed engines that open a format and compute requests together, the preferred one first."""
+    able = [name for name in _installed.engines_for(form) if "parallel" in plugins.load("engines", name).CAN]
+    return [name for name in able if _installed.installed(name) is not None]
+
+
 def choose_engine(form: str, wanted: str | None = None, together: bool = False, adapts: bool = False) -> str:
     """The engine to use for a format: the one asked for, or the preferred of those installed; `together`: of those first
     that compute requests together; `adapts`: of those alone that load adapters.

@@ -34,6 +34,7 @@ SCHEMAS: tuple[dict[str, Any], ...] = (
     {"type": "array", "items": {"enum": [1, 2.5, None, True, {"a": ["b"]}]}, "minItems": 3, "maxItems": 3},
     {"type": "object", "properties": {"none": {"type": "array", "items": True, "maxItems": 0}}, "required": ["none"]},
     {"type": "object", "properties": {}},
+    {"type": "object", "required": []},
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -33,8 +34,8 @@ def post(url: str, **fields: Any) -> Any:
     return urllib.request.urlopen(request, timeout=60)
 
 
-def said(url: str) -> Any:
-    return json.loads(json.load(post(url))["choices"][0]["message"]["content"])
+def said(url: str, model: str = "home") -> Any:
+    return json.loads(json.load(post(url, model=model))["choices"][0]["message"]["content"])
 
 
 def engine(pid: int) -> psutil.Process:
@@ -86,3 +87,38 @@ def test_a_server_that_dies_below_its_worker_is_started_again(server: tuple[str,
     else:
         pytest.fail("it was not started again")
     assert engine(pid).pid != first.pid
+
+
+@pytest.mark.skipif(shutil.which("llama-server") is None, reason="llama-server is not on PATH")
+def test_the_engine_is_chosen_by_what_was_measured_here(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures as the command files them; then others that say the opposite."""
+    from slmops import cli
+    from slmops.core import receipt
+    from slmops.registry import Registry, references
+
+    monkeypatch.setenv("SLMOPS_HOME", str(tmp_path))
+    with Registry.open(tmp_path) as registry:
+        digest = registry.add(made / "gguf", references.named("home:q8"))
+
+    def served() -> str:
+        with serving("home:q8", "--context", "256") as (url, _):
+            assert said(url, "home:q8") == ANSWER
+            return str(json.load(urllib.request.urlopen(f"{url}/slmops/models"))[0]["engine"])
+
+    assert served() == "llamaserver"
+    rates = {}
+    for engine in ("llamaserver", "llamacpp"):
+        asked = ["measure", "home:q8", "--attach", "--json", "--runs", "1", "--concurrency", "4", "--engine", engine]
+        assert cli.main(asked) == 0
+        rates[engine] = json.loads(capsys.readouterr().out)["measured"][0]["concurrency"]["4"]["throughput"]
+    best = max(rates, key=lambda one: float(rates[one]["value"]))
+    apart = rates[best]["low"] > min(rates.values(), key=lambda one: float(one["value"]))["high"]
+    assert served() == (best if apart else "llamaserver")
+    with Registry.open(tmp_path) as registry:
+        for engine, rate in (("llamaserver", 10.0), ("llamacpp", 20.0)):
+            load = {"throughput": {"value": rate, "low": rate, "high": rate}}
+            document = {"measured": {"engine": engine, "concurrency": {"4": load}}, "machine": receipt.machine()}
+            registry.attach(digest, "measurement", document)
+    assert served() == "llamacpp"

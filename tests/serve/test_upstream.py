@@ -216,7 +216,7 @@ def llama(file: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as one:
         port = one.getsockname()[1]
     asked = {"file": str(file), "port": port, "context": 256, "parallel": 2, "threads": 2, "cache_mib": 0}
-    asked |= {"device": "cpu", "kv": "", "embeds": False, "pools": False}
+    asked |= {"device": "cpu", "kv": "", "embeds": False, "pools": False, "adapters": []}
     command = [sys.executable, "-P", _llamacpp_serve.__file__, json.dumps(asked)]
     with subprocess.Popen(command, env={**os.environ, "LLAMA_API_KEY": BEHIND}, stdout=-3, stderr=-3) as process:
         try:

@@ -126,7 +126,7 @@ class _Grammar:
 
     def _object(self, said: Mapping[str, Any]) -> str:
         properties, required = said.get("properties", {}), said.get("required", [])
-        more = said.get("additionalProperties", False)
+        more = said.get("additionalProperties", "properties" not in said)
         if set(required) - properties.keys() or (properties and more is not False):
             raise _Beyond
         if not properties:

@@ -144,7 +144,11 @@ class Models:
                 scratch = until_unloaded.enter_context(tempfile.TemporaryDirectory(prefix="slmops-adapters-"))
                 written = adapters.write(artifact, [one for _, one in entry.adapters], Path(scratch))
                 options = dataclasses.replace(options, adapters=tuple(str(one.file) for one in written))
-            model = Model(target.name, artifact, entry.engine, options, entry.queue, warm=self._warm)
+            engine = entry.engine
+            if engine is None and (found := self._names.fastest(target, run.together(artifact.format))) is not None:
+                engine = found.engine
+                log.info("chosen", extra={"model": target.name, "engine": engine, "why": found.why})
+            model = Model(target.name, artifact, engine, options, entry.queue, warm=self._warm)
             need = room.need(artifact, model.engine, model.options)
             release = until_unloaded.pop_all().close
         digests = {name: one.digest for (name, _), one in zip(entry.adapters, written, strict=True)}

@@ -17,6 +17,7 @@ from slmops.core.errors import CorruptInput, SourceNotFound, UsageError
 from slmops.engines import AS_IT_COMES, Options
 from slmops.registry import Registry, references
 from slmops.registry import index as layout
+from slmops.registry.fastest import Fastest, fastest
 from slmops.registry.references import Reference
 
 MOST_KNOWN = 10_000
@@ -193,6 +194,12 @@ class Names:
         """
         return self._shelf.lease(target.digest) if target.digest else (Path(target.place), lambda: None)
 
+    def fastest(self, target: Target, engines: Sequence[str]) -> Fastest | None:
+        """Of these engines, the one that was measured to be the fastest with it here; see registry/fastest.py."""
+        if not target.digest or len(engines) < 2:
+            return None
+        return self._shelf.fastest(target.digest, target.entry.options.parallel, engines)
+
     def close(self) -> None:
         self._shelf.close()
 
@@ -258,6 +265,9 @@ class _Shelf:
                 self._leasing.do(lambda _: held.close())
 
         return folder, release
+
+    def fastest(self, digest: str, at_once: int, engines: Sequence[str]) -> Fastest | None:
+        return self._leasing.do(lambda registry: fastest(registry, digest, at_once, engines))
 
     def close(self) -> None:
         self._asked.close()
