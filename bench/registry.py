@@ -3,8 +3,8 @@
 
     python bench/registry.py [--bytes 4e9] [--artifacts 10000] [--runs 3] [--folder DIR]
 
-Each figure is the median of the runs; sha256sum and cp run in turn with add, on the same disk, and ratios are of turns. The page
-cache is warm.
+Each figure is the median of the runs; sha256sum and cp take turns with add, on the same disk, and ratios are of turns. The
+page cache is warm.
 """
 
 from __future__ import annotations
