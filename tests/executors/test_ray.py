@@ -40,7 +40,7 @@ def alive(environment: dict[str, str], count: int) -> None:
     ask = "import ray, time; ray.init(log_to_driver=False); end = time.monotonic() + 120\n"
     ask += "while (found := sum(node['Alive'] for node in ray.nodes())) != int(sys.argv[1]) and time.monotonic() < end:\n"
     ask += "    time.sleep(0.2)\nprint(found)"
-    end = time.monotonic() + 120
+    end = time.monotonic() + SECONDS
     while time.monotonic() < end:  # the head may not answer yet
         said = subprocess.run(
             [sys.executable, "-c", "import sys; " + ask, str(count)],
