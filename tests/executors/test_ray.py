@@ -37,15 +37,12 @@ def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProc
 
 def alive(environment: dict[str, str], count: int) -> None:
     """Wait until so many nodes are."""
-    ask = "import ray, time; ray.init(log_to_driver=False); end = time.monotonic() + 120\n"
-    ask += "while (found := sum(node['Alive'] for node in ray.nodes())) != int(sys.argv[1]) and time.monotonic() < end:\n"
-    ask += "    time.sleep(0.2)\nprint(found)"
-    end = time.monotonic() + 120
-    while time.monotonic() < end:  # the head may not answer yet
+    ask = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
         said = subprocess.run(
-            [sys.executable, "-c", "import sys; " + ask, str(count)],
-            capture_output=True, text=True, check=False, env=environment, timeout=180,
-        )  # fmt: skip
+            [sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment, timeout=SECONDS
+        )
         if said.stdout.strip() == str(count):
             return
     pytest.fail(f"the cluster has not {count} nodes: {said.stdout}{said.stderr[-500:]}")
@@ -63,13 +60,12 @@ def cluster() -> Iterator[dict[str, str]]:
         environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"127.0.0.1:{port}"}
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
         worker = [f"--address=127.0.0.1:{port}", "--num-cpus=1"]
-        for words, nodes in ((head, 1), (worker, None), (worker, 3)):
+        for number, words in enumerate((head, worker, worker)):
             start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
             log = stack.enter_context(tempfile.TemporaryFile())
             process = stack.enter_context(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
             stack.callback(children.ended, process)
-            if nodes is not None:
-                alive(environment, nodes)
+            alive(environment, number + 1)
         yield environment
 
 

@@ -44,6 +44,7 @@ def test_all_of_the_quality_where_only_tokens_are_gone_that_the_text_has_not(sam
     assert found.quality.top1.value == 1
 
 
+@pytest.mark.slow
 def test_divergence_of_fewer_layers_by_hand(toy: Toy) -> None:
     """Over all tokens; and over the kept ones, the source's distribution renormalised."""
     model = load(toy("qwen3"))
