@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ def _alarm(number: int, frame: Any) -> None:
 # ---- seeds: what a reader takes
 
 
-def seeds(reader: str, folder: Path) -> list[Path]:
-    """Valid inputs of a reader, small."""
+def seeds(reader: str, folder: Path, also: Sequence[Path]) -> list[Path]:
+    """Valid inputs of a reader, small, and copies of the folders that `also` names."""
     import fuzzseeds
 
-    return list(fuzzseeds.make(reader, folder))
+    made = list(fuzzseeds.make(reader, folder))
+    return [*made, *(shutil.copytree(one, folder / f"also-{number}") for number, one in enumerate(also))]
 
 
 def one(reader: str, path: Path, guess: bool = True) -> str:
@@ -111,7 +113,7 @@ class Input:
         os.ftruncate(place, len(content))
 
 
-def run(reader: str, mutants: int, seed: int, seconds: float, progress: bool) -> dict[str, Any]:
+def run(reader: str, mutants: int, seed: int, seconds: float, also: Sequence[Path], progress: bool) -> dict[str, Any]:
     """Fuzz one reader. The counts by outcome, the slowest mutant, and the failures with what repeats them."""
     rng = random.Random(f"{reader} {seed}")
     outcomes: collections.Counter[str] = collections.Counter()
@@ -120,7 +122,7 @@ def run(reader: str, mutants: int, seed: int, seconds: float, progress: bool) ->
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     shm = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=shm if shm.is_dir() else None) as scratch:
-        originals = seeds(reader, Path(scratch) / "seeds")
+        originals = seeds(reader, Path(scratch) / "seeds", also)
         for original in originals:
             assert one(reader, original) == "read", f"the seed {original} is refused"
         limit = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") + MEMORY
@@ -189,8 +191,13 @@ def main() -> int:
     parser.add_argument("--mutants", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop then, and say how many it came to")
+    parser.add_argument(
+        "--also", type=Path, nargs="+", default=[], help="folders of others' making, such as GenAI's builder's"
+    )
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.also and arguments.reader == "all":
+        parser.error("--also is for one reader")
     found = []
     for reader in READERS if arguments.reader == "all" else (arguments.reader,):
         if arguments.reader == "all":  # a process each: the limit on memory is the process's
@@ -202,7 +209,8 @@ def main() -> int:
             found.extend(json.loads(part.read_text()))
             shutil.rmtree(part.parent)
         else:
-            found.append(run(reader, arguments.mutants, arguments.seed, arguments.seconds, sys.stderr.isatty()))
+            o = arguments
+            found.append(run(reader, o.mutants, o.seed, o.seconds, o.also, sys.stderr.isatty()))
     text = json.dumps(found, indent=1)
     if arguments.json:
         arguments.json.write_text(text)
