@@ -16,8 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from slmops.serve import health, wire
+from slmops.serve import health
 from slmops.serve.access import Access, Guard
+from slmops.serve.faults import Problem
 from slmops.serve.logs import Trails
 
 Whole = Starlette
@@ -42,7 +43,7 @@ class Starting:
         self._whole: Whole | None = None
         self._ended = asyncio.Event()
         routes = health.routes(_Nothing())
-        around = [Middleware(Trails), Middleware(Guard, access=access, routes=routes, error=wire.error)]
+        around = [Middleware(Trails), Middleware(Guard, access=access, routes=routes, error=_said)]
         self._first = Starlette(
             routes=routes, middleware=around, lifespan=self._life, exception_handlers={404: self._absent}
         )
@@ -75,6 +76,11 @@ class Starting:
             self._failed(fault)
         finally:
             self._ended.set()
+
+
+def _said(_: Scope, problem: Problem) -> object:
+    """What is wrong, before there are formats."""
+    return {"error": {"message": problem.said, "type": "invalid_request_error", "code": problem.code}}
 
 
 async def _apart(work: Callable[[], Whole]) -> Whole:

@@ -108,6 +108,8 @@ def routes(desk: Desk) -> list[Route]:
         facts = noted(http, name, to)
         for one in filter(None, (name, to)):
             caller(http).check(one)
+            if (here := _named(one)) is not None:
+                caller(http).check(here)
         return facts
 
     @reads(Pull, "status", media=NDJSON)
@@ -234,6 +236,15 @@ def _pushing(body: Pull) -> Work:
             return digest
 
     return work
+
+
+def _named(text: str) -> str | None:
+    """What HOST:PORT/REPOSITORY[:TAG] is called here, where that is another name."""
+    from slmops.registry._distribution import hosted
+
+    with contextlib.suppress(UsageError):
+        return str(hosted(text.removeprefix("oci:").removeprefix("//"))[0])
+    return None
 
 
 def _copy(source: str, text: str) -> str:
