@@ -239,7 +239,8 @@ def _pushing(body: Pull) -> Work:
             Registry.open() as registry,
             Repository(parse(f"oci:{name}"), plain_http=bool(body.insecure)) as there,
         ):
-            push.push(registry, digest := registry.resolve(str(name)), there, name.tag, over=None, watch=watch)
+            digest = registry.resolve(str(name))
+            push.push(registry, digest, there, name.tag, over=None, watch=watch)
             return digest
 
     return work
@@ -343,8 +344,9 @@ class _Job:
         except SlmopsError as error:
             self.fault, self._facts["outcome"] = error, type(error).__name__
         except Left:
-            pass
+            self._facts["outcome"] = "cancelled"
         except Exception as error:  # the client is told that it failed, whatever it was
+            self._facts["outcome"] = type(error).__name__
             self.fault = SlmopsError(f"the job failed: {type(error).__name__}")
             raise
         finally:
