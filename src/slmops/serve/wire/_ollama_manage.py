@@ -232,7 +232,8 @@ def _pushing(body: Pull) -> Work:
 
     def work(watch: Watch) -> str:
         with Registry.open() as registry, Repository(place, plain_http=bool(body.insecure)) as there:
-            push.push(registry, digest := registry.resolve(str(name)), there, place.tag, over=None, watch=watch)
+            digest = registry.resolve(str(name))
+            push.push(registry, digest, there, place.tag, over=None, watch=watch)
             return digest
 
     return work
@@ -350,8 +351,9 @@ class _Job:
         except SlmopsError as error:
             self.fault, self._facts["outcome"] = error, type(error).__name__
         except Left:
-            pass
+            self._facts["outcome"] = "cancelled"
         except Exception as error:  # the client is told that it failed, whatever it was
+            self._facts["outcome"] = type(error).__name__
             self.fault = SlmopsError(f"the job failed: {type(error).__name__}")
             raise
         finally:
