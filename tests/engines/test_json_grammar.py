@@ -34,7 +34,6 @@ SCHEMAS: tuple[dict[str, Any], ...] = (
     {"type": "array", "items": {"enum": [1, 2.5, None, True, {"a": ["b"]}]}, "minItems": 3, "maxItems": 3},
     {"type": "object", "properties": {"none": {"type": "array", "items": True, "maxItems": 0}}, "required": ["none"]},
     {"type": "object", "properties": {}},
-    {"type": "object", "required": []},
 )  # fmt: skip
 
 
@@ -65,6 +64,12 @@ def test_answers_are_of_the_schema_with_no_blanks_of_their_own(schema: dict[str,
         jsonschema.validate(value, schema)
         between = re.sub(r'"(\\.|[^"\\])*"', '""', said)
         assert not re.search(r"\s\s|[^ \S]|\s[,:}\]]|[{\[]\s", between), said
+
+
+def test_an_object_of_which_nothing_is_said_is_any() -> None:
+    for schema, root in (({}, "object"), ({"required": []}, "object"), ({"properties": {}}, '"{}"')):
+        found = _json_grammar.grammar(json.dumps({"type": "object", **schema}))
+        assert found is not None and found.endswith(f"root ::= {root}\n"), schema
 
 
 @pytest.mark.parametrize(
