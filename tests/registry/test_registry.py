@@ -196,6 +196,20 @@ def test_every_file_of_the_layout_is_covered_by_fsck(registry: Registry, tmp_pat
     assert fsck.check(registry.root).sound
 
 
+def test_a_flip_within_the_index_is_found_and_mended(registry: Registry, tmp_path: Path) -> None:
+    """What is left of it is JSON still, and says something else that nobody asks for."""
+    digest = registry.add(artifact(tmp_path / "a"), named("toy"))
+    path = registry.root / "index.json"
+    before, text = path.stat(), path.read_text()
+    for word in ("artifactType", "vnd.cncf.model.manifest", "vnd.oci.image.index"):
+        path.write_text(text.replace(word, word[:-1] + chr(ord(word[-1]) ^ 1), 1))  # in place
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert [one.what for one in fsck.check(registry.root).problems] == ["index"], word
+    assert fsck.check(registry.root, repair=True).sound and fsck.check(registry.root).sound
+    with Registry.open(registry.root) as again:
+        assert again.resolve("toy") == digest
+
+
 def test_adding_again_heals(registry: Registry, tmp_path: Path) -> None:
     digest = registry.add(artifact(tmp_path / "a"), named("toy"))
     registry.place(digest)

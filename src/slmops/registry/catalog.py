@@ -143,9 +143,17 @@ class Catalog:
         found = self._all("select value from meta where key = 'index'")
         return str(found[0][0]) if found else ""
 
-    def sync(self, index: Index, seen: str, load: Callable[[str], tuple[Manifest, dict[str, Any], float]]) -> None:
+    def written(self) -> str:
+        """What that index.json hashed to then; empty where a catalog of before did not say."""
+        found = self._all("select value from meta where key = 'digest'")
+        return str(found[0][0]) if found else ""
+
+    def sync(
+        self, index: Index, seen: tuple[str, str], load: Callable[[str], tuple[Manifest, dict[str, Any], float]]
+    ) -> None:
         """Bring it up to what index.json says; only manifests that are new are read, with `load(digest)`.
 
+        seen: the file's identity, and what it hashes to.
         `load` returns the manifest, the document of an attachment (else {}), and when it was added.
         """
         with self.transaction():
@@ -165,7 +173,7 @@ class Catalog:
             if origins != dict(self._db.execute("select digest, origin from origins").fetchall()):
                 self._db.execute("delete from origins")
                 self._db.executemany("insert into origins values (?, ?)", origins.items())
-            self._db.execute("insert or replace into meta values ('index', ?)", (seen,))
+            self._db.execute("insert or replace into meta values ('index', ?), ('digest', ?)", seen)
 
     def _drop(self, digest: str) -> None:
         self._db.execute("delete from artifacts where digest = ?", (digest,))

@@ -13,7 +13,7 @@ from pathlib import Path
 from slmops.core.errors import CorruptInput, PolicyRefused, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, write_whole
 from slmops.core.watch import Watch
-from slmops.registry import approval, gc, index, manifest, placing, policy, references, trust
+from slmops.registry import approval, catalog, gc, index, manifest, placing, policy, references, trust
 from slmops.registry.blobs import Blob, Identity
 from slmops.registry.catalog import Catalog
 from slmops.registry.founding import home
@@ -91,11 +91,24 @@ def _layout(root: Path, repair: bool) -> Iterator[Problem]:
         yield Problem("layout", index.LAYOUT, "missing, or of another version", repair)
     try:
         index.read(root)
+        said = "its bytes are not those that were written" if _rotten(root) else ""
     except CorruptInput as fault:
         said = str(fault)
+    if said:
         if repair:
             said += f"; {_rebuild(root)}"
         yield Problem("index", index.NAME, said, repair)
+
+
+def _rotten(root: Path) -> bool:
+    """Whether index.json is the very file that the catalog was made from, and hashes to something else."""
+    with contextlib.suppress(CorruptInput):  # a catalog that cannot be read is made again
+        if Catalog.usable(root / catalog.NAME):
+            with contextlib.closing(Catalog(root / catalog.NAME)) as held:
+                before, found = index.identity(root), file_digest(root / index.NAME)
+                same = held.seen() == before == index.identity(root)
+                return same and held.written() not in ("", found)
+    return False
 
 
 def _rebuild(root: Path) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
-from slmops.core.store import no_space
+from slmops.core.store import file_digest, no_space
 from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
 from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
@@ -348,11 +348,11 @@ class Registry:
             edit(held)
             trust.naming(self, before, held)
             held.write(self.root)
-            self.catalog.sync(held, self._seen(), self._load)
+            self._sync(held)
 
     def refresh(self) -> None:
         """Bring the catalog up to index.json, if that is another than it was made from."""
-        if self.catalog.seen() != self._seen():
+        if self.catalog.seen() != index.identity(self.root):
             with _lock.held(self.root / "index.lock"):
                 self._fill()
 
@@ -376,15 +376,14 @@ class Registry:
                 self.catalog.create(self._fill)
 
     def _fill(self) -> None:
-        self.catalog.sync(index.read(self.root), self._seen(), self._load)
+        self._sync(index.read(self.root))
+
+    def _sync(self, held: Index) -> None:
+        self.catalog.sync(held, (index.identity(self.root), file_digest(self.root / index.NAME)), self._load)
 
     def trust(self, digests: Iterable[str]) -> None:
         """Remember that these blobs were hashed as they were written."""
         self.catalog.trust([(one, Identity.of(self.blobs.path(one))) for one in digests])
-
-    def _seen(self) -> str:
-        found = (self.root / index.NAME).stat()
-        return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"
 
     def _load(self, digest: str) -> tuple[Manifest, dict[str, Any], float]:
         found = self.manifest(digest)
