@@ -63,10 +63,14 @@ def client(managed: bool) -> Any:
     from slmops.serve.access import CALLER
     from slmops.serve.desk import Desk
     from slmops.serve.logs import TRAIL
-    from slmops.serve.request import Caller, Trail
+    from slmops.serve.request import Caller, Embedded, Trail
     from slmops.serve.wire import ollama as wire
 
+    async def embed(texts: list[str]) -> Embedded:
+        return Embedded(tuple((1.0,) for _ in texts), len(texts))
+
     models = Words("an answer")
+    models.model.embed = embed
     models.registry = managed  # type: ignore[misc]
     models.load = models.unload = models.keep = lambda *_: True  # type: ignore[attr-defined]
     app = Starlette(routes=wire.routes(Desk(models)))  # type: ignore[arg-type]
