@@ -81,6 +81,7 @@ def client(managed: bool) -> Any:
     return httpx.AsyncClient(transport=httpx.ASGITransport(let_in, raise_app_exceptions=False), base_url="http://words")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 def test_never_a_500(route: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLMOPS_HOME", str(tmp_path))
