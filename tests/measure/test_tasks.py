@@ -134,6 +134,7 @@ def test_rouge_l_of_lins_example() -> None:
         assert mark("rouge_l", answer, expected="police killed the gunman") == {"rouge_l": wanted}
 
 
+@pytest.mark.slow
 @needs("lm_eval")
 @pytest.mark.parametrize("answer", TEXTS)
 def test_token_f1_is_squads(answer: str) -> None:

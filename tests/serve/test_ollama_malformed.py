@@ -63,11 +63,15 @@ def client(managed: bool) -> Any:
     from slmops.serve.access import CALLER
     from slmops.serve.desk import Desk
     from slmops.serve.logs import TRAIL
-    from slmops.serve.request import Caller, Trail
+    from slmops.serve.request import Caller, Embedded, Trail
     from slmops.serve.wire import ollama as wire
     from slmops.serve.wire._faults import HANDLERS
 
+    async def embed(texts: list[str]) -> Embedded:
+        return Embedded(tuple((1.0,) for _ in texts), len(texts))
+
     models = Words("an answer")
+    models.model.embed = embed
     models.registry = managed  # type: ignore[misc]
     models.load = models.unload = models.keep = lambda *_: True  # type: ignore[attr-defined]
     app = Starlette(routes=wire.routes(Desk(models)), exception_handlers=HANDLERS)  # type: ignore[arg-type]
@@ -78,6 +82,7 @@ def client(managed: bool) -> Any:
     return httpx.AsyncClient(transport=httpx.ASGITransport(let_in, raise_app_exceptions=False), base_url="http://words")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("route", ROUTES)
 def test_never_a_500(route: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLMOPS_HOME", str(tmp_path))
