@@ -20,6 +20,7 @@ import slmops
 from slmops import compile as compiler
 from slmops.core import plugins
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound, UnknownFamily, Unsupported
+from slmops.formats import _onnx_read
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = ("huggingface", "mlx", "compressed_tensors", "gptq", "awq", "bitnet", "onnx", "openvino")
@@ -239,6 +240,15 @@ def test_graphs_of_onnx(number: int, copy: Callable[[str], Path]) -> None:
     length = bytes([len(body) & 127 | 128, len(body) >> 7 & 127 | 128, len(body) >> 14 & 127 | 128, len(body) >> 21])
     (folder / "model.onnx").write_bytes(b"\x3a" + length + body)
     refuses(folder, CorruptInput, "MB of memory")
+
+
+@pytest.mark.parametrize("field", [1, 2, 3, 4])
+def test_names_in_onnx_that_are_no_text(field: int) -> None:
+    """A node's input, output, name or operator; the name is looked at in graphs of GenAI's builder alone."""
+    node = bytes([field << 3 | 2, 2]) + b"\xff\xfe"
+    graph = bytes([1 << 3 | 2, len(node)]) + node
+    with pytest.raises(CorruptInput, match="no text"):
+        _onnx_read.parse(bytes([7 << 3 | 2, len(graph)]) + graph, "model.onnx")
 
 
 TOKENIZERS = {

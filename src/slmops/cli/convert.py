@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Mapping
 
 HELP = "quantize a checkpoint once and write it in one or more formats, each proven in its engine"
@@ -80,7 +79,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError("there is no place to write to", "-o FOLDER, or --name NAME for the registry")
     warm_up()
     model = load(_reference.source(arguments.source))
-    gc.freeze()  # a vocabulary is a million objects that all stay: collections while weights stream need not walk them
     if arguments.beside and not arguments.adapter:
         raise UsageError("--beside says where an adapter goes, and there is none", "add --adapter FOLDER")
     if arguments.tune and not arguments.calibrate:

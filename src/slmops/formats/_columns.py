@@ -35,7 +35,7 @@ def columns(stored: Stored, start: int, stop: int) -> Array:
 
 
 def turned(stored: Stored, start: int, stop: int) -> Array:
-    """The same as rows of their own, [stop - start, rows]."""
+    """The same columns as rows, [stop - start, rows]."""
     return turn(columns(stored, start, stop))
 
 

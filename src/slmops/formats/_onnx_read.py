@@ -102,7 +102,7 @@ def parse(content: bytes, name: str) -> Any:
     except DecodeError as error:
         raise CorruptInput(f"{name} is not an ONNX model: {error}", _CURE) from None
     # What is no UTF-8 comes as bytes: no name that anybody means.
-    named = [text for node in model.graph.node for text in (node.op_type, *node.input, *node.output)]
+    named = [text for node in model.graph.node for text in (node.name, node.op_type, *node.input, *node.output)]
     named += [text for tensor in model.graph.initializer for text in (tensor.name, *_external(tensor))]
     if any(isinstance(text, bytes) for text in named):
         raise CorruptInput(f"{name} has names that are no text", _CURE)
