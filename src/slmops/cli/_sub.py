@@ -35,11 +35,10 @@ def written(arguments: argparse.Namespace, facts: Any, text: str) -> Said:
 
 def say(said: Said, as_json: bool) -> None:
     """Print it. Raises its fault."""
+    from slmops.cli import _text
+
     text = json.dumps(said.facts, indent=1) if as_json else said.text
-    # What manifests and registries say is not ours: nothing of it may steer the terminal.
-    if not text.replace("\n", "").isprintable():
-        text = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
     if text:
-        print(text)
+        print(_text.harmless(text))
     if said.fault is not None:
         raise said.fault

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,23 @@ from slmops.core.units import size as size
 if TYPE_CHECKING:
     from slmops.measure.gates import Verdict
     from slmops.registry.approval import Gate
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Unicode's category Cc but for tab and line feed: what terminals take for commands."""
+
+
+def harmless(text: str) -> str:
+    """What manifests, receipts and registries say is not ours: nothing of it may steer a terminal or hide."""
+    if text.replace("\n", "").isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+
+
+def answer(piece: str) -> None:
+    """A piece of a model's answer, at once: whole into a pipe or a file; on a terminal nothing of it is a command."""
+    sys.stdout.write(CONTROLS.sub("?", piece) if sys.stdout.isatty() else piece)
+    sys.stdout.flush()
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:

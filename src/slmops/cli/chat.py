@@ -133,6 +133,8 @@ def _answered(answer: Answer, messages: Sequence[dict[str, str]], quiet: bool) -
     import sys
     from types import FrameType
 
+    from slmops.cli import _text
+
     stopped = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -147,8 +149,7 @@ def _answered(answer: Answer, messages: Sequence[dict[str, str]], quiet: bool) -
             for piece in coming:
                 pieces.append(piece)
                 if not quiet:
-                    sys.stdout.write(piece)
-                    sys.stdout.flush()
+                    _text.answer(piece)
                 if stopped:
                     break
     finally:

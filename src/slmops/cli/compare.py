@@ -27,16 +27,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    from slmops.cli import _reference
+    from slmops.cli import _reference, _text
     from slmops.core.errors import CorruptInput
 
     try:
         found = facts(_reference.folder(arguments.a), _reference.folder(arguments.b))
     except RecursionError:
         raise CorruptInput("one of the two is nested too deeply", "make it again") from None
-    # What receipts say is not ours: nothing of it may steer the terminal.
-    said = json.dumps(found, indent=1) if arguments.json else text(found)
-    print("".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in said))
+    print(_text.harmless(json.dumps(found, indent=1) if arguments.json else text(found)))
     return 0
 
 

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from slmops import run as runner
-    from slmops.cli import _obtain
+    from slmops.cli import _obtain, _text
     from slmops.engines import Options, Sampling
 
     said = _sampling.said(arguments)
@@ -60,8 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
                 first = first or token.seconds
             pieces.append(token.text)
             if not arguments.json:
-                sys.stdout.write(token.text)
-                sys.stdout.flush()
+                _text.answer(token.text)
         effective = worker.effective
         engine = worker.engine
     if arguments.json:
