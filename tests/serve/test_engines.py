@@ -105,7 +105,7 @@ def test_the_engine_is_chosen_by_what_was_measured_here(
     def served() -> str:
         with serving("home:q8", "--context", "256") as (url, _):
             assert said(url, "home:q8") == ANSWER
-            return str(json.load(urllib.request.urlopen(f"{url}/slmops/models"))[0]["engine"])
+            return str(json.load(urllib.request.urlopen(f"{url}/slmops/models", timeout=60))[0]["engine"])
 
     assert served() == "llamaserver"
     rates = {}
