@@ -23,7 +23,7 @@ from slmops.serve.tools import _schema
 TEMPLATES = {
     path.stem: path.read_text() for path in (Path(__file__).parent.parent / "data" / "chat-templates").glob("*.jinja")
 }
-FAMILIES = {"qwen2.5": "hermes", "mistral-nemo": "mistral", "llama3": "llama3", "phi4": "phi4"}
+FAMILIES = {"qwen2.5": "hermes", "qwen3": "hermes", "mistral-nemo": "mistral", "llama3": "llama3", "phi4": "phi4"}
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 LIGHT = {
     "type": "function",
