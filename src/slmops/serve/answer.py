@@ -42,8 +42,11 @@ class Answer:
         return self.outcome.request
 
     async def next(self, seconds: float | None = None) -> Event | None:
-        """The next event; None when so many seconds have passed without one. Raises what the engine raised."""
+        """The next event; None when so many seconds have passed without one. Raises what the engine raised, and RuntimeError
+        behind the last event: nothing would ever come."""
         if not self._events:
+            if self.outcome.ended is not None:
+                raise RuntimeError("the answer has ended")
             loop = asyncio.get_running_loop()
             self._reader = loop.create_future()
             timer = loop.call_later(seconds, self._wake) if seconds is not None else None
