@@ -87,6 +87,7 @@ def test_a_nest_too_deep_to_look_through_is_no_crash() -> None:
     assert mark("json", nest, expected=1)["json"] == 0
 
 
+@pytest.mark.slow
 @needs("jsonschema")
 def test_json_schema() -> None:
     schema = {

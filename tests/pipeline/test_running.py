@@ -262,6 +262,7 @@ def test_what_is_somebodys_own_is_not_replaced_by_an_export(
     assert (home.parent / "out" / "mine").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_make_a_step_once(home: Path) -> None:
     words = [sys.executable, "-m", "slmops", "pipeline", "run", "chain.yaml"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

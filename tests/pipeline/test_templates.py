@@ -105,6 +105,7 @@ def test_ci_cd_stages_and_then_promotes(clone: Path, capsys: pytest.CaptureFixtu
     assert "the licence apache-2.0" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs("check_jsonschema")
 def test_the_workflow_is_one_by_githubs_schema(tmp_path: Path) -> None:
     path = tmp_path / "model.yml"

@@ -245,6 +245,7 @@ def test_a_killed_server_loses_nothing_that_was_answered(made: Path, tmp_path: P
         assert sum(one["what"] == "asked" for one in lines(tmp_path / "audit")) == 3 * (number + 1)
 
 
+@pytest.mark.slow
 def test_files_follow_each_other_and_go_when_they_are_old(tmp_path: Path) -> None:
     clock = [time.time() - 40 * 86400]
     for _ in range(6):

@@ -16,6 +16,7 @@ pytestmark = needs("starlette", "openai", "anthropic", "ollama", "httpx")
 ASKED = [{"role": "user", "content": "hello"}]
 
 
+@pytest.mark.slow
 def test_official_clients_read_what_the_guard_refuses(tmp_path: Path) -> None:
     import anthropic
     import httpx

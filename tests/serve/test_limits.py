@@ -173,6 +173,7 @@ def test_the_desk_names_to_a_caller_what_is_theirs() -> None:
     assert "secret" not in f"{missing.value} {missing.value.cure}" and "home:v2" in missing.value.cure
 
 
+@pytest.mark.slow
 def test_opening_a_model_is_of_the_time_that_a_request_has() -> None:
     from slmops.core.errors import Unreachable
     from slmops.serve.desk import Desk

@@ -335,6 +335,7 @@ def test_a_fault_is_its_own_requests_and_is_not_tried_at_each(made: Path, tmp_pa
     assert within(5, lambda: not workers())
 
 
+@pytest.mark.slow
 def test_a_slow_template_holds_up_the_loop_once(made: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     """The template is the model's: what it does to a short conversation is not for everybody else to wait for."""
     from slmops import run
