@@ -28,7 +28,8 @@ test: setup lint
 
 check: setup
 	$(BIN)/ruff check .
-	$(PYTEST) -q -m "not slow"
+	@# One process more than processors: many of these tests wait for a while.
+	$(PYTEST) -q -m "not slow" -n $$($(BIN)/python -c "import os; print(min(4, os.cpu_count() + 1))")
 
 lint: setup
 	$(BIN)/ruff check .
