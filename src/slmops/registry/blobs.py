@@ -22,7 +22,8 @@ from slmops.core.errors import CorruptInput, SourceNotFound
 from slmops.core.store import file_digest, no_space, sync_file, sync_folder
 from slmops.registry import references
 
-CHUNK = 4 << 20
+CHUNK = 1 << 20
+"""Read at once: what is hashed and written next is still in the processor's cache."""
 FICLONE = 0x40049409
 """linux/fs.h: share the extents of another file (btrfs, XFS, bcachefs)."""
 NEW_MODE = 0o444
@@ -234,23 +235,16 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _pour(source: BinaryIO, target: Path, most: int | None) -> tuple[str, int]:
-    """Copy to disk and hash beside it, a chunk at a time; stops with one byte more than `most`."""
-    from concurrent.futures import Future, ThreadPoolExecutor  # takes longer than to list what there is
-
+    """Copy to disk and hash on the way, a chunk at a time; stops with one byte more than `most`."""
     hashed, size = hashlib.sha256(), 0
-    with target.open("wb", buffering=0) as handle, ThreadPoolExecutor(1) as pool:
-        hashing: Future[None] | None = None
+    with target.open("wb", buffering=0) as handle:
         while chunk := source.read(CHUNK if most is None else min(CHUNK, most + 1 - size)):
-            if hashing is not None:
-                hashing.result()
-            hashing = pool.submit(hashed.update, chunk)
+            hashed.update(chunk)
             size += len(chunk)
             view = memoryview(chunk)
             while view:  # a write may take less than it was given
                 view = view[handle.write(view) :]
             if most is not None and size > most:
                 break
-        if hashing is not None:
-            hashing.result()
         os.fsync(handle.fileno())
     return "sha256:" + hashed.hexdigest(), size
