@@ -9,6 +9,7 @@ import os
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -340,6 +341,8 @@ class _Job:
         self._facts = facts
         self.fault: SlmopsError | None = None
         self._said, self._done, self._total, self._left = "", 0, 0, False
+        self._over = deque[str]()
+        """How steps ended, that nobody has been told yet: one may begin and end between two looks."""
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, args=(work, free), name="job", daemon=True)
         self._thread.start()
@@ -360,6 +363,8 @@ class _Job:
             free.release()
 
     def _say(self, text: str) -> None:
+        if self._total:
+            self._over.append(self._line())
         self._said = text[:200]
         self._total = self._done = 0
 
@@ -373,6 +378,12 @@ class _Job:
         with self._lock:
             self._done += count
 
+    def _line(self) -> str:
+        line: dict[str, Any] = {"status": self._said or "working"}
+        if self._total:
+            line |= {"total": self._total, "completed": min(self._done, self._total)}
+        return told(line)
+
     def wait(self) -> None:
         self._thread.join()
 
@@ -380,14 +391,17 @@ class _Job:
         """Progress as it changes, then success or an error."""
         shown, quiet = "", time.monotonic()
         try:
-            while self._thread.is_alive():
-                line: dict[str, Any] = {"status": self._said or "working"}
-                if self._total:
-                    line |= {"total": self._total, "completed": min(self._done, self._total)}
-                if (text := told(line)) != shown or time.monotonic() - quiet > 15:
+            going = True
+            while going:
+                going = self._thread.is_alive()
+                while self._over:
+                    if (text := self._over.popleft()) != shown:
+                        shown, quiet = text, time.monotonic()
+                        yield text
+                if (text := self._line()) != shown or time.monotonic() - quiet > 15:
                     shown, quiet = text, time.monotonic()
                     yield text
-                await asyncio.to_thread(self._thread.join, TICK)
+                await asyncio.to_thread(self._thread.join, TICK if going else 0)
             yield told({"error": problem(self.fault).said} if self.fault is not None else {"status": "success"})
         finally:
             self._left = True
