@@ -113,14 +113,16 @@ def test_what_takes_long_to_import_is_not_needed_for_it() -> None:
 
 @pytest.mark.slow
 def test_a_real_server_is_alive_before_its_models_are_opened(tmp_path: Path) -> None:
-    """A source that blocks while it is read: a pipe that nobody writes to, where a configuration should be."""
-    os.mkfifo(tmp_path / "serve.yaml")
+    """Something that the application needs takes longer to import than anyone waits."""
+    (tmp_path / "pydantic.py").write_text("import time\n\ntime.sleep(600)\n")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "slmops", "serve", "--config", str(tmp_path / "serve.yaml"), "--port", str(port)]
+    command = [sys.executable, "-m", "slmops", "serve", "--port", str(port)]
+    paths = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "SLMOPS_HOME": str(tmp_path / "home")}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
         try:
             assert _first(port) == 200
             process.send_signal(signal.SIGINT)
