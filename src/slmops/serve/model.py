@@ -20,13 +20,13 @@ from typing import Any
 from slmops import run
 from slmops.core.defaults import Defaults
 from slmops.core.errors import Busy, EngineCrashed, SlmopsError, UsageError
-from slmops.core.stops import Stops
 from slmops.engines import Options, Sampling, _host, _installed
 from slmops.serve import thoughts, tools
 from slmops.serve.answer import Answer as Answer
 from slmops.serve.answer import Reading
 from slmops.serve.backend import Gone
-from slmops.serve.request import Began, Embedded, Ended, Logprob, Piece, Request, Served
+from slmops.serve.flight import Flight
+from slmops.serve.request import Embedded, Ended, Request, Served
 
 BACK_OFF = (0.0, 1.0, 5.0, 30.0)
 """Seconds between the starts of a worker that died each time, or could not be started; the last goes on."""
@@ -38,13 +38,6 @@ SLOW = 0.05
 """Seconds: a template that took as long there has a thread from then on. It is the model's, and may be hostile."""
 
 log = logging.getLogger("slmops.model")
-
-
-class _Flight:
-    """A request that the engine has."""
-
-    def __init__(self, answer: Answer) -> None:
-        self.answer, self.stops, self.tokens = answer, Stops(answer.request.stop), 0
 
 
 class Model:
@@ -78,7 +71,7 @@ class Model:
         self._fault_until, self._faults = 0.0, 0
         self._asked = threading.Lock()
         self._waiting: deque[Answer] = deque()
-        self._flights: dict[int, _Flight] = {}
+        self._flights: dict[int, Flight] = {}
         self._count = self._embedding = 0
         self._worker: _host.Worker | None = None
         self._opening = threading.Lock()
@@ -263,7 +256,7 @@ class Model:
 
     def _send(self, worker: _host.Worker, answer: Answer, text: str | tuple[int, ...]) -> None:
         self._count += 1
-        self._flights[self._count] = _Flight(answer)
+        self._flights[self._count] = Flight(answer)
         sampling, begin = run.stopping(answer.request.sampling, self.artifact), self.artifact.begin
         if (served := answer.outcome.served) is not None and served.adapter is not None:
             sampling = dataclasses.replace(sampling, adapter=served.adapter)
@@ -291,38 +284,29 @@ class Model:
             return
         for line in lines:
             for one in json.loads(line)["news"]:
-                if (flight := self._flights.get(one["which"])) is not None:
-                    self._news(worker, flight, one)
+                if one["which"] in self._flights:
+                    self._news(worker, one["which"], one)
         self._go_on()
 
-    def _news(self, worker: _host.Worker, flight: _Flight, one: Mapping[str, Any]) -> None:
-        answer, stops = flight.answer, flight.stops
-        if "cached" in one:
-            answer.take(Began(one["prompt"], one["cached"]))
+    def _news(self, worker: _host.Worker, which: int, one: Mapping[str, Any]) -> None:
+        flight = self._flights[which]
         if "error" in one:
-            del self._flights[one["which"]]
+            del self._flights[which]
             fault = worker.fault(one["error"])
-            answer.take(fault)
+            flight.answer.take(fault)
             if isinstance(fault, EngineCrashed):
                 worker.kill()  # what it kept has died under it: a new one is started for the next request
             return
-        count = one.get("tokens", 0)
-        flight.tokens += count
-        text = stops.feed(one["text"]) if "text" in one else ""
-        likely = one.get("logprobs")
-        if text or likely:
-            told = tuple(Logprob(word, value, tuple(map(tuple, top))) for word, value, top in likely) if likely else ()
-            answer.take(Piece(text, told, count))
-        if stops.met is not None or "end" in one:
-            if "end" in one:
-                del self._flights[one["which"]]
-            else:
-                self._stop(one["which"])
-            if rest := stops.rest():
-                answer.take(Piece(rest, (), 0))
+        events = flight.read(one)
+        # Its place is free before it is told: whoever hears an event may end the request (Answer.take).
+        if events and isinstance(events[-1], Ended):
             self._crashes = 0
-            cut = one.get("end") == "length" and stops.met is None
-            answer.take(Ended("length" if cut else "stop", flight.tokens, stops.met))
+            if "end" in one:
+                del self._flights[which]
+            else:
+                self._stop(which)
+        for event in events:
+            flight.answer.take(event)
 
     def _died(self, worker: _host.Worker) -> None:
         """Its own requests fail, and what waits finds a new one."""
