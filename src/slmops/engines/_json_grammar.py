@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from slmops.core.errors import UsageError
+from slmops.engines import _schema
 
 RULES = {
     "any": 'object | array | string | number | "true" | "false" | "null"',
@@ -41,12 +41,7 @@ class _Beyond(Exception):
 
 def grammar(text: str) -> str | None:
     """The grammar of a schema; None where it says more than is known here. Raises UsageError for what is no schema."""
-    try:
-        schema = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the JSON schema is no JSON: {str(error)[:200]}") from None
-    if not isinstance(schema, dict):
-        raise UsageError("a JSON schema is an object")
+    schema = _schema.parsed(text)
     try:
         found = _Grammar(schema).text()
         found.encode()
