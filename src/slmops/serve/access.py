@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from slmops.core.errors import Busy, PolicyRefused
-from slmops.serve import rights
+from slmops.serve import faults, rights
 from slmops.serve.faults import Problem
 from slmops.serve.keys import Keys
 from slmops.serve.request import Caller
@@ -118,9 +118,16 @@ class Access:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, said: str, code: str) -> None:
-        super().__init__(said)
-        self.problem = Problem(status, said, code)
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.said)
+        self.problem = problem
+
+
+def _refused(status: int, said: str, code: str) -> _Refused:
+    return _Refused(Problem(status, said, code, headers=_MORE.get(status, {})))
+
+
+_MORE = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
 
 
 class Guard:
@@ -152,24 +159,24 @@ class Guard:
             except PolicyRefused:
                 caller = None
             if caller is None and level != "open":
-                raise _Refused(401, "no valid key: send Authorization: Bearer KEY", "invalid_api_key")
+                raise _refused(401, "no valid key: send Authorization: Bearer KEY", "invalid_api_key")
             scope[CALLER] = caller = caller or NOBODY
             name = caller.name
             if level is not None and caller.role not in rights.MAY[level]:
-                raise _Refused(403, f"the role {caller.role} may not do this", "forbidden")
+                raise _refused(403, f"the role {caller.role} may not do this", "forbidden")
             told = self._access.told if rights.changes(method, own, level) else None
             if told is not None:
                 try:
                     told.able()
                 except Busy as busy:
-                    raise _Refused(429, str(busy), "busy") from None
+                    raise _Refused(faults.problem(busy)) from None
             if own not in rights.STREAMED:
                 receive = await _read(headers, receive)
         except _Refused as refusal:
             problem = refusal.problem
             if problem.status in (401, 403) and self._access.told is not None:
                 self._access.told.refused(name, method, path, problem.status)
-            await _refuse(send, problem.status, self._error(scope, problem))
+            await _refuse(send, problem, self._error(scope, problem))
             return
         except _Left:
             return
@@ -201,7 +208,7 @@ class Guard:
         """Whether the request was meant for this server, by who made the browser send it. Raises _Refused."""
         # A page of another site can have a browser send requests here under its own name (DNS rebinding).
         if _host(headers.get(b"host", "")) not in self._access.hosts:
-            raise _Refused(403, "this server is not asked under that name", "forbidden_host")
+            raise _refused(403, "this server is not asked under that name", "forbidden_host")
         own, origin = f"{scope['scheme']}://{headers[b'host'].lower()}", headers.get(b"origin")
         if origin is not None:
             theirs = origin not in self._access.origins and origin.lower() != own
@@ -210,19 +217,19 @@ class Guard:
             theirs = headers.get(b"sec-fetch-site", "none") not in ("none", "same-origin")
             theirs = theirs and not (level == "open" and headers.get(b"sec-fetch-mode") == "navigate")
         if theirs:
-            raise _Refused(403, "pages of other places may not ask this server", "forbidden_origin")
+            raise _refused(403, "pages of other places may not ask this server", "forbidden_origin")
 
 
 def _head(scope: Scope) -> dict[bytes, str]:
     """The headers of a request. Raises _Refused for a head that is too large, or that can be read in two ways."""
     if len(scope["headers"]) > MOST_HEADERS:
-        raise _Refused(431, f"a request has at most {MOST_HEADERS} headers", "too_many_headers")
+        raise _refused(431, f"a request has at most {MOST_HEADERS} headers", "too_many_headers")
     if len(scope["path"]) > MOST_PATH or len(scope["query_string"]) > MOST_PATH:
-        raise _Refused(414, f"a path has at most {MOST_PATH} letters", "path_too_long")
+        raise _refused(414, f"a path has at most {MOST_PATH} letters", "path_too_long")
     headers: dict[bytes, str] = {}
     for name, value in scope["headers"]:
         if name in SINGLE and name in headers:
-            raise _Refused(400, f"{name.decode('latin-1')} stands twice", "invalid_header")
+            raise _refused(400, f"{name.decode('latin-1')} stands twice", "invalid_header")
         headers[name] = value.decode("latin-1")
     return headers
 
@@ -235,7 +242,7 @@ async def _read(headers: Mapping[bytes, str], receive: Receive) -> Receive:
     """The body, whole, for a route to receive: bounded in size, time and depth. Raises _Refused, _Left."""
     length = headers.get(b"content-length", "0")
     if not length.isdecimal() or int(length) > MOST_BODY:
-        raise _Refused(413, f"a request has at most {MOST_BODY:,} bytes", "request_too_large")
+        raise _refused(413, f"a request has at most {MOST_BODY:,} bytes", "request_too_large")
     parts, size, more = list[bytes](), 0, int(length) > 0 or b"transfer-encoding" in headers
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -246,13 +253,13 @@ async def _read(headers: Mapping[bytes, str], receive: Receive) -> Receive:
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
                 if size > MOST_BODY:
-                    raise _Refused(413, f"a request has at most {MOST_BODY:,} bytes", "request_too_large")
+                    raise _refused(413, f"a request has at most {MOST_BODY:,} bytes", "request_too_large")
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise _Refused(408, f"the request did not come within {BODY_SECONDS:.0f} s", "request_timeout") from None
+        raise _refused(408, f"the request did not come within {BODY_SECONDS:.0f} s", "request_timeout") from None
     body = b"".join(parts)
     if deeper(body, DEEPEST):
-        raise _Refused(400, f"JSON is nested at most {DEEPEST} deep", "too_deep")
+        raise _refused(400, f"JSON is nested at most {DEEPEST} deep", "too_deep")
     return _replayed(body, receive)
 
 
@@ -308,11 +315,9 @@ def _secured(send: Send, encrypted: bool) -> Callable[[Message], Awaitable[None]
     return secured
 
 
-async def _refuse(send: Send, status: int, said: object) -> None:
+async def _refuse(send: Send, problem: Problem, said: object) -> None:
     body = json.dumps(said).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(b"www-authenticate", b"Bearer")] if status == 401 else []
-    headers += [(b"connection", b"close")] if status == 408 else []
-    headers += [(b"retry-after", b"5")] if status == 429 else []
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    more = {"content-type": "application/json", "content-length": str(len(body)), **problem.headers}
+    headers = [(name.encode(), value.encode()) for name, value in more.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
