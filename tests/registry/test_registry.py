@@ -314,12 +314,12 @@ def test_what_is_leased_stays(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_a_dead_process_leases_nothing(registry: Registry, tmp_path: Path) -> None:
-    from slmops.registry import catalog
+    from slmops.registry import leases
 
     digest = registry.add(artifact(tmp_path / "a"), named("a"))
-    mine = catalog.mine(digest, "", 60)
+    mine = leases.mine(digest, "", 60)
     registry.catalog.lease(
-        catalog.Lease(digest, mine.host, mine.pid, mine.started - 100, mine.until, "an earlier one of this id")
+        leases.Lease(digest, mine.host, mine.pid, mine.started - 100, mine.until, "an earlier one of this id")
     )
     registry.remove("a")
     assert gc.sweep(registry, 0).artifacts == (digest,)

@@ -7,11 +7,9 @@ process, or another tool, has changed the layout, and brings itself up to date.
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +17,7 @@ from slmops.core.errors import CorruptInput, NoSpace, SlmopsError
 from slmops.registry import manifest as manifests
 from slmops.registry.blobs import Identity
 from slmops.registry.index import Index
+from slmops.registry.leases import Lease, holds
 from slmops.registry.manifest import Manifest
 from slmops.registry.policy import HERE
 
@@ -68,18 +67,6 @@ class Row(NamedTuple):
     fault: str
     """Why its manifest cannot be read; empty where it can."""
     tags: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A promise that an artifact stays: until its process ends, or until a time (seconds since 1970)."""
-
-    digest: str
-    host: str
-    pid: int
-    started: float
-    until: float
-    why: str
 
 
 class Catalog:
@@ -358,30 +345,6 @@ class Catalog:
     def _all(self, query: str, values: tuple[Any, ...] = ()) -> list[Any]:
         with _faults(self.path):
             return self._db.execute(query, values).fetchall()
-
-
-def mine(digest: str, why: str, seconds: float) -> Lease:
-    """A lease of this process, which outlives it by `until` only on a disk that several machines share."""
-    import socket
-
-    import psutil
-
-    return Lease(digest, socket.gethostname(), os.getpid(), psutil.Process().create_time(), time.time() + seconds, why)
-
-
-def holds(one: Lease) -> bool:
-    """Whether its process lives; of another machine's, or of none (pid 0), whether its time is not over."""
-    import socket
-
-    if one.pid == 0 or one.host != socket.gethostname():
-        return time.time() < one.until
-    import psutil
-
-    try:
-        # A process id comes again; its second of birth does not.
-        return abs(float(psutil.Process(one.pid).create_time()) - one.started) < 2
-    except psutil.Error:
-        return False
 
 
 def figures(value: Any, place: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:

@@ -29,7 +29,7 @@ from slmops.core.units import size
 from slmops.core.watch import Watch
 from slmops.registry import _lock
 from slmops.registry.blobs import CHUNK, Blob, Identity
-from slmops.registry.catalog import mine
+from slmops.registry.leases import mine
 from slmops.registry.registry import DAY, Registry
 
 FOLDER = "partial"

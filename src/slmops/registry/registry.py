@@ -24,7 +24,7 @@ from typing import Any
 from slmops.core import receipt
 from slmops.core.errors import CorruptInput, SlmopsError, SourceNotFound
 from slmops.core.store import file_digest, no_space
-from slmops.registry import _lock, catalog, founding, index, manifest, placing, references, trust
+from slmops.registry import _lock, catalog, founding, index, leases, manifest, placing, references, trust
 from slmops.registry import policy as policies
 from slmops.registry.blobs import Blob, Blobs, Identity
 from slmops.registry.catalog import Catalog, Row
@@ -290,7 +290,7 @@ class Registry:
         """
         with self.writing():  # no gc between finding it and saying so
             digest = self.resolve(text)
-            number = self.catalog.lease(catalog.mine(digest, why, seconds))
+            number = self.catalog.lease(leases.mine(digest, why, seconds))
             try:
                 folder = placing.placed(self, digest)
             except BaseException:
@@ -305,8 +305,8 @@ class Registry:
         """A lease that no process holds: it is over after so many seconds."""
         with self.writing():
             digest = self.resolve(text)
-            lease = catalog.mine(digest, why, seconds)
-            self.catalog.lease(catalog.Lease(digest, lease.host, 0, lease.started, lease.until, why))
+            lease = leases.mine(digest, why, seconds)
+            self.catalog.lease(leases.Lease(digest, lease.host, 0, lease.started, lease.until, why))
         return digest
 
     def place(self, digest: str) -> Path:
