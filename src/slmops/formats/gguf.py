@@ -7,9 +7,7 @@ llama.cpp rotates interleaved pairs.
 
 from __future__ import annotations
 
-import concurrent.futures
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +20,9 @@ from slmops.core.errors import CorruptInput, SourceNotFound, Unsupported
 from slmops.core.layout import Layout, Region
 from slmops.core.model import Model, Tokenizer
 from slmops.core.spec import Spec
-from slmops.core.tensor import Array, Floats, Tensor, elements, row_blocks, shifted
+from slmops.core.tensor import Array, Floats, Tensor, elements, shifted
 from slmops.core.verify import verify
-from slmops.formats import _encode, _forms, _gguf_import, _gguf_tensors, _gguf_tokenizer, _lora, _ollama
+from slmops.formats import _encode, _forms, _gguf_import, _gguf_tensors, _gguf_tokenizer, _gguf_twin, _lora, _ollama
 from slmops.formats import _gguf_blocks as blocks
 from slmops.formats import _gguf_container as container
 from slmops.formats._gguf_container import Container, Kind, Value
@@ -372,34 +370,5 @@ def _tokenizer(held: Container, ours: bool) -> Tokenizer:
 
 
 def twin(folder: Path, target: Path) -> Path:
-    """Write `target`/model.gguf: the same model with every tensor as the f32 numbers that its codes stand for.
-
-    llama.cpp quantizes activations wherever weights are codes, so only in such a twin do its logits show that names,
-    metadata and graph are right. Metadata is copied byte for byte (general.file_type too, which is only a hint). Streams
-    row blocks; returns the file.
-    """
-    source = container.parse(locate(folder))
-    single = container.BY_NAME["F32"]
-    wanted = {key: (single, place.shape) for key, place in source.tensors.items()}
-    head, places, total = container.header(source.entries, len(source.metadata), wanted, source.alignment)
-    target.mkdir(parents=True, exist_ok=True)
-    file = target / FILE
-    with file.open("wb") as out:
-        out.write(head)
-        out.truncate(total)
-
-    def expand(key: str, start: int, stop: int) -> None:
-        place = source.tensors[key]
-        values = np.ascontiguousarray(_gguf_tensors.tensor(key, source.path, place, None).rows(start, stop), dtype="<f4")
-        with file.open("r+b") as out:
-            out.seek(places[key].offset + start * places[key].nbytes // place.shape[0])
-            out.write(values.reshape(-1).view(np.uint8))
-
-    with concurrent.futures.ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        jobs = [pool.submit(expand, key, *rows) for key, place in source.tensors.items() for rows in row_blocks(place.shape)]
-        try:
-            for job in jobs:
-                job.result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-    return file
+    """Write `target`/model.gguf with every tensor as the f32 numbers that its codes stand for (_gguf_twin)."""
+    return _gguf_twin.write(locate(folder), target / FILE)
