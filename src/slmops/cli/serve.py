@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from slmops.cli import _access, _served
 
 if TYPE_CHECKING:
+    import socket
+
     from slmops.serve.models import Models
     from slmops.serve.starting import Whole
 
@@ -27,10 +29,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import dataclasses
     import json
-    import socket
     from concurrent.futures import Future
-
-    from slmops.core.errors import UsageError
 
     with _installed():
         import uvicorn
@@ -41,20 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     _access.checked(arguments)
     certificate, access = _access.certificate(arguments), _access.access(arguments)
-    if not 0 <= arguments.port < 1 << 16:
-        raise UsageError("a port is 0 to 65535")
-    family = socket.AF_INET6 if ":" in arguments.host else socket.AF_INET
     with contextlib.ExitStack() as held:
-        # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
-        listening = held.enter_context(socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((arguments.host, arguments.port))
-            listening.listen(2048)
-        except OSError as error:
-            raise UsageError(
-                f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}", "give another --port"
-            ) from None
+        listening = held.enter_context(_listening(arguments.host, arguments.port))
         loading: Future[Models] = Future()
 
         def load() -> Whole:
@@ -120,6 +107,26 @@ def run(arguments: argparse.Namespace) -> int:
         if faults:
             raise faults[0]
     return 0
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """Raises UsageError."""
+    import socket
+
+    from slmops.core.errors import UsageError
+
+    if not 0 <= port < 1 << 16:
+        raise UsageError("a port is 0 to 65535")
+    # By its protocol asyncio knows that it is TCP, and turns Nagle's waiting off (44 ms at each first token).
+    made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(2048)
+    except OSError as error:
+        made.close()
+        raise UsageError(f"{host}:{port} cannot be listened on: {error.strerror}", "give another --port") from None
+    return made
 
 
 @contextlib.contextmanager
