@@ -7,37 +7,29 @@ import contextlib
 import hashlib
 import os
 import secrets
-import threading
-import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
-from slmops.core.errors import Busy, CorruptInput, PolicyRefused, SlmopsError, SourceNotFound, UsageError
+from slmops.core.errors import CorruptInput, PolicyRefused, SlmopsError, SourceNotFound, UsageError
 from slmops.core.store import no_space, sync_file
 from slmops.core.watch import Watch
 from slmops.registry import Registry, references
 from slmops.serve.desk import Desk
-from slmops.serve.faults import problem
 from slmops.serve.wire._http import Body, Form, caller, noted, read
-from slmops.serve.wire._ollama_bodies import NDJSON, Message, Named, Nothing, Options, told
+from slmops.serve.wire._ollama_bodies import NDJSON, Message, Named, Nothing, Options
+from slmops.serve.wire._ollama_jobs import Jobs, Work
 from slmops.serve.wire._openapi import reads
 
 if TYPE_CHECKING:
     from slmops import create as creating
 
 # What pulls, makes and pushes is imported when it is asked for: a server answers sooner than it is read.
-MOST_JOBS = 4
-"""Pulls, pushes and conversions at once."""
-TICK = 0.2
-"""Seconds between two lines of progress."""
 MOST_BLOB = 1 << 40
 MOST_FILES = 1024
 SOURCES = "pulled is org/name (or hf.co/org/name:Q4_K_M) of the Hugging Face Hub, or HOST/REPOSITORY:TAG of an OCI registry"
@@ -91,7 +83,7 @@ class Create(Named):
 
 def routes(desk: Desk) -> list[Route]:
     """The routes that manage models. Who may use them stands in rights.py."""
-    jobs = _Jobs()
+    jobs = Jobs()
 
     def allowed() -> None:
         if not desk.models.registry:
@@ -103,11 +95,11 @@ def routes(desk: Desk) -> list[Route]:
         allowed()
         return body
 
-    def of(http: HttpRequest, name: str, to: str = "") -> dict[str, str]:
+    def of(http: HttpRequest, name: str, to: str = "", source: str | None = None) -> dict[str, str]:
         """What the audit log is told. Raises PolicyRefused for a name that is not the caller's: they could else copy what
         they may not use to a name that they may."""
         facts = noted(http, name, to)
-        for one in filter(None, (name, to)):
+        for one in filter(None, (name, to, source)):
             caller(http).check(one)
             if (here := _named(one)) is not None:
                 caller(http).check(here)
@@ -126,8 +118,7 @@ def routes(desk: Desk) -> list[Route]:
     @reads(Create, "status", media=NDJSON)
     async def created(http: HttpRequest) -> Response:
         body = await asked(http, Create)
-        facts = of(http, body.meant)
-        caller(http).check(body.from_ or body.meant)
+        facts = of(http, body.meant, source=body.from_)
         name, wanted = references.named(body.meant), body.wanted()
 
         def work(watch: Watch) -> str:
@@ -174,10 +165,6 @@ def routes(desk: Desk) -> list[Route]:
         Route("/api/delete", deleted, methods=["DELETE"]),
         Route("/api/blobs/{digest}", blob, methods=["HEAD", "POST"]),
     ]
-
-
-Work = Callable[[Watch], str]
-"""The digest of what came of it, or some of them."""
 
 
 def _pulling(body: Pull) -> Work:
@@ -310,98 +297,3 @@ def _settle(path: Path, digest: str, size: int) -> None:
 def _most() -> int:
     with Registry.open() as registry:
         return registry.policy.most_bytes or MOST_BLOB
-
-
-class _Jobs:
-    """Long work in threads, told about as lines."""
-
-    def __init__(self) -> None:
-        self._free = threading.BoundedSemaphore(MOST_JOBS)
-
-    async def answer(self, work: Work, stream: bool | None, facts: dict[str, str]) -> Response:
-        """facts: for the audit log, which is told what came of it too. Raises Busy; what the work raises is an answer, or a
-        line."""
-        if not self._free.acquire(blocking=False):
-            raise Busy(f"{MOST_JOBS} pulls or conversions are at work already", "try again when one has ended", 10.0)
-        job = _Job(work, self._free, facts)
-        if stream is not False:
-            return StreamingResponse(job.lines(), media_type=NDJSON, headers={"cache-control": "no-store"})
-        await asyncio.to_thread(job.wait)
-        if job.fault is not None:
-            raise job.fault
-        return JSONResponse({"status": "success"})
-
-
-class Left(Exception):
-    """Nobody waits for the work any more."""
-
-
-class _Job:
-    def __init__(self, work: Work, free: threading.BoundedSemaphore, facts: dict[str, str]) -> None:
-        self._facts = facts
-        self.fault: SlmopsError | None = None
-        self._said, self._done, self._total, self._left = "", 0, 0, False
-        self._over = deque[str]()
-        """How steps ended, that nobody has been told yet: one may begin and end between two looks."""
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run, args=(work, free), name="job", daemon=True)
-        self._thread.start()
-
-    def _run(self, work: Work, free: threading.BoundedSemaphore) -> None:
-        try:
-            self._facts["digest"] = work(Watch(self._say, self._begin, self._advance))
-            self._facts["outcome"] = "done"
-        except SlmopsError as error:
-            self.fault, self._facts["outcome"] = error, type(error).__name__
-        except Left:
-            self._facts["outcome"] = "cancelled"
-        except Exception as error:  # the client is told that it failed, whatever it was
-            self._facts["outcome"] = type(error).__name__
-            self.fault = SlmopsError(f"the job failed: {type(error).__name__}")
-            raise
-        finally:
-            free.release()
-
-    def _say(self, text: str) -> None:
-        if self._total:
-            self._over.append(self._line())
-        self._said = text[:200]
-        self._total = self._done = 0
-
-    def _begin(self, total: int) -> None:
-        with self._lock:
-            self._total, self._done = total, 0
-
-    def _advance(self, count: int) -> None:
-        if self._left:
-            raise Left
-        with self._lock:
-            self._done += count
-
-    def _line(self) -> str:
-        line: dict[str, Any] = {"status": self._said or "working"}
-        if self._total:
-            line |= {"total": self._total, "completed": min(self._done, self._total)}
-        return told(line)
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    async def lines(self) -> AsyncGenerator[str, None]:
-        """Progress as it changes, then success or an error."""
-        shown, quiet = "", time.monotonic()
-        try:
-            going = True
-            while going:
-                going = self._thread.is_alive()
-                while self._over:
-                    if (text := self._over.popleft()) != shown:
-                        shown, quiet = text, time.monotonic()
-                        yield text
-                if (text := self._line()) != shown or time.monotonic() - quiet > 15:
-                    shown, quiet = text, time.monotonic()
-                    yield text
-                await asyncio.to_thread(self._thread.join, TICK if going else 0)
-            yield told({"error": problem(self.fault).said} if self.fault is not None else {"status": "success"})
-        finally:
-            self._left = True
