@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -29,10 +30,40 @@ SECONDS = 300
 no_ray = pytest.mark.skipif(not RAY.exists(), reason="not installed: ray; pip install 'slmops[ray]'")
 
 
-def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def command(out: Path) -> list[str]:
     words = [sys.executable, "-m", "slmops", "optimize", str(SAMPLE), "-o", str(out), "--format", "gguf", "--json"]
-    words += ["--objective", "size,quality", "--executor", "ray", "--budget", "1h", *CALM]
-    return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, timeout=SECONDS)
+    return [*words, "--objective", "size,quality", "--executor", "ray", "--budget", "1h", *CALM]
+
+
+def optimize(out: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(out), capture_output=True, text=True, check=False, env=environment, timeout=SECONDS)
+
+
+@contextlib.contextmanager
+def optimizing(out: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A search that has measured something, and goes on."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command(out), stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            end = time.monotonic() + SECONDS
+            while not remembered(out):
+                assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def node(environment: dict[str, str], *head: str) -> Iterator[subprocess.Popen[bytes]]:
+    """One more node, the first with the words of a head; of the others each has a processor to give."""
+    words = head or (f"--address={environment['RAY_ADDRESS']}", "--num-cpus=1")
+    start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
+    with tempfile.TemporaryFile() as log, subprocess.Popen(start, env=environment, stdout=log, stderr=log) as process:
+        try:
+            yield process
+        finally:
+            children.ended(process)
 
 
 def alive(environment: dict[str, str], count: int) -> None:
@@ -59,13 +90,11 @@ def cluster() -> Iterator[dict[str, str]]:
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"127.0.0.1:{port}"}
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
-        worker = [f"--address=127.0.0.1:{port}", "--num-cpus=1"]
-        for number, words in enumerate((head, worker, worker)):
-            start = [str(RAY), "start", "--block", "--object-store-memory=80000000", *words]
-            log = stack.enter_context(tempfile.TemporaryFile())
-            process = stack.enter_context(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
-            stack.callback(children.ended, process)
-            alive(environment, number + 1)
+        stack.enter_context(node(environment, *head))
+        alive(environment, 1)
+        for count in (2, 3):  # two that begin at once may choose the same ports
+            stack.enter_context(node(environment))
+            alive(environment, count)
         yield environment
 
 
@@ -131,6 +160,67 @@ def test_steps_of_a_pipeline_on_two_nodes(cluster: dict[str, str], tmp_path: Pat
     for again in found[1:]:
         assert again["four"]["state"] == again["eight"]["state"] == "recalled"
         assert again["named"]["outputs"] == found[0]["named"]["outputs"]
+
+
+@no_ray
+@pytest.mark.slow
+def test_ctrl_c_keeps_what_was_measured(cluster: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with optimizing(out, cluster) as process:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=SECONDS)
+        assert process.returncode == 130, said
+    assert "Traceback" not in said and not list(out.rglob("*.partial"))
+    kept = remembered(out)
+    done = optimize(out, cluster)
+    assert done.returncode == 0 and kept and unchanged(kept), done.stderr
+
+
+FATAL = """
+import contextlib, os, sys, time
+from pathlib import Path
+from slmops.executors import ray
+
+class Lab:
+    machine = "a machine"
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def outcome(self, job):
+        time.sleep(1)
+        if job.isdigit() and len(list(self.folder.iterdir())) < int(job):  # takes so many nodes with it
+            (self.folder / str(os.getpid())).touch()
+            os.kill(os.getpid(), 9)
+        return job * 2
+
+def start(check, folder=Path(sys.argv[1])):
+    return contextlib.nullcontext(Lab(folder))
+
+with ray.open(start, print) as nodes:
+    print(nodes.slots, sorted(nodes.run(sys.argv[2:])), nodes.slots)
+"""
+
+
+@no_ray
+@pytest.mark.slow
+def test_what_ran_on_a_lost_node_runs_on_another(cluster: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "fatal.py"
+    script.write_text(FATAL)
+
+    def run(folder: str, *jobs: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / folder).mkdir()
+        words = [sys.executable, str(script), str(tmp_path / folder), *jobs]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=cluster, timeout=SECONDS)
+
+    done = run("once", "1", "b")
+    assert done.returncode == 0, done.stderr
+    *_, said, found = done.stdout.strip().splitlines()
+    assert "lost" in said and said.endswith("; 1 go on")
+    assert found == "2 [('1', '11'), ('b', 'bb')] 1"
+    done = run("always", "9", "b")
+    assert done.returncode == 1 and "a node of the Ray cluster is lost" in done.stderr and "[(" not in done.stdout
+    assert len(list((tmp_path / "always").iterdir())) == 2
 
 
 @no_ray

@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ START_SECONDS, STOP_SECONDS = 300, 30
 
 class Ended(Exception):
     """Raised in a trial that nobody waits for any more."""
+
+
+class Lost(UsageError):
+    """A node is gone, or cannot begin."""
 
 
 class Node:
@@ -104,10 +109,10 @@ def _end(ray: Any, actors: Sequence[Any]) -> None:
 
 
 class Nodes:
-    """The actors. See executors.Nodes."""
+    """The actors. See executors.Nodes. A node that is lost takes its trial with it, which another one begins anew."""
 
     def __init__(self, ray: Any, actors: Sequence[Any], say: Say) -> None:
-        self._ray, self._actors = ray, list(actors)
+        self._ray, self._actors, self._say = ray, list(actors), say
         facts = self._get([one.facts.remote() for one in actors], START_SECONDS)
         self.machine: Machine = facts[0][0]
         hosts = [host for _, host in facts]
@@ -120,24 +125,37 @@ class Nodes:
         return len(self._actors)
 
     def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        waiting = {
-            actor.outcome.remote(one): one for actor, one in zip(self._actors, batch[: len(self._actors)], strict=False)
-        }
-        while waiting:
+        jobs, tried = deque(enumerate(batch)), set[int]()
+        waiting: dict[Any, tuple[Any, int, Any]] = {}
+        while jobs or waiting:
+            at_work = [actor for actor, _, _ in waiting.values()]
+            for actor in self._actors:
+                if jobs and actor not in at_work:
+                    number, one = jobs.popleft()
+                    waiting[actor.outcome.remote(one)] = (actor, number, one)
             (done,), _ = self._ray.wait(list(waiting), num_returns=1)
-            yield waiting.pop(done), self._get(done)
+            actor, number, one = waiting.pop(done)
+            try:
+                outcome = self._get(done)
+            except Lost as fault:
+                self._actors.remove(actor)
+                if not self._actors or number in tried:  # what takes two nodes with it would take them all
+                    raise
+                tried.add(number)
+                jobs.append((number, one))
+                self._say(f"{fault}; {len(self._actors)} go on")
+            else:
+                yield one, outcome
 
     def _get(self, what: Any, timeout: float | None = None) -> Any:
-        """Ray's result. A fault of ours on a node is raised as itself; a node that is lost ends the search."""
+        """Ray's result. A fault of ours on a node is raised as itself, a node that is gone as Lost."""
         try:
             return self._ray.get(what, timeout=timeout)
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, SlmopsError):
                 raise error.cause from None
             raise
-        except self._ray.exceptions.ActorDiedError as error:
+        except self._ray.exceptions.RayActorError as error:
             cause = getattr(error, "cause", None)
             fault = str(cause or error).strip().splitlines()[-1]
-            raise UsageError(
-                f"a node of the Ray cluster is lost, or cannot begin: {fault}", "see to it and run again"
-            ) from error
+            raise Lost(f"a node of the Ray cluster is lost, or cannot begin: {fault}", "see to it and run again") from error
