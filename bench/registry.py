@@ -32,6 +32,9 @@ from slmops.registry.manifest import MODEL, Layer, config, model
 from slmops.registry.references import Reference, named
 
 
+PAUSE = 5.0
+
+
 def seconds(act: Callable[[], object]) -> float:
     began = time.perf_counter()
     act()
@@ -55,21 +58,27 @@ def adding(work: Path, size: int, runs: int) -> None:
     source, times = made / "model.gguf", {"sha256sum": [], "cp + sync": [], "add": [], "add, moved": [], "open": []}  # type: ignore[var-annotated]
 
     def copy() -> None:
-        shutil.rmtree(work / "copy", ignore_errors=True)
-        (work / "copy").mkdir()
         subprocess.run(["cp", source, work / "copy" / "x"], check=True)
         subprocess.run(["sync", work / "copy" / "x"], check=True)
+
+    def anew(folder: Path) -> None:
+        """Each begins with the same disk and memory: a hypervisor takes back pages that were let go, and gives them slowly."""
+        shutil.rmtree(folder, ignore_errors=True)
+        os.sync()
+        time.sleep(PAUSE)
 
     subprocess.run(["sha256sum", source], check=True, capture_output=True)
     for _ in range(runs):
         times["sha256sum"].append(seconds(lambda: subprocess.run(["sha256sum", source], check=True, capture_output=True)))
+        anew(work / "copy")
+        (work / "copy").mkdir()
         times["cp + sync"].append(seconds(copy))
         for name, take in (("add", False), ("add, moved", True)):
             root = work / "home"
             shutil.rmtree(root, ignore_errors=True)
             with Registry.open(root) as registry, registry.scratch() as scratch:
                 folder = shutil.copytree(made, scratch / "made") if take else made
-                os.sync()
+                anew(work / "copy")
                 times[name].append(seconds(lambda f=folder, t=take: registry.add(f, named("large"), take=t)))  # type: ignore[misc]
         opened(work / "home")
         times["open"].append(seconds(lambda: opened(work / "home")))
