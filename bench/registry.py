@@ -31,7 +31,6 @@ from slmops.registry.index import Index
 from slmops.registry.manifest import MODEL, Layer, config, model
 from slmops.registry.references import Reference, named
 
-
 PAUSE = 5.0
 
 
@@ -62,7 +61,7 @@ def adding(work: Path, size: int, runs: int) -> None:
         subprocess.run(["sync", work / "copy" / "x"], check=True)
 
     def anew(folder: Path) -> None:
-        """Each begins with the same disk and memory: a hypervisor takes back pages that were let go, and gives them slowly."""
+        """All begin alike: a hypervisor takes back memory that was let go, and gives it slowly."""
         shutil.rmtree(folder, ignore_errors=True)
         os.sync()
         time.sleep(PAUSE)
