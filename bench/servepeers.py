@@ -74,7 +74,9 @@ sys.modules["openvino_telemetry"] = None
 import numpy, openvino, openvino_genai as genai
 folder, tokens = sys.argv[1], int(sys.argv[2])
 scheduler = genai.SchedulerConfig()
-scheduler.enable_prefix_caching, scheduler.dynamic_split_fuse, scheduler.max_num_batched_tokens = True, False, 1 << 20
+# As it is served: prefixes are kept, which is right only where prompts may be split; and no step reads much of one.
+scheduler.enable_prefix_caching = scheduler.dynamic_split_fuse = True
+scheduler.max_num_batched_tokens = 512
 pipeline = genai.ContinuousBatchingPipeline(folder, scheduler, "CPU", {})
 config = genai.GenerationConfig()
 config.max_new_tokens, config.ignore_eos, config.apply_chat_template = tokens, True, False

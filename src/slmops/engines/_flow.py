@@ -26,6 +26,10 @@ class Text:
         """The tokens that are decoded with the next one; of these, `_sent` were told."""
         self._sent, self._known = 0, ""
 
+    def ahead(self, token: int) -> tuple[int, ...]:
+        """What `feed` will decode first."""
+        return (*self._made, token)
+
     def feed(self, token: int) -> str:
         """The text that became certain with it."""
         self._made.append(token)

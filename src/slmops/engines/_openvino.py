@@ -192,7 +192,7 @@ class Session:
             self._pipeline = None
             make = self._genai.ContinuousBatchingPipeline
             self._server = make(self._folder, self._scheduler(), self._device, dict(self._properties))
-        return Flow(self._genai, self._server, self._vocab, self.decode)
+        return Flow(self._genai, self._server, self._vocab, self._words().decode)
 
     def encode(self, text: str) -> list[int]:
         ids = self._words().encode(text, add_special_tokens=False).input_ids
