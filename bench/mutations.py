@@ -187,9 +187,13 @@ def onnx_file(rng: random.Random, data: bytes) -> bytes:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-    except Exception:
+        _onnx_graph(rng, model.graph)
+        return bytes(model.SerializeToString())
+    except Exception:  # no protobuf any more, or one whose names are no UTF-8, which is told when one is looked at
         return of_bytes(rng, data)
-    graph = model.graph
+
+
+def _onnx_graph(rng: random.Random, graph: Any) -> None:
     kind = rng.randrange(6)
     if kind <= 2 and graph.initializer:
         tensor = rng.choice(graph.initializer)
@@ -217,7 +221,6 @@ def onnx_file(rng: random.Random, data: bytes) -> bytes:
             del graph.node[at]
         else:
             graph.node.add().CopyFrom(graph.node[at])
-    return bytes(model.SerializeToString())
 
 
 def xml_file(rng: random.Random, data: bytes) -> bytes:
