@@ -54,6 +54,18 @@ def test_golden_ids(name: str, eos: int, pad: int, tokens: int, tmp_path: Path) 
     assert _tokenizer.count(read) == tokens
 
 
+def test_a_part_that_one_parser_sees_and_another_does_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The first of two models has a prefix at which the library panics; json.loads knows the last one alone."""
+    small_tokenizer(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    first = json.dumps({**document["model"], "continuing_subword_prefix": "longer than a merge"})
+    text = json.dumps(document).replace('"model": {', f'"model": {first}, "model": {{', 1)
+    assert json.loads(text) == document
+    with pytest.raises(CorruptInput, match="a name stands twice"):
+        _tokenizer.finish(text.encode(), {}, {}, {})
+    assert not capfd.readouterr().err
+
+
 def corpus(seed: int, count: int) -> list[str]:
     """Texts of every script, of blanks and control characters, surrogates left out."""
     source = random.Random(seed)

@@ -65,10 +65,18 @@ def content(folder: Path, name: str, limit: int = LIMIT) -> bytes:
         return file.read(size)  # read() makes room for all that it is asked for, and limits are up to 128 MB
 
 
-def parse_json(text: bytes, name: str) -> dict[str, Any]:
-    """A JSON object, or CorruptInput."""
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """For json.loads: of a name that stands twice one parser takes the first, another the last. Raises ValueError."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice")
+    return result
+
+
+def parse_json(text: bytes, name: str, once: bool = False) -> dict[str, Any]:
+    """A JSON object, or CorruptInput. once: no name may stand twice in an object."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=unique if once else None)
     except RecursionError:
         raise CorruptInput(f"{name} is nested too deeply to be read") from None
     except ValueError as error:  # bad JSON, bad UTF-8, numbers of a million digits

@@ -118,14 +118,8 @@ def _json(path: Path, text: bytes) -> dict[str, Any]:
     if not text.startswith(b"{"):
         raise _corrupt(path, "has a header that is not a JSON object")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(pairs)
-        if len(result) != len(pairs):
-            raise ValueError("a name stands twice")
-        return result
-
     try:
-        result = json.loads(text.decode(), object_pairs_hook=unique)
+        result = json.loads(text.decode(), object_pairs_hook=_files.unique)
     except (ValueError, RecursionError) as error:
         raise _corrupt(path, f"has a header that cannot be read ({_short(str(error))})") from None
     assert isinstance(result, dict)

@@ -82,7 +82,7 @@ def finish(
     Where tokenizer_config.json says outright whether bos and eos are added (add_bos_token, add_eos_token) and
     tokenizer.json does otherwise, tokenizer.json is brought into line, as transformers does when it loads one.
     """
-    document = _files.parse_json(text, "tokenizer.json")
+    document = _files.parse_json(text, "tokenizer.json", once=True)  # a library reads it too, with a parser of its own
     tokenizer = load(text, document)
 
     def named(key: str) -> int | None:
