@@ -3,6 +3,7 @@
 
     python bench/serve.py stub                       # no engine: tokens/s, requests/s, 1,000 streams, memory, first byte
     python bench/serve.py peers GGUF_FOLDER [OPENVINO_FOLDER] [--at-once 1,16,64]   # beside llama-server and OpenVINO
+    python bench/serve.py first --gguf FOLDER --openvino FOLDER --onnx FOLDER   # nothing is loaded: how late is the first
 
 `stub`: the server and its worker on one core, the load on another (Linux: taskset). The engine is bench/stubengine.py.
 `peers`: turn by turn, the same requests to a native llama-server (on PATH) and to `slmops serve` with a llama-server of that
@@ -243,11 +244,19 @@ def main() -> None:
     peers.add_argument("--rounds", type=int, default=5)
     peers.add_argument("--requests", type=int, help="of a turn; twice as many as are at once, and 8 at least")
     peers.add_argument("--context", type=int, default=256)
+    first = verbs.add_parser("first")
+    for form in ("gguf", "openvino", "onnx"):
+        first.add_argument(f"--{form}", type=Path, metavar="FOLDER")
+    first.add_argument("--rounds", type=int, default=5)
     for one in verbs.choices.values():
         one.add_argument("--json", type=Path, metavar="FILE")
     o = parser.parse_args()
     if o.verb == "stub":
         found = stub(o)
+    elif o.verb == "first":
+        import serveload
+
+        found = serveload.first(o)
     else:
         import servepeers
 

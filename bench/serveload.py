@@ -1,0 +1,94 @@
+"""bench/serve.py first: a model that nobody has loaded yet answers; how much later than its engine alone?
+
+Each turn starts anew: the engine's own Python package in a fresh process, which opens the folder and makes one token; and
+`slmops serve`, which is up and has loaded nothing, asked for one token. Files are in the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from serve import HERE, load, served
+
+PROMPT = "Once upon a time"
+ALONE = {
+    "llamacpp": """
+import sys, xllamacpp
+from pathlib import Path
+params = xllamacpp.CommonParams()
+params.model.path = str(next(Path(sys.argv[1]).glob("*.gguf")))
+params.n_ctx, params.n_parallel, params.warmup = 256, 1, False
+server = xllamacpp.Server(params)
+assert server.handle_completions({"prompt": sys.argv[2], "n_predict": 1, "temperature": 0})["choices"]
+""",
+    "openvino_paged": """
+import sys
+sys.modules["openvino_telemetry"] = None
+import openvino_genai as genai
+scheduler = genai.SchedulerConfig()
+scheduler.enable_prefix_caching = scheduler.dynamic_split_fuse = True
+pipeline = genai.ContinuousBatchingPipeline(sys.argv[1], scheduler, "CPU", {})
+config = genai.GenerationConfig()
+config.max_new_tokens, config.ignore_eos, config.apply_chat_template = 1, True, False
+tokenizer = pipeline.get_tokenizer()
+handle = pipeline.add_request(0, tokenizer.encode(sys.argv[2], add_special_tokens=False).input_ids, config)
+while not handle.can_read():
+    pipeline.step()
+assert tokenizer.decode(next(iter(handle.read().values())).generated_ids)
+""",
+    "onnxruntime": """
+import sys
+import onnxruntime_genai as genai
+model = genai.Model(sys.argv[1])
+tokenizer = genai.Tokenizer(model)
+params = genai.GeneratorParams(model)
+params.set_search_options(max_length=256, do_sample=False)
+generator = genai.Generator(model, params)
+generator.append_tokens(tokenizer.encode(sys.argv[2]))
+generator.generate_next_token()
+assert tokenizer.decode(generator.get_next_tokens())
+""",
+}
+
+
+def alone(engine: str, folder: Path) -> float:
+    began = time.perf_counter()
+    command = [sys.executable, "-c", ALONE[engine], str(folder), PROMPT]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def asked(engine: str, folder: Path) -> float:
+    path = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "src")])}
+    with served(folder, ["--engine", engine, "--context", "256", "--parallel", "1"], **path) as (port, _):
+        (one,) = asyncio.run(load(port, 1, 1, 1, True, PROMPT, keep=False))
+    if one.fault:
+        raise SystemExit(f"{engine}: {one.fault}")
+    return one.stamps[0] - one.sent
+
+
+def first(o: argparse.Namespace) -> dict[str, Any]:
+    """Medians in milliseconds; `added` is of neighbouring turns."""
+    found: dict[str, Any] = {}
+    for engine, folder in (("llamacpp", o.gguf), ("openvino_paged", o.openvino), ("onnxruntime", o.onnx)):
+        if folder is None:
+            continue
+        alone(engine, folder), asked(engine, folder)
+        rows = [(alone(engine, folder), asked(engine, folder)) for _ in range(o.rounds)]
+        added = sorted(1e3 * (ours - theirs) for theirs, ours in rows)
+        found[engine] = {
+            "alone_ms": 1e3 * statistics.median(theirs for theirs, _ in rows),
+            "served_ms": 1e3 * statistics.median(ours for _, ours in rows),
+            "added_ms": statistics.median(added),
+            "lowest_ms": added[0],
+            "highest_ms": added[-1],
+        }
+    return found
