@@ -3,6 +3,7 @@
 
     python bench/serve.py stub                       # no engine: tokens/s, requests/s, 1,000 streams, memory, first byte
     python bench/serve.py peers GGUF_FOLDER [OPENVINO_FOLDER] [--at-once 1,16,64]   # beside llama-server and OpenVINO
+    python bench/serve.py engines --gguf FOLDER --openvino FOLDER --onnx FOLDER [--at-once 1,4,16,64]   # the fastest of them
     python bench/serve.py first --gguf FOLDER --openvino FOLDER --onnx FOLDER   # nothing is loaded: how late is the first
 
 `stub`: the server and its worker on one core, the load on another (Linux: taskset). The engine is bench/stubengine.py.
@@ -244,19 +245,22 @@ def main() -> None:
     peers.add_argument("--rounds", type=int, default=5)
     peers.add_argument("--requests", type=int, help="of a turn; twice as many as are at once, and 8 at least")
     peers.add_argument("--context", type=int, default=256)
-    first = verbs.add_parser("first")
-    for form in ("gguf", "openvino", "onnx"):
-        first.add_argument(f"--{form}", type=Path, metavar="FOLDER")
-    first.add_argument("--rounds", type=int, default=5)
+    first, engines = verbs.add_parser("first"), verbs.add_parser("engines")
+    for one in (first, engines):
+        for form in ("gguf", "openvino", "onnx"):
+            one.add_argument(f"--{form}", type=Path, metavar="FOLDER")
+        one.add_argument("--rounds", type=int, default=5)
+    engines.add_argument("--at-once", default="1,4,16,64")
+    engines.add_argument("--tokens", type=int, default=32)
     for one in verbs.choices.values():
         one.add_argument("--json", type=Path, metavar="FILE")
     o = parser.parse_args()
     if o.verb == "stub":
         found = stub(o)
-    elif o.verb == "first":
+    elif o.verb in ("first", "engines"):
         import serveload
 
-        found = serveload.first(o)
+        found = serveload.first(o) if o.verb == "first" else serveload.engines(o)
     else:
         import servepeers
 

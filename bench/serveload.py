@@ -1,13 +1,16 @@
 """bench/serve.py first: a model that nobody has loaded yet answers; how much later than its engine alone?
+bench/serve.py engines: which engine serves most tokens a second, by how many ask at once?
 
-Each turn starts anew: the engine's own Python package in a fresh process, which opens the folder and makes one token; and
-`slmops serve`, which is up and has loaded nothing, asked for one token. Files are in the page cache.
+first: each turn starts anew: the engine's own Python package in a fresh process, which opens the folder and makes one token;
+and `slmops serve`, which is up and has loaded nothing, asked for one token. Files are in the page cache.
+engines: each a server of its own, all of them up, the same requests to one after the other; medians of the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import statistics
 import subprocess
@@ -16,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serve import HERE, load, served
+from serve import HERE, figures, load, served
 
 PROMPT = "Once upon a time"
 ALONE = {
@@ -66,9 +69,11 @@ def alone(engine: str, folder: Path) -> float:
     return time.perf_counter() - began
 
 
+PATH = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "src")])}
+
+
 def asked(engine: str, folder: Path) -> float:
-    path = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "src")])}
-    with served(folder, ["--engine", engine, "--context", "256", "--parallel", "1"], **path) as (port, _):
+    with served(folder, ["--engine", engine, "--context", "256", "--parallel", "1"], **PATH) as (port, _):
         (one,) = asyncio.run(load(port, 1, 1, 1, True, PROMPT, keep=False))
     if one.fault:
         raise SystemExit(f"{engine}: {one.fault}")
@@ -91,4 +96,25 @@ def first(o: argparse.Namespace) -> dict[str, Any]:
             "lowest_ms": added[0],
             "highest_ms": added[-1],
         }
+    return found
+
+
+def engines(o: argparse.Namespace) -> dict[str, Any]:
+    """engine -> {requests at once: tokens a second}."""
+    given = {"llamacpp": o.gguf, "llamaserver": o.gguf, "openvino_paged": o.openvino, "onnxruntime": o.onnx}
+    counts = [int(one) for one in o.at_once.split(",")]
+    found: dict[str, Any] = {name: {} for name, folder in given.items() if folder is not None}
+    for at_once in counts:
+        words = ["--context", "256", "--parallel", str(at_once), "--queue", "1000"]
+        rates: dict[str, list[float]] = {name: [] for name in found}
+        with contextlib.ExitStack() as up:
+            ports = {one: up.enter_context(served(given[one], [*words, "--engine", one], **PATH))[0] for one in found}
+            for turn in range(o.rounds + 1):
+                for name, port in ports.items():
+                    asking = load(port, at_once, max(8, at_once), o.tokens, True, f"{turn} {PROMPT}", keep=False)
+                    seen = figures(asyncio.run(asking))
+                    if turn:  # the first is a warm-up
+                        rates[name].append(seen["tokens_s"])
+        for name, values in rates.items():
+            found[name][str(at_once)] = statistics.median(values)
     return found
