@@ -56,7 +56,7 @@ def test_so_many_requests_a_minute(limits: Limits, clock: Clock) -> None:
         done(limits, asked(limits, ann))
     with pytest.raises(Busy) as refused:
         asked(limits, ann)
-    assert refused.value.seconds == pytest.approx(10)
+    assert refused.value.seconds == pytest.approx(10) and refused.value.cause == "rate"
     asked(limits, bob)  # the budget of another
     clock.now += 10
     asked(limits, ann)

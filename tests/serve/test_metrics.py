@@ -80,9 +80,8 @@ def samples(page: str) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
 
 def test_what_is_counted() -> None:
     one = metrics()
-    for _ in range(3):
-        one.ended(outcome())
-    one.ended(outcome(reason="cancelled"))
+    for reason in ("stop", "stop", "tool_calls", "cancelled"):
+        one.ended(outcome(reason=reason))
     one.ended(outcome(fault=EngineCrashed("died"), reason="EngineCrashed"))
     one.ended(outcome(fault=Busy("full", cause="queue"), reason="Busy"))
     one.ended(outcome(None, "SourceNotFound", SourceNotFound("none")))
@@ -94,7 +93,7 @@ def test_what_is_counted() -> None:
     assert found["slmops_prompt_tokens_total"][key] == 4 * 30 and found["slmops_generation_tokens_total"][key] == 4 * 11
     assert found["slmops_prompt_tokens_cached_total"][key] == found["vllm:prefix_cache_hits_total"][key] == 48
     reasons = {dict(labels)["reason"]: count for labels, count in found["slmops_requests_total"].items()}
-    assert reasons == {"stop": 3, "cancelled": 1, "EngineCrashed": 1}
+    assert reasons == {"stop": 2, "tool_calls": 1, "cancelled": 1, "EngineCrashed": 1}
     assert {dict(labels)["finished_reason"]: count for labels, count in found["vllm:request_success_total"].items()} == {
         "stop": 3,
         "abort": 1,

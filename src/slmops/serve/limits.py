@@ -18,6 +18,8 @@ from slmops.serve.request import UNLIMITED, Caller, Outcome, Request
 MOST_CALLERS = 10_000
 """That are remembered: those of signed tokens are made by others."""
 DAY = 86400
+CAUSE = "rate"
+"""By which metrics count who was refused here."""
 
 
 @dataclass
@@ -72,21 +74,21 @@ class Limits:
         if day != use.day:
             use.day, use.day_tokens = day, self._before.get((caller.name, day), 0)
         if limits.concurrent is not None and use.running >= limits.concurrent:
-            raise Busy(f"{caller.name} has {use.running} requests at work already", "wait for one of them")
+            raise Busy(f"{caller.name} has {use.running} requests at work already", "wait for one of them", cause=CAUSE)
         if limits.requests_per_minute is not None and use.requests.filled(clock) < 1:
             said = f"{caller.name} may ask {limits.requests_per_minute} times a minute"
-            raise Busy(said, "try again in a moment", use.requests.wait(1))
+            raise Busy(said, "try again in a moment", use.requests.wait(1), CAUSE)
         most = min(request.most, self._context)
         if limits.tokens_per_minute is not None:
             most = min(most, limits.tokens_per_minute)
             if use.tokens.filled(clock) < most:
                 said = f"{caller.name} may have {limits.tokens_per_minute} tokens a minute"
-                raise Busy(said, "ask for fewer tokens, or later", use.tokens.wait(most))
+                raise Busy(said, "ask for fewer tokens, or later", use.tokens.wait(most), CAUSE)
         if limits.tokens_per_day is not None:
             most = min(most, limits.tokens_per_day)
             if use.day_tokens + most > limits.tokens_per_day:
                 said = f"{caller.name} may have {limits.tokens_per_day} tokens a day, {use.day_tokens} are used or asked for"
-                raise Busy(said, "ask for fewer tokens, or tomorrow", DAY - self._now() % DAY)
+                raise Busy(said, "ask for fewer tokens, or tomorrow", DAY - self._now() % DAY, CAUSE)
         use.requests.left -= 1
         use.tokens.left -= most
         use.day_tokens += most

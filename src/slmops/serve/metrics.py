@@ -29,7 +29,8 @@ MOST_SERIES = 100
 OTHER = Served("other", "", "", "", "")
 LABELS = ("model_name", "engine", "model_digest", "quant", "release")
 METHODS = frozenset({"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"})
-VLLM_REASONS = {"stop": "stop", "length": "length", "cancelled": "abort"}
+VLLM_REASONS = {"stop": ("stop", "tool_calls"), "length": ("length",), "abort": ("cancelled",)}
+"""Its word for how a request ended -> ours."""
 Family = object
 
 
@@ -200,8 +201,9 @@ class Metrics:
             queries.add_metric(labels, one.prompt)
             for reason, count in list(one.ended.items()):
                 total.add_metric([*labels, reason], count)
-                if reason in VLLM_REASONS:
-                    success.add_metric([*labels, VLLM_REASONS[reason]], count)
+            for theirs, ours in VLLM_REASONS.items():
+                if any(reason in one.ended for reason in ours):
+                    success.add_metric([*labels, theirs], sum(one.ended.get(reason, 0) for reason in ours))
         yield from (queries, total, success)
         refused = CounterMetricFamily(
             "slmops_requests_refused", "Requests that were not computed.", labels=("model_name", "reason")
