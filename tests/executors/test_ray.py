@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from searched import CALM, remembered, unchanged
 from slmops import cli
 from slmops.core import plugins
 from slmops.core.errors import EngineMissing, UsageError
+from slmops.executors.ray import Nodes
 
 RAY = Path(sys.executable).with_name("ray")
 SECONDS = 300
@@ -47,7 +49,9 @@ def optimizing(out: Path, environment: dict[str, str]) -> Iterator[subprocess.Po
         try:
             end = time.monotonic() + SECONDS
             while not remembered(out):
-                assert process.poll() is None and time.monotonic() < end, process.communicate()[1]
+                if process.poll() is not None or time.monotonic() > end:
+                    process.kill()
+                    pytest.fail(process.communicate(timeout=SECONDS)[1])
                 time.sleep(0.1)
             yield process
         finally:
@@ -66,17 +70,28 @@ def node(environment: dict[str, str], *head: str) -> Iterator[subprocess.Popen[b
             children.ended(process)
 
 
-def alive(environment: dict[str, str], count: int) -> None:
-    """Wait until so many nodes are."""
+def alive(environment: dict[str, str], process: subprocess.Popen[bytes], count: int) -> bool:
+    """Wait until so many nodes are; whether they are, as the process of the last of them may end before."""
     ask = "import ray; ray.init(log_to_driver=False); print(sum(node['Alive'] for node in ray.nodes()))"
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end:
+    end = time.monotonic() + SECONDS / 4
+    while process.poll() is None and time.monotonic() < end:
         said = subprocess.run(
             [sys.executable, "-c", ask], capture_output=True, text=True, check=False, env=environment, timeout=SECONDS
         )
         if said.stdout.strip() == str(count):
-            return
-    pytest.fail(f"the cluster has not {count} nodes: {said.stdout}{said.stderr[-500:]}")
+            return True
+    return False
+
+
+def join(environment: dict[str, str], stack: contextlib.ExitStack, count: int, *head: str) -> None:
+    """One more node, the one of this number. Begun again where it does not come: another process may have a port of its."""
+    for _ in range(4):
+        with contextlib.ExitStack() as until_joined:
+            process = until_joined.enter_context(node(environment, *head))
+            if alive(environment, process, count):
+                stack.push(until_joined.pop_all())
+                return
+    pytest.fail(f"the cluster has not {count} nodes")
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +105,9 @@ def cluster() -> Iterator[dict[str, str]]:
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": f"127.0.0.1:{port}"}
         head = ["--head", f"--port={port}", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
-        stack.enter_context(node(environment, *head))
-        alive(environment, 1)
+        join(environment, stack, 1, *head)
         for count in (2, 3):  # two that begin at once may choose the same ports
-            stack.enter_context(node(environment))
-            alive(environment, count)
+            join(environment, stack, count)
         yield environment
 
 
@@ -221,6 +234,63 @@ def test_what_ran_on_a_lost_node_runs_on_another(cluster: dict[str, str], tmp_pa
     done = run("always", "9", "b")
     assert done.returncode == 1 and "a node of the Ray cluster is lost" in done.stderr and "[(" not in done.stdout
     assert len(list((tmp_path / "always").iterdir())) == 2
+
+
+class Fake:
+    """In place of Ray: actors that are gone, or that a job takes with it. What is asked is answered when it is fetched."""
+
+    class exceptions:  # noqa: N801 - its name there
+        RayTaskError, NodeDiedError, OutOfMemoryError = (type(name, (Exception,), {}) for name in ("T", "N", "M"))
+        ObjectLostError, GetTimeoutError = (type(name, (Exception,), {}) for name in ("O", "G"))
+        ActorDiedError, ActorUnavailableError = (type(name, (Exception,), {}) for name in ("D", "U"))
+
+    class Actor:
+        def __init__(self) -> None:
+            self.gone: type[Exception] | None = None
+            self.began: list[str] = []
+            self.facts = SimpleNamespace(remote=lambda: (self, ("a machine", "here")))
+            self.outcome = SimpleNamespace(remote=lambda job: (self, job))
+
+    def get(self, what: Any, timeout: float | None = None) -> Any:
+        if isinstance(what, list):
+            return [self.get(one) for one in what]
+        actor, job = what
+        if actor.gone is None and isinstance(job, str):
+            actor.began.append(job)
+            actor.gone = {"kills": self.exceptions.ActorDiedError, "cuts": self.exceptions.ActorUnavailableError}.get(job)
+        if actor.gone is not None:
+            raise actor.gone("gone")
+        return job
+
+    def wait(self, those: list[Any], num_returns: int) -> tuple[list[Any], list[Any]]:
+        return those[:1], those[1:]
+
+
+def test_a_job_takes_two_nodes_at_most_with_it() -> None:
+    actors, said = [Fake.Actor() for _ in range(4)], list[str]()
+    nodes = Nodes(Fake(), actors, said.append)
+    with pytest.raises(UsageError, match="is lost"):
+        list(nodes.run(["kills"]))
+    assert [one.began for one in actors] == [["kills"], ["kills"], [], []] and nodes.slots == 2
+    assert said[-1].endswith("; 2 go on")
+
+
+def test_nodes_that_were_lost_meanwhile_are_not_held_against_a_job() -> None:
+    actors = [Fake.Actor() for _ in range(3)]
+    nodes = Nodes(Fake(), actors, lambda line: None)
+    for one in actors[:2]:
+        one.gone = Fake.exceptions.ActorDiedError
+    assert list(nodes.run(["a", "b"])) == [("a", "a"), ("b", "b")] and nodes.slots == 1
+    actors[2].gone = Fake.exceptions.NodeDiedError
+    with pytest.raises(UsageError, match="is lost"):
+        list(nodes.run(["c"]))
+
+
+def test_what_may_still_be_computed_is_not_begun_anew() -> None:
+    actors = [Fake.Actor() for _ in range(2)]
+    with pytest.raises(UsageError, match="cannot be reached"):
+        list(Nodes(Fake(), actors, lambda line: None).run(["cuts"]))
+    assert [one.began for one in actors] == [["cuts"], []]
 
 
 @no_ray

@@ -129,8 +129,8 @@ class Nodes:
         waiting: dict[Any, tuple[Any, int, Any]] = {}
         while jobs or waiting:
             at_work = [actor for actor, _, _ in waiting.values()]
-            for actor in self._actors:
-                if jobs and actor not in at_work:
+            for actor in [one for one in self._actors if one not in at_work]:
+                if jobs and self._answers(actor):
                     number, one = jobs.popleft()
                     waiting[actor.outcome.remote(one)] = (actor, number, one)
             (done,), _ = self._ray.wait(list(waiting), num_returns=1)
@@ -138,24 +138,43 @@ class Nodes:
             try:
                 outcome = self._get(done)
             except Lost as fault:
-                self._actors.remove(actor)
-                if not self._actors or number in tried:  # what takes two nodes with it would take them all
+                self._forget(actor, fault)
+                if number in tried:  # what takes two nodes with it would take them all
                     raise
                 tried.add(number)
                 jobs.append((number, one))
-                self._say(f"{fault}; {len(self._actors)} go on")
             else:
                 yield one, outcome
 
+    def _answers(self, actor: Any) -> bool:
+        """Whether it is there still: a trial is not to blame for a node that was lost before it began."""
+        try:
+            self._get(actor.facts.remote(), START_SECONDS)
+        except Lost as fault:
+            self._forget(actor, fault)
+            return False
+        return True
+
+    def _forget(self, actor: Any, fault: Lost) -> None:
+        """Go on without it. Raises the fault where it was the last."""
+        self._actors.remove(actor)
+        if not self._actors:
+            raise fault
+        self._say(f"{fault}; {len(self._actors)} go on")
+
     def _get(self, what: Any, timeout: float | None = None) -> Any:
-        """Ray's result. A fault of ours on a node is raised as itself, a node that is gone as Lost."""
+        """Ray's result. A fault of ours on a node is raised as itself, a node that is gone as Lost, one that cannot be
+        reached as UsageError: it may compute still, and what it writes must not be begun anew elsewhere."""
+        known = self._ray.exceptions
         try:
             return self._ray.get(what, timeout=timeout)
-        except self._ray.exceptions.RayTaskError as error:
+        except known.RayTaskError as error:
             if isinstance(error.cause, SlmopsError):
                 raise error.cause from None
             raise
-        except self._ray.exceptions.RayActorError as error:
+        except (known.ActorDiedError, known.NodeDiedError, known.OutOfMemoryError, known.ObjectLostError) as error:
             cause = getattr(error, "cause", None)
             fault = str(cause or error).strip().splitlines()[-1]
             raise Lost(f"a node of the Ray cluster is lost, or cannot begin: {fault}", "see to it and run again") from error
+        except (known.ActorUnavailableError, known.GetTimeoutError) as error:
+            raise UsageError("a node of the Ray cluster cannot be reached", "see to it and run again") from error
