@@ -65,11 +65,15 @@ def content(folder: Path, name: str, limit: int = LIMIT) -> bytes:
         return file.read(size)  # read() makes room for all that it is asked for, and limits are up to 128 MB
 
 
+class Twice(ValueError):
+    """A name stands twice in an object: one parser takes the first, another the last."""
+
+
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """For json.loads: of a name that stands twice one parser takes the first, another the last. Raises ValueError."""
+    """For json.loads. Raises Twice."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise Twice("a name stands twice")
     return result
 
 
@@ -79,6 +83,8 @@ def parse_json(text: bytes, name: str, once: bool = False) -> dict[str, Any]:
         value = json.loads(text, object_pairs_hook=unique if once else None)
     except RecursionError:
         raise CorruptInput(f"{name} is nested too deeply to be read") from None
+    except Twice as error:
+        raise CorruptInput(f"{name}: {error} in an object", "leave one out: readers differ in which they take") from None
     except ValueError as error:  # bad JSON, bad UTF-8, numbers of a million digits
         raise CorruptInput(f"{name} is not JSON: {str(error)[:200]}", "download it again") from None
     if not isinstance(value, dict):
