@@ -187,10 +187,13 @@ def onnx_file(rng: random.Random, data: bytes) -> bytes:
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
-        _onnx_graph(rng, model.graph)
-        return bytes(model.SerializeToString())
-    except Exception:  # no protobuf any more, or one whose names are no UTF-8, which is told when one is looked at
+    except Exception:
         return of_bytes(rng, data)
+    try:
+        _onnx_graph(rng, model.graph)
+    except UnicodeDecodeError:  # names that are no UTF-8, which is told when one is looked at
+        return of_bytes(rng, data)
+    return bytes(model.SerializeToString())
 
 
 def _onnx_graph(rng: random.Random, graph: Any) -> None:

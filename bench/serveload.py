@@ -64,9 +64,14 @@ assert tokenizer.decode(generator.get_next_tokens())
 
 def alone(engine: str, folder: Path) -> float:
     began = time.perf_counter()
-    command = [sys.executable, "-c", ALONE[engine], str(folder), PROMPT]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    command = [sys.executable, "-c", f"{ALONE[engine]}print('made', flush=True)", str(folder), f"0 {PROMPT}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as child:
+        assert child.stdout is not None
+        if "made\n" not in child.stdout:
+            raise SystemExit(f"{engine} alone made nothing")
+        taken = time.perf_counter() - began
+        child.stdout.read()
+    return taken
 
 
 PATH = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "src")])}
