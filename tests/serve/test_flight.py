@@ -67,17 +67,18 @@ class Enough:
 
 @needs("starlette", "xllamacpp")
 @pytest.mark.parametrize("end", [{"end": "stop"}, {"end": "length"}, {}])
-def test_who_has_enough_at_the_very_end_frees_its_place_once(end: dict[str, str]) -> None:
+@pytest.mark.parametrize("text", ["x", "x END"])
+def test_who_has_enough_at_the_very_end_frees_its_place_once(text: str, end: dict[str, str]) -> None:
     from slmops.serve.model import Model
 
     model = Model("m", Artifact(Path("none"), "gguf", (0,), None, False, None, {}, 4096, 100), None, Options(), 8)
     dropped: list[int] = []
     model._worker = worker = SimpleNamespace(drop=dropped.append)  # type: ignore[assignment]
-    first, other = answer(Enough()), answer()
+    first, other = answer(Enough(), stop=("END",)), answer()
     for number, one in ((1, first), (2, other)):
         one.on_cancel = model._left
         model._flights[number] = Flight(one)
-    news = [{"which": 1, "text": "x", "tokens": 1, **end}, {"which": 2, "text": "y", "tokens": 1, "end": "stop"}]
+    news = [{"which": 1, "text": text, "tokens": 1, **end}, {"which": 2, "text": "y", "tokens": 1, "end": "stop"}]
     model._came(worker, [json.dumps({"news": news}).encode()])  # type: ignore[arg-type]
     assert model.running == 0
     assert (first.outcome.reason, other.outcome.reason) == ("tool_calls", "stop")

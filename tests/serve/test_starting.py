@@ -112,7 +112,7 @@ def test_what_takes_long_to_import_is_not_needed_for_it() -> None:
 
 
 @pytest.mark.slow
-def test_a_real_server_is_alive_before_its_models_are_opened(tmp_path: Path) -> None:
+def test_a_real_server_is_alive_before_its_application_is_imported(tmp_path: Path) -> None:
     """Something that the application needs takes longer to import than anyone waits."""
     (tmp_path / "pydantic.py").write_text("import time\n\ntime.sleep(600)\n")
     with socket.socket() as free:

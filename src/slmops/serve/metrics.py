@@ -201,9 +201,9 @@ class Metrics:
             queries.add_metric(labels, one.prompt)
             for reason, count in list(one.ended.items()):
                 total.add_metric([*labels, reason], count)
-            for theirs, ours in VLLM_REASONS.items():
-                if any(reason in one.ended for reason in ours):
-                    success.add_metric([*labels, theirs], sum(one.ended.get(reason, 0) for reason in ours))
+            for reason, meant in VLLM_REASONS.items():
+                if any(word in one.ended for word in meant):
+                    success.add_metric([*labels, reason], sum(one.ended.get(word, 0) for word in meant))
         yield from (queries, total, success)
         refused = CounterMetricFamily(
             "slmops_requests_refused", "Requests that were not computed.", labels=("model_name", "reason")
