@@ -174,6 +174,7 @@ class Session:
             if self._adapters:
                 properties["adapters"] = self._genai.AdapterConfig(self._adapters)
             self._pipeline = self._genai.LLMPipeline(self._folder, self._device, **properties)
+            self._tokenizer = self._tokenizer or self._pipeline.get_tokenizer()
         config = configured(self._genai, sampling)
         if self._adapters:
             # Said each time: what is left out stays as it was.
@@ -192,6 +193,7 @@ class Session:
             self._pipeline = None
             make = self._genai.ContinuousBatchingPipeline
             self._server = make(self._folder, self._scheduler(), self._device, dict(self._properties))
+            self._tokenizer = self._tokenizer or self._server.get_tokenizer()  # another would take a tenth of a second
         return Flow(self._genai, self._server, self._vocab, self._words().decode)
 
     def encode(self, text: str) -> list[int]:
