@@ -43,6 +43,8 @@ HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
+OF_STATUS = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
+"""Of a refusal alone."""
 POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 """Of what has none of its own: answers are no pages."""
 NOBODY = Caller("nobody", "user", ())
@@ -124,10 +126,7 @@ class _Refused(Exception):
 
 
 def _refused(status: int, said: str, code: str) -> _Refused:
-    return _Refused(Problem(status, said, code, headers=_MORE.get(status, {})))
-
-
-_MORE = {401: {"www-authenticate": "Bearer"}, 408: {"connection": "close"}}
+    return _Refused(Problem(status, said, code, headers=OF_STATUS.get(status, {})))
 
 
 class Guard:
