@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -65,8 +66,19 @@ def open(start: Start, say: Say) -> Iterator[Nodes]:
         raise EngineMissing("Ray is not installed", INSTALL)
     import ray
 
-    ours = not ray.is_initialized()
-    if ours:
+    with contextlib.nullcontext() if ray.is_initialized() else _joined(ray):
+        actors: list[Any] = []
+        try:
+            actors += _actors(ray, start)
+            yield Nodes(ray, actors, say)
+        finally:
+            _end(ray, actors)
+
+
+@contextlib.contextmanager
+def _joined(ray: Any) -> Iterator[None]:
+    """Part of the cluster. Ray tells of faults of its nodes on standard output, which is for answers."""
+    with contextlib.redirect_stdout(sys.stderr):
         try:
             # A cluster must be there: Ray would otherwise start one of this machine alone.
             ray.init(address=os.environ.get("RAY_ADDRESS", "auto"), log_to_driver=False, configure_logging=False)
@@ -75,13 +87,9 @@ def open(start: Start, say: Say) -> Iterator[Nodes]:
                 f"no Ray cluster can be reached: {str(error).splitlines()[0]}",
                 "ray start --head on one machine, RAY_ADDRESS here, the same RAY_AUTH_MODE and token on all",
             ) from error
-    actors: list[Any] = []
-    try:
-        actors += _actors(ray, start)
-        yield Nodes(ray, actors, say)
-    finally:
-        _end(ray, actors)
-        if ours:
+        try:
+            yield
+        finally:
             ray.shutdown()
 
 
