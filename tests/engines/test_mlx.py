@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
-from slmops.engines import Options, Sampling, Session
+from slmops.engines import Flow, Options, Sampling, Session, _flow
 from slmops.engines import mlx as engine
 from slmops.formats import huggingface
 from slmops.formats import mlx as form
@@ -76,6 +78,80 @@ def test_generates_stops_and_cancels(toy: Toy, tmp_path: Path) -> None:
         for ids, chunks in (([], []), ([10**6], [1]), (IDS, [80]), (IDS[:4], [3]), (IDS[:4], [4, 0])):
             with pytest.raises(UsageError):
                 session.logits(ids, chunks)
+
+
+@contextmanager
+def flowing(folder: Path, **options: Any) -> Iterator[tuple[engine.Session, Flow]]:
+    session = engine.Session(folder, Options(proof=True, device="cpu", context=200, parallel=4, reuse=True, **options))
+    flow = session.flow()
+    try:
+        yield session, flow
+    finally:
+        flow.close()
+        session.close()
+
+
+def told(flow: Flow, *asked: tuple[Sequence[int], Sampling]) -> list[tuple[str, int | None]]:
+    """The text of each answer, and what was not computed of its prompt."""
+    texts, cached, over = [""] * len(asked), dict[int, int | None](), set[int]()
+    for which, (ids, sampling) in enumerate(asked):
+        flow.add(which, ids, sampling)
+    while len(over) < len(asked):
+        for one in flow.step():
+            texts[one.which] += one.text
+            cached.setdefault(one.which, one.cached)
+            if one.end is not None:
+                over.add(one.which)
+    assert flow.step() == []
+    return [(text, cached[which]) for which, text in enumerate(texts)]
+
+
+def test_a_seed_repeats_its_draws_in_company(toy: Toy, tmp_path: Path) -> None:
+    made(toy, "qwen3", "q4", tmp_path)
+    drawn = [Sampling(max_tokens=20, temperature=1.2, top_k=0, top_p=0.95, min_p=0.01, seed=seed) for seed in (7, 8, 9)]
+    with flowing(tmp_path) as (session, flow):
+        ((alone, _),) = told(flow, (IDS[:9], drawn[0]))
+        together = told(flow, *[(IDS[start : start + 9], one) for start, one in zip((0, 20, 40), drawn, strict=True)])
+        assert together[0][0] == alone and len({text for text, _ in together}) == 3
+        assert session.decode(list(session.generate(IDS[:9], drawn[0]))) == alone
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text"])
+def test_a_prompt_goes_on_where_an_answer_ended(toy: Toy, tmp_path: Path, family: str) -> None:
+    """Past a sliding window too, and for several at once; of a prompt that is known whole, the last token is computed."""
+    made(toy, family, "q8", tmp_path)
+    short = Sampling(max_tokens=4)
+    with flowing(tmp_path) as (session, flow):
+        told(flow, (IDS[:60], short))
+        kept = 60 + 4
+        longer = IDS[:60] + list(session.generate(IDS[:60], short)) + IDS[60:70]
+        expected = session.decode(list(session.generate(longer, short)))
+        assert told(flow, *[(longer, short)] * 3) == [(expected, kept)] * 3
+        ((again, cached),) = told(flow, (IDS[:60], short))
+        assert again == session.decode(longer[60:64]) and cached == (59 if family == "qwen3" else 0)
+
+
+def test_a_batch_that_broke_fails_those_in_it_alone(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(toy, "qwen3", "q4", tmp_path)
+    with flowing(tmp_path) as (_, flow):
+        expected = told(flow, (IDS[:9], Sampling(max_tokens=4)))
+        flow.add(5, IDS[:20], Sampling(max_tokens=9))
+        with monkeypatch.context() as broken:
+            batches = importlib.import_module("mlx_lm.generate").BatchGenerator
+            broken.setattr(batches, "next", lambda batch: 1 / 0)
+            with pytest.raises(EngineFailed, match="mlx-lm stopped: ZeroDivisionError"):
+                flow.step()
+        assert flow.step() == []
+        assert told(flow, (IDS[:9], Sampling(max_tokens=4)))[0][0] == expected[0][0]
+
+
+def test_keys_and_values_as_codes_take_turns(toy: Toy, tmp_path: Path) -> None:
+    made(toy, "qwen3", "q4", tmp_path)
+    short = Sampling(max_tokens=4)
+    with flowing(tmp_path, kv="q8") as (session, flow):
+        assert isinstance(flow, _flow.Turns)
+        expected = [session.decode(list(session.generate(IDS[start : start + 9], short))) for start in (0, 20)]
+        assert [text for text, _ in told(flow, (IDS[:9], short), (IDS[20:29], short))] == expected
 
 
 def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> None:

@@ -12,17 +12,20 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
+from slmops.engines import Flow as FlowProtocol
 from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
+from slmops.engines._flow import Turns
 from slmops.engines._kept import Kept
+from slmops.engines._mlx_flow import SAMPLES as SAMPLES
+from slmops.engines._mlx_flow import Flow, picks, weighed
 from slmops.engines._words import Words, check
 
 FORMATS = ("mlx",)
 MODULES = ("mlx", "mlx_lm")
 PACKAGE = "mlx-lm"
 EXTRA = "mlx"
-CAN = frozenset({"logits", "generate", "encode", "render", "turns"})
-SAMPLES: frozenset[str] = frozenset()
+CAN = frozenset({"logits", "generate", "encode", "render", "parallel", "turns"})
 CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu")
 ONCE = True
@@ -51,14 +54,18 @@ class Session:
         try:
             from mlx_lm.generate import generate_step
             from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
-            from mlx_lm.sample_utils import make_sampler
             from mlx_lm.utils import load_model, load_tokenizer
         except ImportError as error:
             raise EngineMissing(f"mlx-lm cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
         self._mx: Any = mx
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
-        self._empty_cache, self._sampler, self._kv = make_prompt_cache, make_sampler, options.kv
+        self._empty_cache, self._kv, self._parallel, self._reuse = (
+            make_prompt_cache,
+            options.kv,
+            options.parallel,
+            options.reuse,
+        )
         self._trim, self._trims = trim_prompt_cache, can_trim_prompt_cache
         self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
         try:
@@ -124,22 +131,22 @@ class Session:
         most = min(sampling.max_tokens, room)
         if most < 1:
             return
-        mx.random.seed(sampling.seed)
-        top_k = sampling.top_k if sampling.top_k < self._vocab else 0
-        sampler = self._sampler(temp=sampling.temperature, top_p=sampling.top_p, top_k=top_k)
-        cache, self.reused = self._kept.take(None, ids, self._trims)
+        sampler, processors = picks(sampling, self._vocab)
+        # Penalties look at the prompt too, so all of it must come by.
+        cache, self.reused = self._kept.take(None, ids, lambda one: not processors and self._trims(one))
         if cache is None:
             cache = self._cache()
         else:
             self._trim(cache, cache[0].offset - self.reused)
         new, made = mx.array(list(ids[self.reused :])), list[int]()
-        steps = self._steps(new, self._model, max_tokens=most, sampler=sampler, prompt_cache=cache)
+        how = {"sampler": sampler, "logits_processors": processors, "prompt_cache": cache}
+        steps = self._steps(new, self._model, max_tokens=most, **how)
         try:
-            for token, _ in steps:
+            for token, logprobs in steps:
                 made.append(int(token))
                 if made[-1] in sampling.stop_ids:
                     break
-                yield made[-1]
+                yield made[-1] if sampling.logprobs is None else weighed(made[-1], logprobs, sampling.logprobs)
         except Exception:
             cache = None
             raise
@@ -148,6 +155,12 @@ class Session:
             # The step behind the last token may have been computed already.
             held = [*ids, *made][: cache[0].offset] if cache is not None and self._trims(cache) else []
             self._kept.give(None, held, cache if held else None)
+
+    def flow(self) -> FlowProtocol:
+        """By mlx-lm's own batches, or in turns where it has none: for keys and values as codes, and some states."""
+        if all(hasattr(layer, "merge") for layer in self._cache()):
+            return Flow(self._model, self._vocab, self._words.decode, self._parallel, self._reuse)
+        return Turns(self, several=True)
 
     def encode(self, text: str) -> list[int]:
         return self._words.encode(text)

@@ -1,0 +1,162 @@
+"""mlx-lm's continuous batching: requests that come and go, a token of all of them at a time.
+
+API: mlx_lm.generate.BatchGenerator and mlx_lm.models.cache.LRUPromptCache, 0.32 and later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from slmops.core.errors import EngineFailed
+from slmops.engines import Likely, News, Sampling, _words
+from slmops.engines._flow import Text, Weighed
+from slmops.ops.numpy import log_softmax
+
+SAMPLES = frozenset({"min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
+PENALIZED = 64
+"""Tokens that penalties look back at, as many as llama.cpp's do."""
+PROMPTS = 8
+"""Prompts that are computed together."""
+MODEL = 0
+"""The name under which the only model's prefixes are kept."""
+
+
+@dataclass
+class _Running:
+    which: int
+    text: Text
+    cached: int | None
+    """To be told with the first token."""
+    logprobs: int | None
+
+
+class Flow:
+    """See engines.Flow."""
+
+    def __init__(self, model: Any, vocab: int, decode: Callable[[Sequence[int]], str], most: int, reuse: bool) -> None:
+        """most: requests in flight; also the caches in memory, of those and of earlier ones together."""
+        from mlx_lm.generate import BatchGenerator, StopSequences
+        from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
+
+        self._vocab, self._decode, self._most, self._reuse = vocab, decode, most, reuse
+        sizes = {"completion_batch_size": most, "prefill_batch_size": min(most, PROMPTS)}
+        self._fresh: Callable[[], Any] = lambda: BatchGenerator(model, **sizes)
+        self._stops, self._can_trim, self._trim = StopSequences, can_trim_prompt_cache, trim_prompt_cache
+        self._batch, self._kept = self._fresh(), LRUPromptCache(max_size=most)
+        self._running: dict[int, _Running] = {}
+        """By mlx-lm's own numbers."""
+
+    def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
+        _words.check(ids, None, self._vocab, None)
+        sampler, processors = picks(sampling, self._vocab)
+        cache, rest = self._known(list(ids))
+        reused = len(ids) - len(rest)
+        (number,) = self._batch.insert(
+            [rest],
+            [sampling.max_tokens],
+            caches=[cache],
+            all_tokens=[list(ids[:reused])],
+            samplers=[sampler],
+            logits_processors=[processors],
+            stop_sequences=[self._stops([(stop,) for stop in sampling.stop_ids])],
+        )
+        self._running[number] = _Running(which, Text(self._decode), reused, sampling.logprobs)
+        self._kept.trim_to(n_sequences=self._most - len(self._running))
+
+    def _known(self, ids: list[int]) -> tuple[Any, list[int]]:
+        """A cache of the longest prefix that is kept, and the tokens to compute: the last one always, for its logits."""
+        cache, rest = self._kept.fetch_nearest_cache(MODEL, ids) if self._reuse else (None, ids)
+        if rest:
+            return cache, rest
+        if not self._can_trim(cache):
+            return None, ids
+        self._trim(cache, 1)
+        return cache, ids[-1:]
+
+    def cancel(self, which: int) -> None:
+        for number in [number for number, one in self._running.items() if one.which == which]:
+            del self._running[number]
+            self._batch.remove([number])
+
+    def step(self) -> list[News]:
+        """Computes a token of each answer, and a part of the prompts that wait."""
+        if not self._running:
+            return []
+        try:
+            _, came = self._batch.next()
+        except Exception as error:  # whatever MLX raises leaves the batch in a state that nobody knows
+            self._running.clear()
+            self._batch.close()
+            self._batch = self._fresh()
+            raise EngineFailed(f"mlx-lm stopped: {type(error).__name__}: {str(error)[-300:]}") from error
+        return [self._news(one) for one in came]
+
+    def _news(self, came: Any) -> News:
+        one = self._running[came.uid]
+        cached, one.cached = one.cached, None
+        if came.finish_reason is not None:
+            del self._running[came.uid]
+            if self._reuse:
+                self._kept.insert_cache(MODEL, list(came.all_tokens), came.prompt_cache)
+        if came.finish_reason == "stop":
+            return News(one.which, one.text.rest(), 0, cached, end="stop")
+        likely: tuple[Likely, ...] = ()
+        if one.logprobs is not None:
+            likely = (weighed(came.token, came.logprobs, one.logprobs).told(self._decode),)
+        text = one.text.feed(came.token)
+        if came.finish_reason is None:
+            return News(one.which, text, 1, cached, likely)
+        return News(one.which, text + one.text.rest(), 1, cached, likely, "length")
+
+    def wake(self) -> None:
+        """A step waits for the engine alone."""
+
+    def close(self) -> None:
+        for one in list(self._running.values()):
+            self.cancel(one.which)
+        self._batch.close()
+        self._kept.trim_to(n_sequences=0)
+
+
+def picks(sampling: Sampling, vocab: int) -> tuple[Callable[[Any], Any] | None, list[Callable[[Any, Any], Any]]]:
+    """mlx-lm's sampler (None: the likeliest) and what it does to the logits before. A seed repeats the draws, whoever else
+    draws at the same time."""
+    import mlx.core as mx
+    from mlx_lm import sample_utils
+
+    processors: list[Callable[[Any, Any], Any]] = sample_utils.make_logits_processors(
+        repetition_penalty=None if sampling.repeat_penalty == 1 else sampling.repeat_penalty,
+        repetition_context_size=PENALIZED,
+        presence_penalty=sampling.presence_penalty,
+        presence_context_size=PENALIZED,
+        frequency_penalty=sampling.frequency_penalty,
+        frequency_context_size=PENALIZED,
+    )
+    if sampling.temperature <= 0:
+        return None, processors
+    key = mx.random.key(sampling.seed)
+
+    def draw(logprobs: Any) -> Any:
+        nonlocal key
+        key, now = mx.random.split(key)
+        if sampling.top_p < 1:
+            logprobs = sample_utils.apply_top_p(logprobs, sampling.top_p)
+        if sampling.min_p > 0:
+            logprobs = sample_utils.apply_min_p(logprobs, sampling.min_p)
+        if 0 < sampling.top_k < vocab:
+            logprobs = sample_utils.apply_top_k(logprobs, sampling.top_k)
+        return mx.random.categorical(logprobs * (1 / sampling.temperature), key=now)
+
+    return draw, processors
+
+
+def weighed(token: int, logprobs: Any, most: int) -> Weighed:
+    """logprobs [vocab]: the sum of those of 16 bits is not quite 1."""
+    import mlx.core as mx
+
+    logs = log_softmax(np.array(logprobs.astype(mx.float32))[None])[0]
+    return Weighed.of(int(token), logs, most)
