@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -167,9 +166,9 @@ def convert(
     if todo:
         choose = _mixed(model, todo, scheme_name, calibration, watch)
         planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, choose=choose)
-        with tempfile.TemporaryDirectory(prefix="slmops-solve-") as scratch:
+        with store.scratch("solve") as scratch:
             if calibration is not None:
-                planned = _solved(planned, model, calibration, Path(scratch), watch)
+                planned = _solved(planned, model, calibration, scratch, watch)
             for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
                 made[result.format] = result
     return [made[name] for name in targets]
@@ -295,9 +294,9 @@ def _make(
             receipt.save(folders[name], facts[name])
         failures: dict[str, VerificationFailed] = {}
         if verify:
-            with tempfile.TemporaryDirectory(prefix="slmops-reference-") as scratch:
+            with store.scratch("reference") as scratch:
                 watch.say("computing the reference")
-                reference = Path(scratch) / "reference.npy"
+                reference = scratch / "reference.npy"
                 np.save(reference, Reference(planned.model).logits(truth["ids"]))
 
                 def check(name: str) -> VerificationFailed | None:

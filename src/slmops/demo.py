@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from slmops import compile as compiler
 from slmops import prove, run
-from slmops.core import plugins
+from slmops.core import plugins, store
 from slmops.core.errors import SourceNotFound, VerificationFailed
 from slmops.engines import Options, Sampling, _host, _installed
 from slmops.measure import quality, speed, tasks
@@ -76,8 +75,8 @@ def play(out: Path, *, watch: compiler.Watch, formats: Sequence[str] | None = No
     failures: list[VerificationFailed] = []
     wanted = list(formats or compiler.writable(codes=True))
     writable = [name for name in wanted if (why := _unwritable(name)) is None or _note(rows, name, why)]
-    with tempfile.TemporaryDirectory(prefix="slmops-demo-") as scratch:
-        reference = Path(scratch) / "reference.npy"
+    with store.scratch("demo") as scratch:
+        reference = scratch / "reference.npy"
         watch.say("computing the bf16 model's logits on the evaluation text")
         text = (source / "eval" / "text.txt").read_text(encoding="utf-8")
         ids = model.tokenizer.encoder.encode(text, add_special_tokens=False).ids

@@ -7,7 +7,6 @@ import contextlib
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 import psutil
 
 from slmops import stream
-from slmops.core import chat, plugins, receipt
+from slmops.core import chat, plugins, receipt, store
 from slmops.core.errors import CorruptInput, EngineCrashed, EngineFailed, VerificationFailed
 from slmops.core.model import Model
 from slmops.core.scheme import stored_as
@@ -57,7 +56,7 @@ def verify(
     check_template(facts)
     result: dict[str, Any] = {"read_back": {"tensors": len(model.tensors), "identical": True}, "engines": {}, "skipped": {}}
     chosen = list(engines) if engines is not None else _installed.engines_for(form)
-    with tempfile.TemporaryDirectory(prefix="slmops-verify-") as scratch:
+    with store.scratch("verify") as scratch:
         for name in chosen:
             found = _installed.require(name) if engines is not None else _installed.installed(name)
             if found is None:
@@ -68,11 +67,9 @@ def verify(
                 continue
             if reference is None:
                 say(f"{form}: computing the reference")
-                reference = Path(scratch) / "reference.npy"
+                reference = scratch / "reference.npy"
                 np.save(reference, Reference(model).logits(facts["probes"]["ids"]))
-            result["engines"][name] = _engine(
-                name, folder, module, model, facts, reference, Path(scratch), device, threads, say
-            )
+            result["engines"][name] = _engine(name, folder, module, model, facts, reference, scratch, device, threads, say)
     return result
 
 

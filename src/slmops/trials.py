@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import hashlib
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +14,9 @@ from typing import Any
 
 from slmops import compile as compiler
 from slmops import source
-from slmops.core import plugins, receipt
+from slmops.core import plugins, receipt, store
 from slmops.core.errors import EngineCrashed, EngineFailed, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.model import Model
-from slmops.core.store import no_space
 from slmops.engines import _installed
 from slmops.measure import artifact, gates
 from slmops.measure.artifact import Measured, Text
@@ -104,10 +102,10 @@ class Outcome:
 @contextlib.contextmanager
 def laboratory(model: Model, out: Path, given: Given, machine: Machine, watch: compiler.Watch) -> Iterator[Lab]:
     """A lab with a scratch folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="slmops-optimize-") as scratch, no_space(Path(scratch)):
-        content, moments = given.calibration, Path(scratch) / "moments"
+    with store.scratch("optimize") as scratch, store.no_space(scratch):
+        content, moments = given.calibration, scratch / "moments"
         solver = Calibration(model, content, moments, tune=given.tune) if content is not None else None
-        yield Lab(model, out, given, Text(model, given.text, Path(scratch)), solver, machine, watch)
+        yield Lab(model, out, given, Text(model, given.text, scratch), solver, machine, watch)
 
 
 @contextlib.contextmanager

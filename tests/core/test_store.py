@@ -44,6 +44,35 @@ def test_a_text_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert path.read_text() == "second" and everything(tmp_path) == ["out.html"]
 
 
+def test_a_scratch_folder_goes_and_so_does_what_a_killed_process_left_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    words = f"""
+        import os, tempfile
+        tempfile.tempdir = {str(tmp_path)!r}
+        from slmops.core import store
+        with store.scratch("solve") as folder:
+            (folder / "large").write_bytes(bytes(100))
+            print(folder, flush=True)
+            os.read(0, 1)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(words)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        foreign = left.with_name("slmops-elsewhere-4194305-solve-x")
+        foreign.mkdir()
+        with store.scratch("verify") as folder:
+            assert sorted(tmp_path.iterdir()) == sorted([left, foreign, folder]) and (left / "large").exists()
+        process.kill()
+        process.wait(timeout=60)
+    assert left.exists()
+    with store.scratch("verify") as folder:
+        assert sorted(tmp_path.iterdir()) == sorted([foreign, folder])
+    assert list(tmp_path.iterdir()) == [foreign]
+
+
 def test_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("x")

@@ -58,13 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     import contextlib
     import functools
     import json
-    import tempfile
     from pathlib import Path
 
     from slmops import compile as compiler
     from slmops import probes, prove
     from slmops.cli import _filing, _reference, _text
     from slmops.cli._progress import Progress
+    from slmops.core import store
     from slmops.core.errors import UsageError
     from slmops.passes import calibrate
     from slmops.passes.merge import beside, merge
@@ -97,12 +97,12 @@ def run(arguments: argparse.Namespace) -> int:
             print(_text.table(["format", "size"], [[_label(name), _text.size(size)] for name, size in sizes.items()]))
         return 0
     with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="slmops-calibrate-"))
+        scratch = stack.enter_context(store.scratch("calibrate"))
         filing = stack.enter_context(_filing.opened(arguments.name, list(dict.fromkeys(formats)), arguments.force))
         calibration = None
         if arguments.calibrate:
             text = calibrate.read(Path(arguments.calibrate), functools.partial(probes.conversation, model))
-            calibration = calibrate.Calibration(model, text, Path(scratch), arguments.calibrate_tokens, tune=arguments.tune)
+            calibration = calibrate.Calibration(model, text, scratch, arguments.calibrate_tokens, tune=arguments.tune)
         out, known = Path(arguments.out or ""), {}
         if filing is not None:
             filing.check(step := compiler.step_of(model, scheme, arguments.provider, calibration), model.licence)

@@ -46,13 +46,12 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     import json
-    import tempfile
     from pathlib import Path
 
     from slmops import source as sources
     from slmops.cli import _filing, _reference
     from slmops.cli._progress import Progress
-    from slmops.core import receipt
+    from slmops.core import receipt, store
     from slmops.core.errors import GateFailed, SourceNotFound, UsageError
     from slmops.measure import artifact, gates, report, tasks
     from slmops.plan import hardware
@@ -75,12 +74,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report:
         report.check(Path(arguments.report))
     cases = tasks.spread(tasks.read_cases(Path(arguments.tasks))) if arguments.tasks else []
-    with tempfile.TemporaryDirectory(prefix="slmops-measure-") as scratch:
+    with store.scratch("measure") as scratch:
         source = text = None
         if arguments.text is not None:
             content = Path(arguments.text).read_text(encoding="utf-8", errors="replace")
             source = sources.load(_reference.source(arguments.against))
-            text = artifact.Text(source, content, Path(scratch))
+            text = artifact.Text(source, content, scratch)
         found = []
         for folder in arguments.artifact:
             one = artifact.measure(

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -128,6 +130,23 @@ def _sweep(final: Path) -> None:
         pid = left.name.removeprefix(f".{final.name}.").split(".", 1)[0]
         if pid.isdigit() and int(pid) != os.getpid() and not alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch(purpose: str) -> Iterator[Path]:
+    """A temporary folder that vanishes when the block ends. What killed processes of this machine left of theirs, which may
+    be gigabytes, goes first."""
+    ours = f"slmops-{socket.gethostname()}-"  # processes of another machine, or container, have numbers of their own
+    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours)}*"):
+        pid = left.name.removeprefix(ours).split("-", 1)[0]
+        if pid.isdigit() and not alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+    with no_space(Path(tempfile.gettempdir())):
+        folder = Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-{purpose}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from slmops.core import errors, plugins
+from slmops.core import errors, plugins, store
 from slmops.core.errors import EngineCrashed, EngineFailed, SlmopsError, UsageError
 from slmops.engines import AS_IT_COMES, Options, Sampling, _installed
 
@@ -191,8 +191,8 @@ class Worker:
         """Logits f32 [len(ids), vocab]."""
         import numpy as np
 
-        with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "logits.npy")
+        with store.scratch("logits") as folder:
+            out = str(folder / "logits.npy")
             self.ask("logits", ids=list(ids), chunks=list(chunks), out=out)
             return np.asarray(np.load(out, allow_pickle=False), np.float32)
 

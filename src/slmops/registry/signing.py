@@ -12,15 +12,13 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmops.core import receipt
+from slmops.core import receipt, store
 from slmops.core.errors import CorruptInput, EngineMissing, OutputExists, SlmopsError, SourceNotFound, VerificationFailed
-from slmops.core.store import sync_folder
 from slmops.registry import placing
 from slmops.registry.manifest import STANDARD, Manifest
 from slmops.registry.policy import Identity, Signers
@@ -125,14 +123,14 @@ def check(found: Manifest, bundle: Mapping[str, Any], signers: Signers) -> str:
     """
     _, verifying = _library()
     refusals: list[str] = []
-    with tempfile.TemporaryDirectory(prefix="slmops-verify-") as scratch:
-        path = Path(scratch) / KIND
+    with store.scratch("verify") as scratch:
+        path = scratch / KIND
         path.write_text(json.dumps(bundle), encoding="utf-8")
         for said, use in _ways(signers):
             try:
                 with contextlib.redirect_stdout(sys.stderr):  # it prints warnings, which would stand in a JSON document
                     config = use(verifying.Config())
-                    config.set_hashing_config(_Listed(found)).verify(Path(scratch), path)
+                    config.set_hashing_config(_Listed(found)).verify(scratch, path)
                 return f"{who(bundle)} ({said})"
             except SlmopsError:
                 raise
@@ -194,7 +192,7 @@ def make_key(path: Path, password: str | None = None) -> Path:
             handle.write(content)
             handle.flush()
             os.fsync(handle.fileno())
-    sync_folder(path.absolute().parent)
+    store.sync_folder(path.absolute().parent)
     return public
 
 

@@ -11,15 +11,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from slmops import run
-from slmops.core import units
+from slmops.core import store, units
 from slmops.core.errors import Busy, SlmopsError, Unsupported
 from slmops.serve import adapters, room
 from slmops.serve.backend import Backend
@@ -141,8 +139,8 @@ class Models:
             artifact = run.Artifact.open(folder)
             written, options = [], entry.options
             if entry.adapters:
-                scratch = until_unloaded.enter_context(tempfile.TemporaryDirectory(prefix="slmops-adapters-"))
-                written = adapters.write(artifact, [one for _, one in entry.adapters], Path(scratch))
+                scratch = until_unloaded.enter_context(store.scratch("adapters"))
+                written = adapters.write(artifact, [one for _, one in entry.adapters], scratch)
                 options = dataclasses.replace(options, adapters=tuple(str(one.file) for one in written))
             engine = entry.engine
             if engine is None and (found := self._names.fastest(target, run.together(artifact.format))) is not None:
