@@ -36,6 +36,7 @@ OWNERS = {
     "openvino": None,
     "openvino_genai": None,
     "xllamacpp": None,
+    "llguidance": {"engines/_masks.py"},
     "mlx": None,
     "mlx_lm": None,
     "jsonschema": {"measure/scorers/json.py", "pipeline/schema.py", "registry/policy.py"},

@@ -14,6 +14,7 @@ import numpy as np
 from slmops.core.errors import EngineFailed
 from slmops.engines import Likely, News, Sampling, _words
 from slmops.engines._flow import Text, Weighed
+from slmops.engines._masks import Mask, Masks
 from slmops.ops.numpy import log_softmax
 
 SAMPLES = frozenset({"min_p", "repeat_penalty", "frequency_penalty", "presence_penalty", "logprobs"})
@@ -37,12 +38,12 @@ class _Running:
 class Flow:
     """See engines.Flow."""
 
-    def __init__(self, model: Any, vocab: int, decode: Callable[[Sequence[int]], str], most: int, reuse: bool) -> None:
+    def __init__(self, model: Any, masks: Masks, decode: Callable[[Sequence[int]], str], most: int, reuse: bool) -> None:
         """most: requests in flight; also the caches in memory, of those and of earlier ones together."""
         from mlx_lm.generate import BatchGenerator, StopSequences
         from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
-        self._vocab, self._decode, self._most, self._reuse = vocab, decode, most, reuse
+        self._masks, self._decode, self._most, self._reuse = masks, decode, most, reuse
         sizes = {"completion_batch_size": most, "prefill_batch_size": min(most, PROMPTS)}
         self._fresh: Callable[[], Any] = lambda: BatchGenerator(model, **sizes)
         self._stops, self._can_trim, self._trim = StopSequences, can_trim_prompt_cache, trim_prompt_cache
@@ -51,8 +52,8 @@ class Flow:
         """By mlx-lm's own numbers."""
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
-        _words.check(ids, None, self._vocab, None)
-        sampler, processors = picks(sampling, self._vocab)
+        _words.check(ids, None, self._masks.vocab, None)
+        sampler, processors = picks(sampling, self._masks, len(ids))
         cache, rest = self._known(list(ids))
         reused = len(ids) - len(rest)
         (number,) = self._batch.insert(
@@ -122,9 +123,14 @@ class Flow:
         self._kept.trim_to(n_sequences=0)
 
 
-def picks(sampling: Sampling, vocab: int) -> tuple[Callable[[Any], Any] | None, list[Callable[[Any, Any], Any]]]:
+def picks(
+    sampling: Sampling, masks: Masks, prompt: int
+) -> tuple[Callable[[Any], Any] | None, list[Callable[[Any, Any], Any]]]:
     """mlx-lm's sampler (None: the likeliest) and what it does to the logits before. A seed repeats the draws, whoever else
-    draws at the same time."""
+    draws at the same time.
+
+    prompt: its tokens, which the processors see before those of the answer.
+    """
     import mlx.core as mx
     from mlx_lm import sample_utils
 
@@ -136,6 +142,8 @@ def picks(sampling: Sampling, vocab: int) -> tuple[Callable[[Any], Any] | None, 
         frequency_penalty=sampling.frequency_penalty,
         frequency_context_size=PENALIZED,
     )
+    if (mask := masks.begin(sampling)) is not None:
+        processors.append(_masked(mask, prompt))
     if sampling.temperature <= 0:
         return None, processors
     key = mx.random.key(sampling.seed)
@@ -147,11 +155,22 @@ def picks(sampling: Sampling, vocab: int) -> tuple[Callable[[Any], Any] | None, 
             logprobs = sample_utils.apply_top_p(logprobs, sampling.top_p)
         if sampling.min_p > 0:
             logprobs = sample_utils.apply_min_p(logprobs, sampling.min_p)
-        if 0 < sampling.top_k < vocab:
+        if 0 < sampling.top_k < masks.vocab:
             logprobs = sample_utils.apply_top_k(logprobs, sampling.top_k)
         return mx.random.categorical(logprobs * (1 / sampling.temperature), key=now)
 
     return draw, processors
+
+
+def _masked(mask: Mask, prompt: int) -> Callable[[Any, Any], Any]:
+    import mlx.core as mx
+
+    def process(tokens: Any, logits: Any) -> Any:
+        """Waits for the token before, which is otherwise still being computed when this is asked."""
+        allowed = mask.allowed(tokens[prompt:].tolist())
+        return mx.where(mx.array(allowed)[None], logits, -float("inf"))
+
+    return process
 
 
 def weighed(token: int, logprobs: Any, most: int) -> Weighed:

@@ -17,6 +17,8 @@ from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._flow import Turns
 from slmops.engines._kept import Kept
+from slmops.engines._masks import CONSTRAINTS as CONSTRAINTS
+from slmops.engines._masks import Masks
 from slmops.engines._mlx_flow import SAMPLES as SAMPLES
 from slmops.engines._mlx_flow import Flow, picks, weighed
 from slmops.engines._words import Words, check
@@ -25,8 +27,8 @@ FORMATS = ("mlx",)
 MODULES = ("mlx", "mlx_lm")
 PACKAGE = "mlx-lm"
 EXTRA = "mlx"
+INSTALL = 'pip install "slmops[mlx]"'
 CAN = frozenset({"logits", "generate", "encode", "render", "parallel", "turns"})
-CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "gpu")
 ONCE = True
 """See engines: mlx-lm makes its stream when it is imported."""
@@ -47,7 +49,7 @@ class Session:
         try:
             import mlx.core as mx
         except ImportError as error:
-            raise EngineMissing(f"MLX cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
+            raise EngineMissing(f"MLX cannot be loaded: {error}", INSTALL) from None
         # mlx-lm makes its stream on the default device when it is imported: choose first.
         self._device = choose(options.device, mx)
         mx.set_default_device(getattr(mx, self._device))
@@ -56,7 +58,7 @@ class Session:
             from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
             from mlx_lm.utils import load_model, load_tokenizer
         except ImportError as error:
-            raise EngineMissing(f"mlx-lm cannot be loaded: {error}", 'pip install "slmops[mlx]"') from None
+            raise EngineMissing(f"mlx-lm cannot be loaded: {error}", INSTALL) from None
         self._mx: Any = mx
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
@@ -82,6 +84,7 @@ class Session:
         self._group = 32 if head % 64 else 64
         self._computed = ""
         self._words = Words(lambda: load_tokenizer(folder))
+        self._masks = Masks(folder, self._vocab, INSTALL)
         self._cache()
 
     @property
@@ -131,8 +134,8 @@ class Session:
         most = min(sampling.max_tokens, room)
         if most < 1:
             return
-        sampler, processors = picks(sampling, self._vocab)
-        # Penalties look at the prompt too, so all of it must come by.
+        sampler, processors = picks(sampling, self._masks, len(ids))
+        # Processors look at the prompt too, so all of it must come by.
         cache, self.reused = self._kept.take(None, ids, lambda one: not processors and self._trims(one))
         if cache is None:
             cache = self._cache()
@@ -159,7 +162,7 @@ class Session:
     def flow(self) -> FlowProtocol:
         """By mlx-lm's own batches, or in turns where it has none: for keys and values as codes, and some states."""
         if all(hasattr(layer, "merge") for layer in self._cache()):
-            return Flow(self._model, self._vocab, self._words.decode, self._parallel, self._reuse)
+            return Flow(self._model, self._masks, self._words.decode, self._parallel, self._reuse)
         return Turns(self, several=True)
 
     def encode(self, text: str) -> list[int]:

@@ -22,6 +22,8 @@ from slmops.engines import Footprint, Options, Sampling
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._flow import Weighed
 from slmops.engines._kept import Kept
+from slmops.engines._masks import CONSTRAINTS as CONSTRAINTS
+from slmops.engines._masks import Masks
 from slmops.engines._words import Words, check
 from slmops.ops.numpy import log_softmax
 
@@ -29,9 +31,9 @@ FORMATS = ("compressed_tensors", "huggingface")
 MODULES = ("torch", "transformers", "compressed_tensors")
 PACKAGE = "transformers"
 EXTRA = "train"
+INSTALL = 'pip install "slmops[train]"'
 CAN = frozenset({"logits", "generate", "encode", "render", "turns", "embed"})
 SAMPLES = frozenset({"min_p", "repeat_penalty", "logprobs"})
-CONSTRAINTS: frozenset[str] = frozenset()
 DEVICES = ("cpu", "cuda", "mps")
 KV = {"auto": 2.0}
 """See engines. The model's own dtype."""
@@ -55,7 +57,7 @@ class Session:
             import torch
             import transformers
         except ImportError as error:
-            raise EngineMissing(f"transformers cannot be loaded: {error}", 'pip install "slmops[train]"') from None
+            raise EngineMissing(f"transformers cannot be loaded: {error}", INSTALL) from None
         if not (folder / "config.json").is_file():
             raise EngineFailed(f"{folder} has no config.json", "convert the model to compressed-tensors first")
         self._torch, self._transformers, self._folder = torch, transformers, folder
@@ -69,6 +71,7 @@ class Session:
         self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
         loader = transformers.AutoTokenizer
         self._words = Words(lambda: loader.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        self._masks = Masks(folder, self._vocab, INSTALL)
 
     def _load(self, dtype: str) -> Any:
         options: dict[str, Any] = {}
@@ -136,7 +139,7 @@ class Session:
 
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
         check(ids, None, self._vocab, self._context)
-        pick = self._picker(sampling)
+        pick = self._picker(sampling, len(ids))
         cache, self.reused = self._kept.take(None, ids, self._crops)
         if cache is None:
             cache = self._cache()
@@ -172,8 +175,8 @@ class Session:
         plain = self._transformers.cache_utils.DynamicLayer
         return all(type(layer) is plain for layer in cache.layers)
 
-    def _picker(self, sampling: Sampling) -> Any:
-        """(ids so far, logits [1, vocab]) -> token."""
+    def _picker(self, sampling: Sampling, prompt: int) -> Any:
+        """(ids so far, of which so many are the prompt, logits [1, vocab]) -> token."""
         torch = self._torch
         from transformers import generation
 
@@ -181,6 +184,13 @@ class Session:
         if sampling.repeat_penalty != 1:
             steps.append(generation.RepetitionPenaltyLogitsProcessor(float(sampling.repeat_penalty)))
         device = self._device
+        if (mask := self._masks.begin(sampling)) is not None:
+
+            def masked(seen: Any, logits: Any) -> Any:
+                allowed = torch.from_numpy(mask.allowed(seen[0, prompt:].tolist())).to(logits.device)
+                return logits.masked_fill(~allowed, -float("inf"))
+
+            steps.append(masked)
         if sampling.temperature == 0:
             return lambda seen, logits: int(steps(torch.tensor([seen], device=device), logits).argmax())
         steps.append(generation.TemperatureLogitsWarper(float(sampling.temperature)))
