@@ -17,6 +17,7 @@ interpreter: all else is f32. Scales of static ones come from the calibration te
 from __future__ import annotations
 
 import argparse
+import functools
 import subprocess
 import sys
 import time
@@ -326,14 +327,17 @@ def whole(x: Any, _: str) -> Any:
     return (np.clip(np.rint(x / step) + zero, 0, 255) - zero) * np.float32(step)
 
 
+def _rows(array: Any, start: int, stop: int) -> Any:
+    return array[start:stop]
+
+
 def quality(o: argparse.Namespace) -> dict[str, Any]:
     from slmops import source
     from slmops.core import plugins
     from slmops.core.model import Weights
-    from slmops.engines._worker import log_softmax
     from slmops.measure import quality as windows_of
     from slmops.measure import statistics
-    from slmops.ops.numpy import NumpyOps
+    from slmops.ops.numpy import NumpyOps, log_softmax
     from slmops.passes.quantize import chooser, quantize
 
     model = source.load(str(o.source))
@@ -379,7 +383,7 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
             from slmops.core.tensor import Lazy, to_numpy
 
             array = np.asarray(symmetric(to_numpy(model.tensors[role]), (-1,)), np.float32)
-            by_row[role] = Lazy(array.shape, array.dtype, lambda start, stop, array=array: array[start:stop])
+            by_row[role] = Lazy(array.shape, array.dtype, functools.partial(_rows, array))
     for _ in run(by_row, watch, seen):
         pass
     reference = [log_softmax(logits) for logits in run(model.tensors, lambda x, _: x, kept)]

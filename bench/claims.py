@@ -78,7 +78,7 @@ def sizes() -> Iterator[Row]:
 
 def smaller() -> Iterator[Row]:
     """How much smaller 4 bits are than 16, in every format."""
-    shares = {}
+    shares: dict[str, list[float]] = {}
     for name in ("qwen3-0.6b", "gemma-3-4b", "phi-4-mini", "llama-3.1-8b"):
         model = models.load(name).model
         for form in memory.writers():

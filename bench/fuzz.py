@@ -66,7 +66,7 @@ def one(reader: str, path: Path, guess: bool = True) -> str:
 
     try:
         model = slmops.load(path) if guess else plugins.load("formats", reader).read(path)
-        tensor = next(reversed(model.tensors.values()))
+        tensor = list(model.tensors.values())[-1]
         rows = min(8, tensor.shape[0])
         for tensor in list(model.tensors.values())[:6]:
             rows = min(model.spec.row_multiple, tensor.shape[0]) if len(tensor.shape) > 1 else tensor.shape[0]

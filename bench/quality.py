@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peers
 
@@ -131,7 +132,7 @@ class Bench:
         return found
 
 
-def table(found: dict[str, list[dict[str, object]]], texts: Sequence[str]) -> str:
+def table(found: dict[str, list[dict[str, Any]]], texts: Sequence[str]) -> str:
     """Of each row: bytes, and for each text the mean over draws, the standard error, the ratio and its range."""
     lines = ["| file | MB | " + " | ".join(f"{name}: KL x 1000 | ratio" for name in texts) + " |"]
     lines.append("|---|---:|" + "---:|---:|" * len(texts))
@@ -141,19 +142,19 @@ def table(found: dict[str, list[dict[str, object]]], texts: Sequence[str]) -> st
             continue
         cells = []
         for name in texts:
-            values = [draw["kl"][name] for draw in draws]  # type: ignore[index]
+            values = [draw["kl"][name] for draw in draws]
             mean = sum(value for value, _ in values) / len(values)
             error = max(error for _, error in values)
             cells.append(f"{1000 * mean:.3f} ± {1000 * error:.3f}")
             if row.beside in found:
                 ratios = [
                     one["kl"][name][0] / other["kl"][name][0] for one, other in zip(draws, found[row.beside], strict=True)
-                ]  # type: ignore[index]
+                ]
                 spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
                 cells.append(f"{sum(ratios) / len(ratios):.2f}{spread}")
             else:
                 cells.append("")
-        size = sum(float(draw["bytes"]) for draw in draws) / len(draws) / 1e6  # type: ignore[arg-type]
+        size = sum(float(draw["bytes"]) for draw in draws) / len(draws) / 1e6
         lines.append(f"| {row.name} | {size:.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -47,7 +47,7 @@ POSITIONS = artifact.WINDOW * artifact.WINDOWS
 CONTEXT = 1024
 
 
-def schemes() -> tuple[str, ...]:
+def schemes(model: Model) -> tuple[str, ...]:
     """Every scheme that can be made: a file in quantize/, or named by a format as its own."""
     found = []
     for name in plugins.names("quantize"):
@@ -56,7 +56,8 @@ def schemes() -> tuple[str, ...]:
         except Unsupported:
             continue
         found.append(name)
-    return tuple(dict.fromkeys([*found, *(name for form in memory.writers() for name in decide.schemes_of(form))]))
+    native = [name for form in memory.writers() for name in decide.schemes_of(form, model, Limits(context=CONTEXT))]
+    return tuple(dict.fromkeys([*found, *native]))
 
 
 def listed(model: Model, machine: Machine, limits: Limits, names: tuple[str, ...] | None) -> list[Candidate]:
@@ -75,7 +76,7 @@ def measure(where: str, folder: Path) -> None:
         head.write_text(json.dumps({**facts, "versions": compiler.versions()}, indent=1) + "\n")
     records = folder / "records.jsonl"
     known = {(one["format"], one["scheme"], one["engine"]) for one in _lines(records)}
-    todo = [one for one in listed(model, machine, Limits(context=CONTEXT), schemes()) if _name(one) not in known]
+    todo = [one for one in listed(model, machine, Limits(context=CONTEXT), schemes(model)) if _name(one) not in known]
     content = (Path(where) / "eval" / "text.txt").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="slmops-bench-") as scratch:
         text = artifact.Text(model, content, Path(scratch))
@@ -173,7 +174,7 @@ def replay(where: str, folder: Path) -> None:
     accelerators = tuple(hardware.Accelerator(**one) for one in head["machine"].pop("accelerators"))
     machine = Machine(**{**head["machine"], "features": tuple(head["machine"]["features"]), "accelerators": accelerators})
     records = {(one["format"], one["scheme"], one["engine"]): one for one in _lines(folder / "records.jsonl")}
-    traits = {name: forecast.traits(model, name) for name in schemes()}
+    traits = {name: forecast.traits(model, name) for name in schemes(model)}
     rows, done = [], []
     for asked in CONDITIONS:
         found = _replay(model, machine, records, traits, asked)
@@ -209,7 +210,7 @@ def _replay(
     model: Model, machine: Machine, records: Records, traits: dict[str, forecast.Traits], asked: Condition
 ) -> Replayed:
     names, limits = search.objectives(asked.objective), asked.limits(model.parameters)
-    every = decide.candidates(model, machine, limits, schemes=None if asked.few else schemes())
+    every = decide.candidates(model, machine, limits, schemes=None if asked.few else tuple(traits))
     able = [one for one in every if not one.dropped and _name(one) in records]
     first = optimize.baseline(every, machine)
     assert first is not None
@@ -282,7 +283,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for verb in ("measure", "retime", "replay"):
@@ -295,6 +296,7 @@ def main() -> None:
         retime(arguments.folder)
     else:
         (measure if arguments.verb == "measure" else replay)(arguments.source, arguments.folder)
+    return 0
 
 
 if __name__ == "__main__":

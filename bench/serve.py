@@ -192,7 +192,7 @@ def start(folder: Path, words: list[str], **more: str) -> dict[str, float]:
             port = free.getsockname()[1]
         command = [sys.executable, "-m", "slmops", "serve", f"m={folder}", "--port", str(port), "--json", *words]
         began = time.perf_counter()
-        with process(command, **more) as child:
+        with process(command, None, **more) as child:
             while True:
                 with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)) as asked:
                     asked.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")

@@ -78,7 +78,7 @@ PATH = {"PYTHONPATH": os.pathsep.join([str(HERE.parent / "src")])}
 
 
 def asked(engine: str, folder: Path) -> float:
-    with served(folder, ["--engine", engine, "--context", "256", "--parallel", "1"], **PATH) as (port, _):
+    with served(folder, ["--engine", engine, "--context", "256", "--parallel", "1"], None, **PATH) as (port, _):
         (one,) = asyncio.run(load(port, 1, 1, 1, True, PROMPT, keep=False))
     if one.fault:
         raise SystemExit(f"{engine}: {one.fault}")
@@ -113,7 +113,7 @@ def engines(o: argparse.Namespace) -> dict[str, Any]:
         words = ["--context", "256", "--parallel", str(at_once), "--queue", "1000"]
         rates: dict[str, list[float]] = {name: [] for name in found}
         with contextlib.ExitStack() as up:
-            ports = {one: up.enter_context(served(given[one], [*words, "--engine", one], **PATH))[0] for one in found}
+            ports = {one: up.enter_context(served(given[one], [*words, "--engine", one], None, **PATH))[0] for one in found}
             for turn in range(o.rounds + 1):
                 for name, port in ports.items():
                     asking = load(port, at_once, max(8, at_once), o.tokens, True, f"{turn} {PROMPT}", keep=False)

@@ -157,12 +157,15 @@ def peers(o: argparse.Namespace) -> dict[str, Any]:
     for at_once in map(int, o.at_once.split(",")):
         words = ["--parallel", str(at_once), "--queue", "1000", "--context", str(o.context)]
         file = next(o.gguf.glob("*.gguf"))
-        with native(file, at_once, o) as port, served(o.gguf, [*words, "--engine", "llamaserver"], **path) as (ours, _):
+        with (
+            native(file, at_once, o) as port,
+            served(o.gguf, [*words, "--engine", "llamaserver"], None, **path) as (ours, _),
+        ):
             found[f"llama-server {at_once}"] = pairs(over(port, o), over(ours, o), at_once, o)
             print(at_once, found[f"llama-server {at_once}"], flush=True)
         if o.openvino is not None:
             words += ["--engine", "openvino_paged"]
-            with pipeline(o.openvino, o) as own, served(o.openvino, words, **path) as (ours, _):
+            with pipeline(o.openvino, o) as own, served(o.openvino, words, None, **path) as (ours, _):
                 found[f"openvino {at_once}"] = pairs(own, over(ours, o), at_once, o)
                 print(at_once, found[f"openvino {at_once}"], flush=True)
     return found
