@@ -53,6 +53,7 @@ def test_the_doctors_own_commands_name_extras_that_exist() -> None:
 
 
 @needs("openvino")
+@pytest.mark.slow
 def test_openvinos_devices_are_asked_in_a_child(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(said(capsys, "doctor", "--json"))
     assert "CPU" in found["openvino"]["devices"]

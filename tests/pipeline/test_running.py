@@ -161,6 +161,7 @@ def test_a_record_whose_artifact_is_gone_counts_for_nothing(run: Said, home: Pat
     assert states(run("chain.yaml", "--until", "second"))["first"] == "made" and ran(home) == "abbab"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_goes_on(run: Said, home: Path) -> None:
     """In a process of its own, which the third step kills."""
     text = CHAIN.replace('fill: "${steps.first.letters}-o"', 'fill: "${steps.first.letters}-o", killed: out/killed')
@@ -175,6 +176,7 @@ def test_a_run_that_was_killed_goes_on(run: Said, home: Path) -> None:
     assert fsck.check(home).sound
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so(run: Said, home: Path) -> None:
     text = CHAIN.replace('fill: "${steps.first.letters}-o"', 'fill: "${steps.first.letters}-o", killed: out/x, number: 2')
     (home.parent / "chain.yaml").write_text(text)
@@ -224,6 +226,7 @@ def test_a_kill_at_any_rename_loses_no_step_that_was_done(run: Said, home: Path,
     assert fsck.check(home).sound
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_folder_that_is_not_there(run: Said, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_words = ["pipeline", "run", "chain.yaml"]
     full = subprocess.run(

@@ -51,6 +51,7 @@ def plain(codes: Floats, step: float, zero: float, most: int, weights: Floats) -
 
 
 @pytest.mark.parametrize("name", AFFINE + BLOCKS)
+@pytest.mark.slow
 def test_every_step_lowers_the_loss(name: str) -> None:
     chosen, (weights, moments) = named(name), layer()
     prepared = _solve.prepare(moments)

@@ -37,6 +37,7 @@ def test_nothing_is_lost_between_two_registries(operation: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("most", [1, 500, 4096, 33_000, 69_999])
+@pytest.mark.slow
 def test_short_writes_and_a_full_disk_lose_nothing(most: int, tmp_path: Path) -> None:
     crashes.prepare(tmp_path)
     assert crashes.check(crashes.Case("add", most=most, fault="EFBIG"), tmp_path) == ""

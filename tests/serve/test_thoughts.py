@@ -152,6 +152,7 @@ def test_ollamas_client() -> None:
 
 
 @needs("anthropic", "starlette")
+@pytest.mark.slow
 def test_anthropics_client() -> None:
     import anthropic
     import httpx2
