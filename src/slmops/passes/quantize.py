@@ -68,7 +68,7 @@ def _stored(role: str, tensor: Tensor, scheme: Scheme, again: bool) -> Tensor:
         return tensor
     dense = scheme.dense
     if dense is not None:
-        if tensor.dtype == dense:
+        if tensor.dtype == dense and not isinstance(tensor, Packed):  # the dtype of codes is what they stand for
             return tensor
 
         def rows(start: int, stop: int) -> Array:
