@@ -20,7 +20,14 @@ from slmops.engines import Options, Sampling, _installed
 
 pytestmark = [pytest.mark.slow, needs("starlette", "uvicorn", "torch", "transformers", "peft")]
 
-ENGINES = {"llamaserver": "gguf", "llamacpp": "gguf", "onnxruntime": "onnx", "openvino": "openvino"}
+ENGINES = {
+    "llamaserver": "gguf",
+    "llamacpp": "gguf",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "mlx": "mlx",
+    "transformers": "huggingface",
+}
 ASKED = (
     "please set the kitchen light to 30 percent",
     "turn off the lamp in the bedroom",
@@ -91,12 +98,12 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> Made:
     from slmops.passes.merge import beside, merge
 
     found = Made(tmp_path_factory.mktemp("adapted"))
-    forms, model = ["gguf", "onnx", "openvino"], load(SAMPLE)
+    others, model = ["gguf", "openvino", "mlx", "huggingface"], load(SAMPLE)
     for name, says in (("a", "set garden light {} and go"), ("b", "no {} bedroom, open door")):
         adapter = source.adapter(lora(found.adapter(name), says), model)
-        compiler.convert(merge(model, adapter), forms, "f32", found.root / f"model-{name}", verify=False)
+        compiler.convert(merge(model, adapter), [*others, "onnx"], "f32", found.root / f"model-{name}", verify=False)
     compiler.convert(beside(model, adapter), ["onnx"], "f32", found.root / "model-home" / "onnx", verify=False)
-    compiler.convert(model, ["gguf", "openvino"], "f32", found.root / "model-home", verify=False)
+    compiler.convert(model, others, "f32", found.root / "model-home", verify=False)
     return found
 
 
@@ -241,7 +248,6 @@ def test_what_cannot_be_is_refused_before_anything_is_served(
         (home, "--adapter", f"a={spoiled}"): "adapter_",
         (str(adapted.model("home", "openvino")), "--engine", "openvino_paged", "--adapter", a): "--engine openvino can",
         (str(adapted.model("a", "onnx")), "--adapter", a): "--beside",
-        (str(SAMPLE), "--adapter", a): "not loaded beside huggingface",
     }
     for asked, expected in refused.items():
         assert cli.main(["serve", *asked, "--port", "0"]) > 1

@@ -22,8 +22,6 @@ PENALIZED = 64
 """Tokens that penalties look back at, as many as llama.cpp's do."""
 PROMPTS = 8
 """Prompts that are computed together."""
-MODEL = 0
-"""The name under which the only model's prefixes are kept."""
 
 
 @dataclass
@@ -38,25 +36,39 @@ class _Running:
 class Flow:
     """See engines.Flow."""
 
-    def __init__(self, model: Any, masks: Masks, decode: Callable[[Sequence[int]], str], most: int, reuse: bool) -> None:
-        """most: requests in flight; also the caches in memory, of those and of earlier ones together."""
+    def __init__(
+        self,
+        model: Any,
+        masks: Masks,
+        decode: Callable[[Sequence[int]], str],
+        choose: Callable[[int | None], None],
+        most: int,
+        reuse: bool,
+    ) -> None:
+        """choose: an adapter, for the next call of the model. most: requests in flight; also the caches in memory, of those
+        and of earlier ones together."""
         from mlx_lm.generate import BatchGenerator, StopSequences
         from mlx_lm.models.cache import LRUPromptCache, can_trim_prompt_cache, trim_prompt_cache
 
-        self._masks, self._decode, self._most, self._reuse = masks, decode, most, reuse
+        self._masks, self._decode, self._choose, self._most, self._reuse = masks, decode, choose, most, reuse
         sizes = {"completion_batch_size": most, "prefill_batch_size": min(most, PROMPTS)}
         self._fresh: Callable[[], Any] = lambda: BatchGenerator(model, **sizes)
         self._stops, self._can_trim, self._trim = StopSequences, can_trim_prompt_cache, trim_prompt_cache
-        self._batch, self._kept = self._fresh(), LRUPromptCache(max_size=most)
-        self._running: dict[int, _Running] = {}
-        """By mlx-lm's own numbers."""
+        self._kept = LRUPromptCache(max_size=most)
+        self._batches: dict[int | None, Any] = {}
+        """By adapter: those of one are computed together."""
+        self._running: dict[tuple[int | None, int], _Running] = {}
+        """By adapter and mlx-lm's own number."""
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
         _words.check(ids, None, self._masks.vocab, None)
         sampler, processors = picks(sampling, self._masks, len(ids))
-        cache, rest = self._known(list(ids))
+        adapter = sampling.adapter
+        cache, rest = self._known(adapter, list(ids))
         reused = len(ids) - len(rest)
-        (number,) = self._batch.insert(
+        if adapter not in self._batches:
+            self._batches[adapter] = self._fresh()
+        (number,) = self._batches[adapter].insert(
             [rest],
             [sampling.max_tokens],
             caches=[cache],
@@ -65,12 +77,12 @@ class Flow:
             logits_processors=[processors],
             stop_sequences=[self._stops([(stop,) for stop in sampling.stop_ids])],
         )
-        self._running[number] = _Running(which, Text(self._decode), reused, sampling.logprobs)
+        self._running[adapter, number] = _Running(which, Text(self._decode), reused, sampling.logprobs)
         self._kept.trim_to(n_sequences=self._most - len(self._running))
 
-    def _known(self, ids: list[int]) -> tuple[Any, list[int]]:
+    def _known(self, adapter: int | None, ids: list[int]) -> tuple[Any, list[int]]:
         """A cache of the longest prefix that is kept, and the tokens to compute: the last one always, for its logits."""
-        cache, rest = self._kept.fetch_nearest_cache(MODEL, ids) if self._reuse else (None, ids)
+        cache, rest = self._kept.fetch_nearest_cache(adapter, ids) if self._reuse else (None, ids)
         if rest:
             return cache, rest
         if not self._can_trim(cache):
@@ -79,30 +91,31 @@ class Flow:
         return cache, ids[-1:]
 
     def cancel(self, which: int) -> None:
-        for number in [number for number, one in self._running.items() if one.which == which]:
-            del self._running[number]
-            self._batch.remove([number])
+        for adapter, number in [key for key, one in self._running.items() if one.which == which]:
+            del self._running[adapter, number]
+            self._batches[adapter].remove([number])
 
     def step(self) -> list[News]:
         """Computes a token of each answer, and a part of the prompts that wait."""
-        if not self._running:
-            return []
-        try:
-            _, came = self._batch.next()
-        except Exception as error:  # whatever MLX raises leaves the batch in a state that nobody knows
-            self._running.clear()
-            self._batch.close()
-            self._batch = self._fresh()
-            raise EngineFailed(f"mlx-lm stopped: {type(error).__name__}: {str(error)[-300:]}") from error
-        return [self._news(one) for one in came]
+        found: list[News] = []
+        for adapter in {adapter for adapter, _ in self._running}:
+            self._choose(adapter)
+            try:
+                _, came = self._batches[adapter].next()
+            except Exception as error:  # whatever MLX raises leaves the batch in a state that nobody knows
+                self._running.clear()
+                self._end()
+                raise EngineFailed(f"mlx-lm stopped: {type(error).__name__}: {str(error)[-300:]}") from error
+            found += [self._news(adapter, one) for one in came]
+        return found
 
-    def _news(self, came: Any) -> News:
-        one = self._running[came.uid]
+    def _news(self, adapter: int | None, came: Any) -> News:
+        one = self._running[adapter, came.uid]
         cached, one.cached = one.cached, None
         if came.finish_reason is not None:
-            del self._running[came.uid]
+            del self._running[adapter, came.uid]
             if self._reuse:
-                self._kept.insert_cache(MODEL, list(came.all_tokens), came.prompt_cache)
+                self._kept.insert_cache(adapter, list(came.all_tokens), came.prompt_cache)
         if came.finish_reason == "stop":
             return News(one.which, one.text.rest(), 0, cached, end="stop")
         likely: tuple[Likely, ...] = ()
@@ -119,8 +132,13 @@ class Flow:
     def close(self) -> None:
         for one in list(self._running.values()):
             self.cancel(one.which)
-        self._batch.close()
+        self._end()
         self._kept.trim_to(n_sequences=0)
+
+    def _end(self) -> None:
+        for batch in self._batches.values():
+            batch.close()
+        self._batches.clear()
 
 
 def picks(

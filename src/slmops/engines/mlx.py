@@ -19,6 +19,7 @@ from slmops.engines._flow import Turns
 from slmops.engines._kept import Kept
 from slmops.engines._masks import CONSTRAINTS as CONSTRAINTS
 from slmops.engines._masks import Masks
+from slmops.engines._mlx_adapters import attach
 from slmops.engines._mlx_flow import SAMPLES as SAMPLES
 from slmops.engines._mlx_flow import Flow, picks, weighed
 from slmops.engines._words import Words, check
@@ -28,7 +29,7 @@ MODULES = ("mlx", "mlx_lm")
 PACKAGE = "mlx-lm"
 EXTRA = "mlx"
 INSTALL = 'pip install "slmops[mlx]"'
-CAN = frozenset({"logits", "generate", "encode", "render", "parallel", "turns"})
+CAN = frozenset({"logits", "generate", "encode", "render", "parallel", "turns", "adapt"})
 DEVICES = ("cpu", "gpu")
 ONCE = True
 """See engines: mlx-lm makes its stream when it is imported."""
@@ -78,6 +79,7 @@ class Session:
             # Scales and biases too: f32 holds their products exactly.
             self._model.set_dtype(mx.float32)
             mx.eval(self._model.parameters())
+        self._choose = attach(self._model, options.adapters)
         self._vocab, self._context = int(config["vocab_size"]), options.context
         self._quantization = config.get("quantization")
         head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -121,6 +123,7 @@ class Session:
         mx = self._mx
         result = np.empty((len(ids), self._vocab), np.float32)
         cache, start = self._cache(), 0
+        self._choose(None)
         for length in chunks:
             part = self._model(mx.array([list(ids[start : start + length])]), cache=cache)[0]
             result[start : start + length] = np.array(part.astype(mx.float32))
@@ -136,7 +139,7 @@ class Session:
             return
         sampler, processors = picks(sampling, self._masks, len(ids))
         # Processors look at the prompt too, so all of it must come by.
-        cache, self.reused = self._kept.take(None, ids, lambda one: not processors and self._trims(one))
+        cache, self.reused = self._kept.take(sampling.adapter, ids, lambda one: not processors and self._trims(one))
         if cache is None:
             cache = self._cache()
         else:
@@ -145,7 +148,11 @@ class Session:
         how = {"sampler": sampler, "logits_processors": processors, "prompt_cache": cache}
         steps = self._steps(new, self._model, max_tokens=most, **how)
         try:
-            for token, logprobs in steps:
+            while True:
+                self._choose(sampling.adapter)  # each time: others may have had their turn
+                if (found := next(steps, None)) is None:
+                    break
+                token, logprobs = found
                 made.append(int(token))
                 if made[-1] in sampling.stop_ids:
                     break
@@ -157,12 +164,12 @@ class Session:
             steps.close()
             # The step behind the last token may have been computed already.
             held = [*ids, *made][: cache[0].offset] if cache is not None and self._trims(cache) else []
-            self._kept.give(None, held, cache if held else None)
+            self._kept.give(sampling.adapter, held, cache if held else None)
 
     def flow(self) -> FlowProtocol:
         """By mlx-lm's own batches, or in turns where it has none: for keys and values as codes, and some states."""
         if all(hasattr(layer, "merge") for layer in self._cache()):
-            return Flow(self._model, self._masks, self._words.decode, self._parallel, self._reuse)
+            return Flow(self._model, self._masks, self._words.decode, self._choose, self._parallel, self._reuse)
         return Turns(self, several=True)
 
     def encode(self, text: str) -> list[int]:

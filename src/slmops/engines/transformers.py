@@ -18,7 +18,7 @@ import numpy as np
 
 from slmops.core.errors import EngineFailed, EngineMissing, UsageError
 from slmops.core.tensor import Floats
-from slmops.engines import Footprint, Options, Sampling
+from slmops.engines import Footprint, Options, Sampling, _adapters
 from slmops.engines import Session as SessionProtocol
 from slmops.engines._flow import Weighed
 from slmops.engines._kept import Kept
@@ -32,7 +32,7 @@ MODULES = ("torch", "transformers", "compressed_tensors")
 PACKAGE = "transformers"
 EXTRA = "train"
 INSTALL = 'pip install "slmops[train]"'
-CAN = frozenset({"logits", "generate", "encode", "render", "turns", "embed"})
+CAN = frozenset({"logits", "generate", "encode", "render", "turns", "embed", "adapt"})
 SAMPLES = frozenset({"min_p", "repeat_penalty", "logprobs"})
 DEVICES = ("cpu", "cuda", "mps")
 KV = {"auto": 2.0}
@@ -66,6 +66,9 @@ class Session:
         self._device = choose(options.device, torch)
         transformers.utils.logging.disable_progress_bar()
         self._model = self._load("float32" if options.proof else "auto")
+        self._adapter: int | None = None
+        """The one that the next run goes through."""
+        self._attach(options.adapters)
         config = self._model.config
         self._vocab, self._context = int(config.vocab_size), options.context
         self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
@@ -104,6 +107,22 @@ class Session:
         write_out(model)
         return model.to(self._device).eval()
 
+    def _attach(self, files: Sequence[str]) -> None:
+        """Put PEFT's files beside the model's matrices."""
+        torch = self._torch
+        able = {name: one for name, one in self._model.named_modules() if isinstance(one, torch.nn.Linear)}
+        for number, file in enumerate(files):
+            for module, a, b in _adapters.pairs(Path(file)):
+                if module not in able:
+                    raise _adapters.missing("transformers", module, list(able))
+                dtype, device = able[module].weight.dtype, self._device
+                low, high = (torch.from_numpy(one).to(device, dtype) for one in (a, b))
+
+                def beside(_: Any, given: Any, found: Any, number: int = number, low: Any = low, high: Any = high) -> Any:
+                    return found + (given[0] @ low.T) @ high.T if self._adapter == number else found
+
+                able[module].register_forward_hook(beside)
+
     @property
     def effective(self) -> Mapping[str, str]:
         torch, dtype = self._torch, str(self._model.dtype).removeprefix("torch.")
@@ -121,8 +140,9 @@ class Session:
     def _cache(self) -> Any:
         return self._transformers.DynamicCache(config=self._model.config)
 
-    def _forward(self, ids: Sequence[int], cache: Any, keep: int) -> Any:
+    def _forward(self, ids: Sequence[int], cache: Any, keep: int, adapter: int | None = None) -> Any:
         """Logits [keep or len(ids), vocab] of the last positions; 0 keeps all."""
+        self._adapter = adapter
         row = self._torch.tensor([list(ids)], dtype=self._torch.int64, device=self._device)
         return self._model(input_ids=row, past_key_values=cache, use_cache=True, logits_to_keep=keep).logits[0]
 
@@ -140,7 +160,7 @@ class Session:
     def generate(self, ids: Sequence[int], sampling: Sampling) -> Iterator[int]:
         check(ids, None, self._vocab, self._context)
         pick = self._picker(sampling, len(ids))
-        cache, self.reused = self._kept.take(None, ids, self._crops)
+        cache, self.reused = self._kept.take(sampling.adapter, ids, self._crops)
         if cache is None:
             cache = self._cache()
         else:
@@ -152,9 +172,9 @@ class Session:
                 # inference_mode belongs to a thread, not to a suspended generator: never across a yield.
                 with self._torch.inference_mode():
                     while len(waiting) > PREFILL:
-                        self._forward(waiting[:PREFILL], cache, 1)
+                        self._forward(waiting[:PREFILL], cache, 1, sampling.adapter)
                         waiting = waiting[PREFILL:]
-                    logits = self._forward(waiting, cache, 1)[-1:].float()
+                    logits = self._forward(waiting, cache, 1, sampling.adapter)[-1:].float()
                     token = pick(seen, logits)
                 if token in sampling.stop_ids:
                     break
@@ -168,7 +188,7 @@ class Session:
             cache = None
             raise
         finally:
-            self._kept.give(None, seen[: cache.get_seq_length() if cache is not None else 0], cache)
+            self._kept.give(sampling.adapter, seen[: cache.get_seq_length() if cache is not None else 0], cache)
 
     def _crops(self, cache: Any) -> bool:
         """Whether any number of tokens can be taken off its end: not of a window that has slid on."""
@@ -211,6 +231,7 @@ class Session:
     def embed(self, ids: Sequence[int]) -> Floats:
         """The mean of the last hidden states of all positions."""
         check(ids, None, self._vocab, self._context)
+        self._adapter = None
         with self._torch.inference_mode():
             row = self._torch.tensor([list(ids)], dtype=self._torch.int64, device=self._device)
             states = self._model.base_model(input_ids=row, use_cache=False).last_hidden_state[0]

@@ -7,6 +7,7 @@
     forms(scheme, ...)       its own schemes that may take codes of the one given, the best first (see _forms.py)
     plan(model, ...)         -> Layout: every byte's place, before a weight is read; keyword options by name only
     DENSE                    names of the plain dtypes that it can hold
+    adapter(model, base, out) -> the file of the model's adapter alone, as engines load it beside the served base
     MIXES                    schemes that one artifact may hold side by side, for `mixed:4.5bpw` to choose from
 
 Formats that are only read leave out all but the first three; formats never import each other: they meet on disk.

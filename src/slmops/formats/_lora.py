@@ -123,6 +123,11 @@ def peft(model: Model) -> dict[str, bytes]:
     }
 
 
+def alone(model: Model, base: Path, out: Path) -> Path:
+    """PEFT's file of the model's adapter alone, for the base that is served; `out` is an empty folder. Returns its file."""
+    return written(peft(model), out)[PEFT_FILE]
+
+
 def written(files: Mapping[str, bytes], out: Path) -> dict[str, Path]:
     """Put files of an adapter into a folder; their paths."""
     (out / FOLDER).mkdir(exist_ok=True)

@@ -34,6 +34,7 @@ from slmops.quantize._affine import Affine, grid
 from slmops.quantize._cast import check_finite
 
 TITLE = "compressed-tensors"
+adapter = _lora.alone
 DENSE = ("f32", "f16", "bf16")
 MIXES = ("q4", "q8")
 

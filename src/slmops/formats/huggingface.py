@@ -25,6 +25,7 @@ from slmops.formats import _chat, _checkpoint, _encode, _files, _licence, _lora,
 from slmops.formats._safetensors import Place
 
 TITLE = "Hugging Face safetensors"
+adapter = _lora.alone
 
 DENSE = ("f32", "f16", "bf16")
 

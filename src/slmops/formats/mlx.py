@@ -27,6 +27,7 @@ from slmops.quantize._affine import Affine, grid
 from slmops.quantize._cast import check_finite
 
 TITLE = "MLX"
+adapter = _lora.alone
 DENSE = ("f32", "f16", "bf16")
 NATIVE = ("int3-g64-bias-bf16", "int4-g64-bias-bf16", "int6-g64-bias-bf16")
 """Schemes of MLX alone that are worth trying."""

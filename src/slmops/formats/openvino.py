@@ -23,6 +23,7 @@ from slmops.quantize._affine import Affine, grid
 from slmops.quantize.w8a8 import ByRow
 
 TITLE = "OpenVINO"
+adapter = _lora.alone
 DENSE = ("f32", "f16", "bf16")
 MIXES = ("q4", "q4a", "q8")
 NATIVE = ("w8a8",)
@@ -52,11 +53,6 @@ def forms(held: Scheme) -> list[Scheme]:
     widths = [bits for bits in (4, 8) if bits >= held.bits]
     symmetric: list[Scheme] = [grid(bits, held.group, "f16", zero=1 << (bits - 1)) for bits in widths[:1]]
     return [*symmetric, *(grid(bits, held.group, "f16") for bits in widths)]
-
-
-def adapter(model: Model, base: Path, out: Path) -> Path:
-    """Write the model's adapter alone, for the base that is served; `out` is an empty folder. Returns its file."""
-    return _lora.written(_lora.peft(model), out)[_lora.PEFT_FILE]
 
 
 def plan(model: Model) -> Layout:

@@ -31,7 +31,7 @@ def write(base: Artifact, folders: Sequence[Path], out: Path) -> list[Written]:
     if writer is None:
         raise Unsupported(
             f"an adapter is not loaded beside {base.format}",
-            "merge it: slmops convert MODEL --adapter FOLDER; or serve gguf, onnx or openvino",
+            "merge it: slmops convert MODEL --adapter FOLDER",
         )
     model, found = source.load(base.folder), []
     for number, folder in enumerate(folders):
