@@ -18,7 +18,7 @@ from slmops import probes, stream
 from slmops.core.errors import CorruptInput, EngineFailed, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Lazy, to_numpy
-from slmops.engines import Flow, Options, Sampling, Session, _flow
+from slmops.engines import Constraint, Flow, Options, Sampling, Session, _flow, _masks
 from slmops.engines import mlx as engine
 from slmops.formats import huggingface
 from slmops.formats import mlx as form
@@ -146,6 +146,28 @@ def test_a_batch_that_broke_fails_those_in_it_alone(toy: Toy, tmp_path: Path, mo
                 flow.step()
         assert flow.step() == []
         assert told(flow, (IDS[:9], Sampling(max_tokens=4)))[0][0] == expected[0][0]
+
+
+def test_a_constraint_that_becomes_too_much_fails_alone(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(toy, "qwen3", "q4", tmp_path)
+    plain, bound = Sampling(max_tokens=9), Sampling(max_tokens=9, constraint=Constraint("regex", "[a-z0-9]{40}"))
+    with flowing(tmp_path) as (session, flow):
+        ((expected, _),) = told(flow, (IDS[:9], plain))
+        allowed = _masks.Mask.allowed
+
+        def limited(mask: _masks.Mask, made: Sequence[int]) -> Any:
+            if len(made) > 3:
+                raise UsageError("the constraint cannot be kept to: too complex")
+            return allowed(mask, made)
+
+        monkeypatch.setattr(_masks.Mask, "allowed", limited)
+        flow.add(0, IDS[:9], plain)
+        flow.add(1, IDS[:9], bound)
+        news = [one for _ in range(30) for one in flow.step()]
+        assert [one.which for one in news if one.error is not None] == [1] and news[-1].which == 0
+        assert "".join(one.text for one in news if one.which == 0) == expected
+        with pytest.raises(UsageError, match="too complex"):
+            list(session.generate(IDS[:9], bound))
 
 
 def test_keys_and_values_as_codes_take_turns(toy: Toy, tmp_path: Path) -> None:

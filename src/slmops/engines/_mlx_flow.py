@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core.errors import EngineFailed
+from slmops.core.errors import EngineFailed, SlmopsError
 from slmops.engines import Likely, News, Sampling, _words
 from slmops.engines._flow import Text, Weighed
 from slmops.engines._masks import Mask, Masks
@@ -31,6 +31,7 @@ class _Running:
     cached: int | None
     """To be told with the first token."""
     logprobs: int | None
+    constrained: Constrained | None
 
 
 class Flow:
@@ -62,7 +63,7 @@ class Flow:
 
     def add(self, which: int, ids: Sequence[int], sampling: Sampling) -> None:
         _words.check(ids, None, self._masks.vocab, None)
-        sampler, processors = picks(sampling, self._masks, len(ids))
+        sampler, processors, constrained = picks(sampling, self._masks, len(ids))
         adapter = sampling.adapter
         cache, rest = self._known(adapter, list(ids))
         reused = len(ids) - len(rest)
@@ -77,7 +78,7 @@ class Flow:
             logits_processors=[processors],
             stop_sequences=[self._stops([(stop,) for stop in sampling.stop_ids])],
         )
-        self._running[adapter, number] = _Running(which, Text(self._decode), reused, sampling.logprobs)
+        self._running[adapter, number] = _Running(which, Text(self._decode), reused, sampling.logprobs, constrained)
         self._kept.trim_to(n_sequences=self._most - len(self._running))
 
     def _known(self, adapter: int | None, ids: list[int]) -> tuple[Any, list[int]]:
@@ -111,6 +112,11 @@ class Flow:
 
     def _news(self, adapter: int | None, came: Any) -> News:
         one = self._running[adapter, came.uid]
+        if one.constrained is not None and one.constrained.fault is not None:
+            if came.finish_reason is None:
+                self._batches[adapter].remove([came.uid])
+            del self._running[adapter, came.uid]
+            return News(one.which, error=one.constrained.fault)
         cached, one.cached = one.cached, None
         if came.finish_reason is not None:
             del self._running[adapter, came.uid]
@@ -143,9 +149,9 @@ class Flow:
 
 def picks(
     sampling: Sampling, masks: Masks, prompt: int
-) -> tuple[Callable[[Any], Any] | None, list[Callable[[Any, Any], Any]]]:
-    """mlx-lm's sampler (None: the likeliest) and what it does to the logits before. A seed repeats the draws, whoever else
-    draws at the same time.
+) -> tuple[Callable[[Any], Any] | None, list[Callable[[Any, Any], Any]], Constrained | None]:
+    """mlx-lm's sampler (None: the likeliest), what it does to the logits before, and that of it which keeps to a constraint.
+    A seed repeats the draws, whoever else draws at the same time.
 
     prompt: its tokens, which the processors see before those of the answer.
     """
@@ -160,10 +166,11 @@ def picks(
         frequency_penalty=sampling.frequency_penalty,
         frequency_context_size=PENALIZED,
     )
+    constrained = None
     if (mask := masks.begin(sampling)) is not None:
-        processors.append(_masked(mask, prompt))
+        processors.append(constrained := Constrained(mask, prompt))
     if sampling.temperature <= 0:
-        return None, processors
+        return None, processors, constrained
     key = mx.random.key(sampling.seed)
 
     def draw(logprobs: Any) -> Any:
@@ -177,18 +184,28 @@ def picks(
             logprobs = sample_utils.apply_top_k(logprobs, sampling.top_k)
         return mx.random.categorical(logprobs * (1 / sampling.temperature), key=now)
 
-    return draw, processors
+    return draw, processors, constrained
 
 
-def _masked(mask: Mask, prompt: int) -> Callable[[Any, Any], Any]:
-    import mlx.core as mx
+class Constrained:
+    """mlx-lm's processor of the logits that lets through what may be said next."""
 
-    def process(tokens: Any, logits: Any) -> Any:
+    def __init__(self, mask: Mask, prompt: int) -> None:
+        import mlx.core as mx
+
+        self._mx: Any = mx
+        self._mask, self._prompt = mask, prompt
+        self.fault: SlmopsError | None = None
+        """Of a constraint that became too much on the way. Not raised here: that would end all answers of the batch."""
+
+    def __call__(self, tokens: Any, logits: Any) -> Any:
         """Waits for the token before, which is otherwise still being computed when this is asked."""
-        allowed = mask.allowed(tokens[prompt:].tolist())
-        return mx.where(mx.array(allowed)[None], logits, -float("inf"))
-
-    return process
+        try:
+            allowed = self._mask.allowed(tokens[self._prompt :].tolist())
+        except SlmopsError as error:
+            self.fault = self.fault or error
+            return logits
+        return self._mx.where(self._mx.array(allowed)[None], logits, -float("inf"))
 
 
 def weighed(token: int, logprobs: Any, most: int) -> Weighed:

@@ -137,7 +137,7 @@ class Session:
         most = min(sampling.max_tokens, room)
         if most < 1:
             return
-        sampler, processors = picks(sampling, self._masks, len(ids))
+        sampler, processors, constrained = picks(sampling, self._masks, len(ids))
         # Processors look at the prompt too, so all of it must come by.
         cache, self.reused = self._kept.take(sampling.adapter, ids, lambda one: not processors and self._trims(one))
         if cache is None:
@@ -152,6 +152,8 @@ class Session:
                 self._choose(sampling.adapter)  # each time: others may have had their turn
                 if (found := next(steps, None)) is None:
                     break
+                if constrained is not None and constrained.fault is not None:
+                    raise constrained.fault
                 token, logprobs = found
                 made.append(int(token))
                 if made[-1] in sampling.stop_ids:
