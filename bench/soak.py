@@ -43,7 +43,8 @@ def main() -> int:
     print(json.dumps({**told, "wrong": seen.wrong[:10], "malformed": seen.malformed[:10]}, indent=1))
     kept = [size for _, size in seen.memory]
     print(
-        f"{seen.seconds:.0f} s: {seen.answered} right answers, {len(seen.wrong)} wrong; {seen.left} left; "
+        f"{seen.seconds:.0f} s: {seen.answered} right answers ({seen.late} of an alias's old version, late), "
+        f"{len(seen.wrong)} wrong; {seen.left} left; "
         f"{sum(seen.refused.values())} told to come again, {len(seen.malformed)} failed otherwise; {seen.kills} kills, "
         f"{seen.moves} moves, {seen.evictions} evictions; {seen.busy} places taken, "
         f"{seen.orphans} processes left at the end; memory "

@@ -36,6 +36,8 @@ ALIAS = "home:live"
 RETRYABLE = frozenset({429, 503})
 LINGERS = 15.0
 """Seconds that a name's old version may answer after it moved: until the new one is loaded."""
+LINGERS_AFTER_KILLS = 60.0
+"""Where the new one was killed while it was loading, which is tried again after as much as 30 s, or the machine is busy."""
 MOST = 40
 
 
@@ -53,6 +55,8 @@ class Soak:
 
     seconds: float = 0.0
     answered: int = 0
+    late: int = 0
+    """Of these, how many came from a version that the name had left for longer than LINGERS."""
     left: int = 0
     """Streams that the client left on purpose."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -179,9 +183,11 @@ class Load:
         if text is None:
             self._seen.left += 1
             return
-        asked = [fixed] if fixed is not None else self._live(began)
+        asked = [fixed] if fixed is not None else self._live(began - LINGERS_AFTER_KILLS)
         if text in {one.says[prompt] for one in asked}:
             self._seen.answered += 1
+            if fixed is None and text not in {one.says[prompt] for one in self._live(began - LINGERS)}:
+                self._seen.late += 1
         else:
             self._seen.wrong.append(f"{name}: {prompt!r} -> {text!r}, not {[one.says[prompt] for one in asked]}")
 
@@ -198,10 +204,10 @@ class Load:
                 pieces.append(one.choices[0].delta.content or "" if one.choices else "")
         return "".join(pieces)
 
-    def _live(self, began: float) -> list[Version]:
-        """What the alias may have led to since a request began."""
+    def _live(self, since: float) -> list[Version]:
+        """What the alias may have led to since then."""
         spans = zip(self.moved, [*(at for at, _ in self.moved[1:]), float("inf")], strict=True)
-        return [version for (_, version), until in spans if until > began - LINGERS]
+        return [version for (_, version), until in spans if until > since]
 
     async def close(self) -> None:
         await self._client.close()
@@ -278,8 +284,11 @@ def soak(root: Path, sample: Path, seconds: float, *, at_once: int = 8, every: f
         process.send_signal(signal.SIGTERM)
         if process.wait(60):
             seen.malformed.append(f"the server ended with {process.returncode}")
-    _, alive = psutil.wait_procs(seen.started, timeout=10)
-    alive = [one for one in alive if one.is_running()]  # in an hour numbers of processes come again
+    # Not psutil.wait_procs: it stumbles over a process that ends while it is looked at.
+    alive, until = list(seen.started), time.monotonic() + 10
+    while alive and time.monotonic() < until:
+        alive = [one for one in alive if one.is_running()]  # in an hour numbers of processes come again
+        time.sleep(0.1)
     seen.orphans = len(alive)
     for one in alive:
         with contextlib.suppress(psutil.Error):
