@@ -63,12 +63,8 @@ class Session:
         self._mx: Any = mx
         self._version = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("mlx-lm", "mlx"))
         self._steps: Any = generate_step
-        self._empty_cache, self._kv, self._parallel, self._reuse = (
-            make_prompt_cache,
-            options.kv,
-            options.parallel,
-            options.reuse,
-        )
+        self._empty_cache, self._kv = make_prompt_cache, options.kv
+        self._parallel, self._reuse = options.parallel, options.reuse
         self._trim, self._trims = trim_prompt_cache, can_trim_prompt_cache
         self._kept, self.reused = Kept[Any](options.parallel if options.reuse else 0), 0
         try:
