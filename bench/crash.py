@@ -3,7 +3,7 @@
 
     python bench/crash.py [--only add gc ...] [--every N] [--jobs N] [--log FILE] [--json FILE]
 
-About 4,000 cases at 0.8 s each. With --log a sweep that was interrupted goes on where it stopped.
+About 6,400 cases at 0.6 s each. With --log a sweep that was interrupted goes on where it stopped.
 tests/registry/test_crash.py runs a sample of them; tests/crashes.py says what must hold after each. Needs strace. A kill
 leaves the page cache: powercut.py is for what a power cut does to unsynced bytes.
 """
