@@ -61,7 +61,7 @@ def test_a_scratch_folder_goes_and_so_does_what_a_killed_process_left_of_its_own
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         left = Path(process.stdout.readline().strip())
-        foreign = left.with_name("slmops-elsewhere-4194305-solve-x")
+        foreign = left.with_name("slmops-elsewhere.4194305.solve.x")
         foreign.mkdir()
         with store.scratch("verify") as folder:
             assert sorted(tmp_path.iterdir()) == sorted([left, foreign, folder]) and (left / "large").exists()

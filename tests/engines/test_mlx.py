@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from needs import needs
 from slmops import probes, stream
-from slmops.core.errors import CorruptInput, EngineFailed, UsageError
+from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
-from slmops.core.tensor import Lazy, to_numpy
 from slmops.engines import Constraint, Flow, Options, Sampling, Session, _flow, _masks
 from slmops.engines import mlx as engine
 from slmops.formats import huggingface
@@ -189,40 +186,6 @@ def test_reads_and_writes_text_as_the_source_does(toy: Toy, tmp_path: Path) -> N
             assert session.decode(ids) == source.decode(ids, skip_special_tokens=True)
         expected = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
         assert session.render([{"role": "user", "content": "hi"}]) == expected
-
-
-def test_an_adapter_beside_codes(toy: Toy, tmp_path: Path) -> None:
-    """Through it the model is the one whose matrix has the product added; without, itself."""
-    model, rng = made(toy, "qwen3", "q4", tmp_path), np.random.default_rng(1)
-    role, module = "layers.0.attention.query", "base_model.model.model.layers.0.self_attn.q_proj"
-    rows, columns = model.tensors[role].shape
-    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((4, columns), (rows, 4)))
-    save_file({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, tmp_path / "adapter.safetensors")
-    changed = to_numpy(model.tensors[role]) + b @ a
-    merged = dataclasses.replace(
-        model, tensors={**model.tensors, role: Lazy(changed.shape, changed.dtype, lambda *rows: changed[slice(*rows)])}
-    )
-    expected: dict[int | None, list[int]] = {}
-    for which, one in ((None, model), (0, merged)):
-        expected[which] = list(IDS[:20])
-        for _ in range(4):
-            expected[which].append(int(Reference(one).logits(expected[which])[-1].argmax()))
-    assert expected[None] != expected[0]
-    options = Options(proof=True, device="cpu", adapters=(str(tmp_path / "adapter.safetensors"),))
-    session = engine.open(tmp_path, options)
-    for which in (None, 0, None):
-        assert list(session.generate(IDS[:20], Sampling(max_tokens=4, adapter=which))) == expected[which][20:]
-    session.close()
-
-
-def test_an_adapter_on_what_is_no_matrix_of_the_model(toy: Toy, tmp_path: Path) -> None:
-    made(toy, "qwen3", "q4", tmp_path)
-    file = tmp_path / "adapter.safetensors"
-    for name, fault in (("self_attn.nope", EngineFailed), ("self_attn.q_norm", EngineFailed), ("", CorruptInput)):
-        both = ("A", "B") if name else ("A",)
-        save_file({f"base_model.model.model.layers.0.{name}.lora_{one}.weight": np.zeros((2, 2)) for one in both}, file)
-        with pytest.raises(fault, match="no matrix model.layers.0.self_attn" if name else "cannot be read"):
-            engine.open(tmp_path, Options(device="cpu", adapters=(str(file),)))
 
 
 def test_says_what_is_wrong(toy: Toy, tmp_path: Path) -> None:

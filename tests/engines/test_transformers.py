@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from needs import needs
 from slmops import probes, stream
 from slmops.core.errors import EngineFailed, UsageError
 from slmops.core.model import Model
-from slmops.core.tensor import Lazy, to_numpy
 from slmops.engines import Options, Sampling, Session
 from slmops.engines import transformers as engine
 from slmops.formats import compressed_tensors as form
@@ -71,30 +68,6 @@ def test_opens_a_plain_checkpoint_past_its_sliding_window(toy: Toy) -> None:
     with opened(folder, proof=True) as session:
         actual = session.logits(IDS, CHUNKS)
     assert np.linalg.norm(actual - expected) < 1e-5 * np.linalg.norm(expected)
-
-
-def test_an_adapter_beside_codes(toy: Toy, tmp_path: Path) -> None:
-    """Through it the model is the one whose matrix has the product added; without, itself."""
-    model, rng = made(toy, "qwen3", "q4", tmp_path), np.random.default_rng(1)
-    role, module = "layers.0.attention.query", "base_model.model.model.layers.0.self_attn.q_proj"
-    rows, columns = model.tensors[role].shape
-    a, b = (rng.normal(size=shape).astype(np.float32) for shape in ((4, columns), (rows, 4)))
-    save_file({f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}, tmp_path / "adapter.safetensors")
-    changed = to_numpy(model.tensors[role]) + b @ a
-    merged = dataclasses.replace(
-        model, tensors={**model.tensors, role: Lazy(changed.shape, changed.dtype, lambda *rows: changed[slice(*rows)])}
-    )
-    expected: dict[int | None, list[int]] = {}
-    for which, one in ((None, model), (0, merged)):
-        expected[which] = list(IDS[:20])
-        for _ in range(4):
-            expected[which].append(int(Reference(one).logits(expected[which])[-1].argmax()))
-    assert expected[None] != expected[0]
-    options = Options(proof=True, device="cpu", adapters=(str(tmp_path / "adapter.safetensors"),))
-    session = engine.open(tmp_path, options)
-    for which in (None, 0, None):
-        assert list(session.generate(IDS[:20], Sampling(max_tokens=4, adapter=which))) == expected[which][20:]
-    session.close()
 
 
 def test_generates_stops_and_cancels(toy: Toy, tmp_path: Path) -> None:

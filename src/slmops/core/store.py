@@ -86,7 +86,7 @@ def staged(final: Path, replace: bool = False) -> Iterator[Path]:
         refuse_existing(final)
     with no_space(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(final)
+        _sweep(final.parent, f".{final.name}.")
         folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.{os.getpid()}.", suffix=".partial", dir=final.parent))
     try:
         with no_space(folder):
@@ -124,11 +124,11 @@ def publish(folder: Path, final: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sweep(final: Path) -> None:
-    """Remove what a dead process left for this very name; a live process's folder stays."""
-    for left in final.parent.glob(f".{final.name}.*.partial"):
-        pid = left.name.removeprefix(f".{final.name}.").split(".", 1)[0]
-        if pid.isdigit() and int(pid) != os.getpid() and not alive(int(pid)):
+def _sweep(parent: Path, prefix: str) -> None:
+    """Remove folders that dead processes left: those called `prefix`, a process's number and a dot. A live one's stay."""
+    for left in parent.glob(f"{glob.escape(prefix)}*"):
+        pid = left.name.removeprefix(prefix).partition(".")[0]
+        if pid.isdigit() and not alive(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
 
 
@@ -136,13 +136,11 @@ def _sweep(final: Path) -> None:
 def scratch(purpose: str) -> Iterator[Path]:
     """A temporary folder that vanishes when the block ends. What killed processes of this machine left of theirs, which may
     be gigabytes, goes first."""
-    ours = f"slmops-{socket.gethostname()}-"  # processes of another machine, or container, have numbers of their own
-    for left in Path(tempfile.gettempdir()).glob(f"{glob.escape(ours)}*"):
-        pid = left.name.removeprefix(ours).split("-", 1)[0]
-        if pid.isdigit() and not alive(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    with no_space(Path(tempfile.gettempdir())):
-        folder = Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}-{purpose}-"))
+    parent = Path(tempfile.gettempdir())
+    ours = f"slmops-{socket.gethostname()}."  # processes of another machine, or container, have numbers of their own
+    _sweep(parent, ours)
+    with no_space(parent):
+        folder = Path(tempfile.mkdtemp(prefix=f"{ours}{os.getpid()}.{purpose}."))
     try:
         yield folder
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,7 @@ class Masks:
 
     def __init__(self, folder: Path, vocab: int, install: str) -> None:
         self._file, self.vocab, self._install = folder / "tokenizer.json", vocab, install
-        self._tokenizers: dict[tuple[int, ...], Any] = {}
-        """By the tokens that end an answer: a walk through the whole vocabulary each."""
+        self._tokenizer = functools.lru_cache(1)(self._load)  # a walk through the whole vocabulary
 
     def begin(self, sampling: Sampling) -> Mask | None:
         """For one answer; None where anything may be said. Raises UsageError for what is no constraint."""
@@ -36,15 +36,17 @@ class Masks:
             import llguidance
         except ImportError as error:
             raise EngineMissing(f"llguidance cannot be loaded: {error}", self._install) from None
-        stops = sampling.stop_ids
-        if stops not in self._tokenizers:
-            try:
-                found = llguidance.LLTokenizer(str(self._file), n_vocab=self.vocab, eos_token=list(stops) or None)
-            except ValueError as error:
-                raise EngineFailed(f"llguidance: {str(error)[:300]}", "convert the model again") from None
-            self._tokenizers = {stops: found}
-        tokenizer = self._tokenizers[stops]
+        tokenizer = self._tokenizer(sampling.stop_ids)
         return Mask(llguidance.LLMatcher(tokenizer, _grammar(sampling.constraint), log_level=0))
+
+    def _load(self, stops: tuple[int, ...]) -> Any:
+        """stops: tokens that end an answer."""
+        import llguidance
+
+        try:
+            return llguidance.LLTokenizer(str(self._file), n_vocab=self.vocab, eos_token=list(stops) or None)
+        except ValueError as error:
+            raise EngineFailed(f"llguidance: {str(error)[:300]}", "convert the model again") from None
 
 
 def _grammar(constraint: Constraint) -> str:
