@@ -13,12 +13,10 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
 
+from slmops.cli import _stopping
 from slmops.core import plugins
 from slmops.core.errors import SlmopsError
 
@@ -83,8 +81,7 @@ def execute(arguments: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run a verb; returns the exit code (core/errors.py)."""
     words = sys.argv[1:] if argv is None else argv
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _terminated)
+    _stopping.arm()
     for out in (sys.stdout, sys.stderr):
         if hasattr(out, "reconfigure"):  # a Windows console's own code page knows few letters
             out.reconfigure(encoding="utf-8", errors="replace")
@@ -105,11 +102,6 @@ def main(argv: list[str] | None = None) -> int:
     except PermissionError as error:
         _complain(f"not allowed: {error.strerror}: {error.filename}", "check the permissions, or choose another path")
         return 1
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like an error, so that temporary folders go."""
-    raise SystemExit(128 + number)
 
 
 def _complain(fault: str, cure: str) -> None:
