@@ -338,6 +338,7 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
     from slmops.measure import quality as windows_of
     from slmops.measure import statistics
     from slmops.ops.numpy import NumpyOps, log_softmax
+    from slmops.passes import activations, smooth
     from slmops.passes.quantize import chooser, quantize
 
     model = source.load(str(o.source))
@@ -361,6 +362,10 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
         step = (high - low) / 255 or 1.0
         zero = round(-low / step)
         return (np.clip(np.rint(x / step) + zero, 0, 255) - zero) * np.float32(step)
+
+    def stepped(told: dict[str, float], x: Any, weight: str) -> Any:
+        step = np.float32(told[weight])
+        return np.clip(np.rint(x / step), -128, 127) * step
 
     def run(tensors: Any, rounding: Rounding, windows: Any) -> Iterator[Any]:
         ops = Rounded(tensors, keep=True)
@@ -386,6 +391,9 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
             by_row[role] = Lazy(array.shape, array.dtype, functools.partial(_rows, array))
     for _ in run(by_row, watch, seen):
         pass
+    evened = smooth.smooth(model, np.array(seen))
+    even_rows = quantize(evened, chooser("w8a8_static")).tensors
+    uneven, even = (functools.partial(stepped, activations.steps(one, np.array(seen))) for one in (model, evened))
     reference = [log_softmax(logits) for logits in run(model.tensors, lambda x, _: x, kept)]
     report, table = {}, []
     for name, tensors, rounding in (
@@ -394,7 +402,9 @@ def quality(o: argparse.Namespace) -> dict[str, Any]:
         ("a scale a row, activations f32", by_row, lambda x, _: x),
         ("w8a8, dynamic: a scale a row of activations", by_row, in_rows),
         ("w8a8, dynamic: a scale a call", by_row, whole),
-        ("w8a8-static: a scale a matrix, calibrated", by_row, static),
+        ("static: a scale and a zero point a matrix, by the least and the greatest number", by_row, static),
+        ("static: a step a matrix, of least squared error", by_row, uneven),
+        ("w8a8_static: the same, channels evened out", even_rows, even),
     ):
         kl: list[float] = []
         for p, logits in zip(reference, run(tensors, rounding, kept), strict=True):

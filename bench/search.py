@@ -35,6 +35,7 @@ from slmops.core.errors import SlmopsError, Unsupported
 from slmops.core.model import Model
 from slmops.engines import Options
 from slmops.measure import artifact, speed, statistics
+from slmops.passes import activations
 from slmops.passes.quantize import chooser
 from slmops.plan import decide, hardware, memory
 from slmops.plan.decide import Candidate, Limits
@@ -48,14 +49,14 @@ CONTEXT = 1024
 
 
 def schemes(model: Model) -> tuple[str, ...]:
-    """Every scheme that can be made: a file in quantize/, or named by a format as its own."""
+    """Every scheme that can be made without a text: a file in quantize/, or named by a format as its own."""
     found = []
     for name in plugins.names("quantize"):
         try:
             chooser(name)
         except Unsupported:
             continue
-        found.append(name)
+        found += [] if activations.told(name) else [name]
     native = [name for form in memory.writers() for name in decide.schemes_of(form, model, Limits(context=CONTEXT))]
     return tuple(dict.fromkeys([*found, *native]))
 

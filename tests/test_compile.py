@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -19,7 +20,10 @@ from safetensors.numpy import load_file, save_file
 from slmops import compile as compiler
 from slmops import prove, stream
 from slmops.core import plugins, receipt, scheme
+from slmops.core.adapter import Adapter
 from slmops.core.errors import CorruptInput, NoSpace, OutputExists, Unsupported, UsageError, VerificationFailed
+from slmops.passes.calibrate import Calibration
+from slmops.passes.merge import beside
 from slmops.source import load
 
 FORMATS = compiler.writable()
@@ -117,6 +121,52 @@ def test_what_makes_no_sense_is_said_while_planning(toy: Toy, tmp_path: Path) ->
         compiler.plan(model, ["onnx"], "bf16")
     with pytest.raises(UsageError):
         compiler.plan(model, ["onnx"], "q4", provider="abacus")
+
+
+TEXT = "The heating in the bedroom is on. Turn the light in the kitchen off, please! " * 60
+
+
+def test_steps_of_activations_come_from_a_text_and_go_where_there_is_a_place(toy: Toy, tmp_path: Path) -> None:
+    model = load(toy("qwen3"))
+    told = Calibration(model, TEXT, tmp_path / "moments")
+    with pytest.raises(UsageError, match="needs a text"):
+        compiler.convert(model, ["openvino"], "w8a8_static", tmp_path / "none", verify=False)
+    with pytest.raises(Unsupported, match=r"GGUF has no place for the steps"):
+        compiler.convert(model, ["openvino", "gguf"], "w8a8_static", tmp_path / "none", calibration=told, verify=False)
+    with pytest.raises(UsageError, match="cannot be tuned"):
+        tuned = Calibration(model, TEXT, tmp_path / "moments", tune=1)
+        compiler.convert(model, ["openvino"], "w8a8_static", tmp_path / "none", calibration=tuned, verify=False)
+    assert not (tmp_path / "none").exists()
+    (made,) = compiler.convert(model, ["openvino"], "w8a8_static", tmp_path / "a", calibration=told, verify=False)
+    (again,) = compiler.convert(model, ["openvino"], "w8a8_static", tmp_path / "a", calibration=told, verify=False)
+    assert made.fresh and made.receipt["scheme"] == "w8a8_static" and len(made.receipt["steps"]) == 22
+    back = load(tmp_path / "a")
+    assert back.steps == made.receipt["steps"]
+    prove.check_tensors(back, made.receipt)
+    # Kept where everything is; left out where another scheme is asked for; refused where there is no place.
+    (kept,) = compiler.convert(back, ["openvino"], compiler.KEEP, tmp_path / "b", verify=False)
+    assert kept.receipt["scheme"] == "w8a8_static" and load(tmp_path / "b").steps == back.steps
+    with pytest.raises(Unsupported, match="no place for the steps") as refused:
+        compiler.plan(back, ["mlx"])
+    assert "--quantize w8a8" in refused.value.cure
+    (without,) = compiler.convert(back, ["mlx"], "w8a8", tmp_path / "c", verify=False)
+    assert "steps" not in without.receipt
+    assert not again.fresh
+
+
+def test_other_steps_are_found_and_an_adapter_does_not_go_beside(toy: Toy, tmp_path: Path) -> None:
+    model = load(toy("qwen3"))
+    told = Calibration(model, TEXT, tmp_path / "moments")
+    (made,) = compiler.convert(model, ["openvino"], "w8a8_static", tmp_path / "a", calibration=told, verify=False)
+    back = load(tmp_path / "a")
+    other = dataclasses.replace(back, steps={**back.steps, "embedding": 2 * back.steps["embedding"]})
+    with pytest.raises(VerificationFailed, match="steps of activations differ"):
+        prove.check_tensors(other, made.receipt)
+    adapter = Adapter("a", {}, "sha256:0")
+    with pytest.raises(Unsupported, match="no adapter goes beside"):
+        beside(back, adapter)
+    with pytest.raises(Unsupported, match="no place for an adapter"):
+        compiler.convert(beside(model, adapter), ["openvino"], "w8a8_static", tmp_path / "b", calibration=told)
 
 
 @pytest.mark.parametrize("form", FORMATS)

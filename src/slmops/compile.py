@@ -26,7 +26,7 @@ from slmops.core.scheme import Chooser, stored_as
 from slmops.core.step import Step
 from slmops.core.watch import Watch as Watch
 from slmops.ops.numpy import Reference
-from slmops.passes import mix, solve, tune
+from slmops.passes import activations, mix, smooth, solve, tune
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, left_dense, quantize
 from slmops.passes.quantize import packed as is_packed
@@ -87,26 +87,35 @@ def plan(
 ) -> Plan:
     """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written.
 
-    choose: the scheme of each matrix, where its name alone does not say it (a mix).
+    choose: the scheme of each matrix, where its name alone does not say it (a mix). The model's steps of activations go to
+    formats that hold them, where everything is kept or the scheme asks for steps; another scheme leaves them out.
     """
     check_names(formats, scheme_name)
     keep = scheme_name == KEEP
     if choose is None and not keep:
         choose = chooser(scheme_name)
     packed = model if choose is None else quantize(model, choose, requantize)
+    rounds = bool(model.steps) if keep else activations.told(scheme_name)
+    kept = {role: step for role, step in packed.steps.items() if rounds and isinstance(packed.tensors[role], scheme.Packed)}
+    packed = dataclasses.replace(packed, steps=kept)
     used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})
     layouts: dict[str, Layout] = {}
     for name in formats:
         module = plugins.load("formats", name)
+        if rounds:
+            activations.refuse_without_place(name)
         layouts[name] = module.plan(packed, provider=provider) if name == "onnx" else module.plan(packed)
     notes = []
     if requantize and is_packed(model):
         notes.append(f"quantized a second time: from {', '.join(sorted(_schemes(model)))} to {scheme_name}")
+    if rounds and packed.steps:
+        notes.append(f"the inputs of {len(kept)} matrices are rounded to 8 bits by steps that a text told")
     if choose is not None and (dense := left_dense(model, choose)):
-        kept = f"{len(dense)} matrices keep their dtype" if len(dense) > 1 else "one matrix keeps its dtype"
-        notes.append(f"{kept}: groups of {scheme_name} do not divide the rows ({dense[0]})")
+        left = f"{len(dense)} matrices keep their dtype" if len(dense) > 1 else "one matrix keeps its dtype"
+        notes.append(f"{left}: groups of {scheme_name} do not divide the rows ({dense[0]})")
     # A model of several schemes goes by the one that most of its matrices have.
-    named = scheme_name if not keep else max(used, key=[stored_as(t) for t in packed.tensors.values()].count)
+    most = max(used, key=[stored_as(tensor) for tensor in packed.tensors.values()].count)
+    named = scheme_name if not keep else "w8a8_static" if rounds else most
     return Plan(packed, named, layouts, tuple(notes))
 
 
@@ -165,9 +174,10 @@ def convert(
     todo = [name for name in targets if name not in made]
     if todo:
         choose = _mixed(model, todo, scheme_name, calibration, watch)
+        model = _stepped(model, scheme_name, calibration, watch)
         planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, choose=choose)
         with store.scratch("solve") as scratch:
-            if calibration is not None:
+            if calibration is not None and not activations.told(scheme_name):
                 planned = _solved(planned, model, calibration, scratch, watch)
             for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
                 made[result.format] = result
@@ -194,6 +204,22 @@ def _mixed(
         raise UsageError(f"{' and '.join(formats)} have no schemes in common that mix", "convert to one at a time")
     watch.say("calibrating")
     return mix.mix(model, names, per_weight, calibration.moments)
+
+
+def _stepped(model: Model, scheme_name: str, calibration: Calibration | None, watch: Watch) -> Model:
+    """With the steps that activations are rounded by, where the scheme asks for them. Raises UsageError without a text."""
+    if not activations.told(scheme_name):
+        return model
+    if calibration is None:
+        raise UsageError(f"{scheme_name} needs a text that tells how large activations are", "add --calibrate FILE")
+    if calibration.tune:
+        raise UsageError(f"scales of {scheme_name} cannot be tuned", "leave --tune out")
+    if model.adapter is not None:
+        raise Unsupported(f"{scheme_name} leaves no place for an adapter beside it", "merge it: leave --beside out")
+    watch.say("calibrating")
+    if not is_packed(model):
+        model = smooth.smooth(model, calibration.windows)
+    return dataclasses.replace(model, steps=activations.steps(model, calibration.windows))
 
 
 def mixable(formats: Sequence[str]) -> list[str]:
@@ -229,6 +255,8 @@ def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibrat
         inputs["calibration"] = calibration.digest
         how = "weighted" if calibration.weighted else "plain"
         parameters["solver"] = f"{solve.CODE}, {calibration.tokens} tokens, {how}, damping {_solve.DAMPING}"
+        if activations.told(scheme_name):
+            parameters["solver"] = f"steps {activations.CODE}, smoothing {smooth.CODE}, {calibration.tokens} tokens"
         if calibration.tune:
             parameters["tuning"] = f"{tune.CODE}, {calibration.tune} passes"
     return Step("convert", inputs, parameters, WRITERS_CODE)
@@ -350,6 +378,7 @@ def _receipt(
         },
         "chat_template": model.chat_template,
         "tensors": digests,
+        **({"steps": dict(model.steps)} if model.steps else {}),
         "files": {
             path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
         },

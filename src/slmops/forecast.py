@@ -20,13 +20,15 @@ from slmops.core import roles
 from slmops.core.model import Model
 from slmops.core.scheme import Packed
 from slmops.core.tensor import Array
-from slmops.passes import mix
+from slmops.passes import activations, mix
 from slmops.passes.quantize import chooser, quantize
 
 MATRICES, ROWS = 24, 32
 """How many matrices, and rows of each, the error of a scheme is taken on."""
 EXACT = 1e-6
 """Errors below are no errors: the engine's own rounding is greater."""
+IN_STEPS = 1e-3
+"""What rounding activations by steps costs, as an error of codes: their divergence is about that of such codes."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,10 @@ def traits(model: Model, scheme: str, solved: bool = False) -> Traits:
         norm += share * float(np.square(whole).sum())
         kind = after.scheme.name if isinstance(after, Packed) else after.dtype.name
         sizes[kind] = sizes.get(kind, 0) + before.shape[0] * before.shape[1]
-    main = max(sizes, key=lambda each: sizes[each])
-    return Traits(max(EXACT, error / norm if norm else 0.0), f"{main}, solved" if solved else main)
+    main, lost = max(sizes, key=lambda each: sizes[each]), max(EXACT, error / norm if norm else 0.0)
+    if activations.told(scheme):
+        return Traits(lost + IN_STEPS, f"{main}, static")
+    return Traits(lost, f"{main}, solved" if solved else main)
 
 
 def beside(model: Model) -> int:

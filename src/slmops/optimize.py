@@ -81,7 +81,9 @@ def optimize(
         machine = nodes.machine
         lab = stack.enter_context(laboratory(model, out, given, machine, watch))
         lean = "memory" in names
-        listed = decide.candidates(model, machine, wanted.limits, wanted.formats, wanted.schemes, mixes=lab.mixes, lean=lean)
+        listed = decide.candidates(
+            model, machine, wanted.limits, wanted.formats, wanted.schemes, told=lab.told, mixes=lab.mixes, lean=lean
+        )
         if not listed:
             raise UsageError("there is nothing to choose from", "give other --format or --scheme")
         able = [one for one in listed if not one.dropped and prove.impractical(one.engine, model) is None]

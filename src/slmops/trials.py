@@ -23,7 +23,7 @@ from slmops.measure.artifact import Measured, Text
 from slmops.measure.gates import Verdict
 from slmops.measure.ledger import Ledger
 from slmops.measure.tasks import Case
-from slmops.passes import mix, solve
+from slmops.passes import activations, mix, solve
 from slmops.passes.calibrate import Calibration
 from slmops.passes.quantize import chooser, quantize
 from slmops.plan import hardware, memory
@@ -202,10 +202,15 @@ class Lab:
         return dataclasses.replace(trial, measured=known, verdicts=tuple(self._judge(one, known)))
 
     def solves(self, scheme: str) -> bool:
-        """Whether codes of a scheme are solved for."""
-        if self._calibration is None or mix.bits(scheme) is not None:
+        """Whether the text that there may be tells something of a scheme: its codes, or the steps of activations."""
+        if self._calibration is None or mix.bits(scheme) is not None or activations.told(scheme):
             return self._calibration is not None
         return bool(solve.able(quantize(self._model, chooser(scheme)), self._model))
+
+    @property
+    def told(self) -> bool:
+        """Whether there is a text to calibrate on."""
+        return self._calibration is not None
 
     @property
     def mixes(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ from needs import needs
 from slmops import stream
 from slmops.core import chat, plugins
 from slmops.core.errors import EngineFailed, UsageError
-from slmops.core.model import Model
+from slmops.core.model import Model, Weights
 from slmops.core.tensor import Floats
 from slmops.engines import Options, Sampling, _openvino, openvino, openvino_paged
 from slmops.engines import Session as Session
 from slmops.formats import huggingface
 from slmops.formats import openvino as container
-from slmops.ops.numpy import Reference
+from slmops.ops.numpy import NumpyOps, Reference
+from slmops.passes import activations
 from slmops.passes.quantize import chooser, quantize
 
 pytestmark = [pytest.mark.slow, needs(*openvino.MODULES)]
@@ -91,6 +93,64 @@ def test_larger_groups_of_activations_where_each_row_has_one_scale(toy: Toy, tmp
     usual.logits(IDS[:8], [8])
     exact.logits(IDS[:8], [8])
     assert wanted in usual.effective["activations"] and exact.effective["activations"] == "f32"
+
+
+class Rounded(NumpyOps):
+    """The reference with inputs rounded as OpenVINO specifies FakeQuantize."""
+
+    steps: dict[str, float]
+
+    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
+        step = np.float32(self.steps[weight])
+        return super().linear(np.asarray(np.clip(np.rint(x / step), -128, 127) * step, np.float32), weight, bias)
+
+
+@pytest.mark.parametrize(("family", "tied"), [("qwen3", True), ("llama", False), ("gemma3_text", True)])
+def test_activations_are_rounded_by_the_models_steps(toy: Toy, tmp_path: Path, family: str, tied: bool) -> None:
+    """In f32, where nothing else is rounded; four times as coarse as a text would have them, so that it shows.
+
+    Of sequences of a few ids: a number halfway between two steps may fall on the other side, and all that follows with it.
+    """
+    import openvino as runtime
+
+    plain = huggingface.read(toy(family, tie_word_embeddings=tied))
+    steps = {role: 4 * step for role, step in activations.steps(plain, np.array([IDS])).items()}
+    model = dataclasses.replace(quantize(plain, chooser("w8a8_static")), steps=steps)
+    ops, program = Rounded(model.tensors), plugins.load("architectures", model.spec.family)
+    ops.steps = steps
+    exact, few = Reference(model), [IDS[start : start + 3] for start in range(0, 33, 3)]
+    rounded = []
+    for ids in few:
+        ops.reset()
+        rounded.append(program.forward(ops, model.spec, Weights(model.tensors), np.array([ids]))[0])
+    assert min(relative(one, exact.logits(ids)) for one, ids in zip(rounded, few, strict=True)) > 0.05
+    folder, core = write(model, tmp_path / "out"), runtime.Core()
+    for engine, runner in ((openvino, openvino.Stateful), (openvino_paged, openvino_paged.Paged)):
+        proof = engine.open(folder, Options(proof=True, device="cpu", threads=1))
+        assert relative(proof.logits(IDS, [40, 56]), exact.logits(IDS)) < 1e-5, engine.__name__
+        assert proof.effective["activations"] == "f32"
+        opened = runner(core, core.read_model(folder / container.XML), "CPU", _openvino.EXACT)
+        found = [np.concatenate([part.copy() for part in opened.run(ids, [2, 1])]) for ids in few]
+        apart = [relative(one, other) for one, other in zip(found, rounded, strict=True)]
+        assert np.median(apart) < 1e-5, f"{engine.__name__}: {apart}"
+        usual = engine.open(folder, Options(device="cpu", threads=1))
+        assert usual.effective["activations"].endswith("8 bits by the artifact's steps")
+
+
+def test_whole_numbers_are_multiplied_and_no_matrix_grows(toy: Toy, tmp_path: Path) -> None:
+    """What the plugin really runs: without codes by row, or with the embedding multiplied first, they would be floats."""
+    import openvino as runtime
+
+    plain = huggingface.read(toy("qwen3"))
+    steps = activations.steps(plain, np.array([IDS]))
+    model = dataclasses.replace(quantize(plain, chooser("w8a8_static")), steps=steps)
+    folder = write(model, tmp_path / "out")
+    compiled = runtime.Core().compile_model(folder / container.XML, "CPU")
+    kinds: dict[str, list[str]] = {}
+    for node in compiled.get_runtime_model().get_ops():
+        told = node.get_rt_info()
+        kinds.setdefault(str(told["layerType"].astype(str)), []).append(str(told["runtimePrecision"].astype(str)))
+    assert kinds["FullyConnected"].count("i8") == len(steps) and "i8" in kinds["Gather"]
 
 
 def test_the_kv_cache_is_as_large_as_is_counted(made: tuple[Model, Path]) -> None:

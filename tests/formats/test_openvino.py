@@ -21,7 +21,15 @@ from slmops.core.errors import CorruptInput, SlmopsError, Unsupported
 from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Codes, Packed
-from slmops.formats import _encode, _openvino_graph, _openvino_ir, _openvino_read, _openvino_tokenizer, huggingface, openvino
+from slmops.formats import (
+    _encode,
+    _openvino_ir,
+    _openvino_read,
+    _openvino_tokenizer,
+    _openvino_weights,
+    huggingface,
+    openvino,
+)
 from slmops.passes.quantize import chooser, quantize
 
 Toy = Callable[..., Path]
@@ -91,6 +99,47 @@ def test_reads_back_code_for_code(toy: Toy, tmp_path: Path, family: str, stored:
                 assert read.block(start, stop).digest() == tensor.block(start, stop).digest(), role
             else:
                 assert np.array_equal(read.rows(start, stop).astype("f4"), tensor.rows(start, stop).astype("f4")), role
+
+
+def stepped(toy: Toy, **changes: object) -> Model:
+    """w8a8 with a step for every matrix that is multiplied, the input's own for query, key and value."""
+    model = model_of(toy, "qwen3", "w8a8", **changes)
+    kinds = {"query": 0.01, "key": 0.01, "value": 0.01, "output": 1e-3, "gate": 0.3, "up": 0.3, "down": 2.5e4}
+    steps = {role: kinds.get(role.rsplit(".", 1)[-1], 0.02) for role in model.tensors if "norm" not in role}
+    if not model.spec.tied:
+        del steps["embedding"]
+    return dataclasses.replace(model, steps={role: float(np.float32(step)) for role, step in steps.items()})
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_steps_of_activations_read_back(toy: Toy, tmp_path: Path, tied: bool) -> None:
+    model = stepped(toy, tie_word_embeddings=tied)
+    back = openvino.read(write(model, tmp_path))
+    assert back.steps == model.steps and len(back.steps) == 3 * 7 + 1
+    for role, tensor in model.tensors.items():
+        read = back.tensors[role]
+        if isinstance(tensor, Packed):
+            assert isinstance(read, Packed) and read.block(0, 32).digest() == tensor.block(0, 32).digest(), role
+    text = (tmp_path / openvino.XML).read_text()
+    # One for query, key and value, and for gate and up.
+    assert text.count('type="FakeQuantize"') == 3 * 4 + 1 and "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in text
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('levels="256"', 'levels="16"'), ('levels="256"', 'levels="x"'), ('to-port="3"', 'to-port="9"')],
+)
+def test_activations_that_are_rounded_otherwise_are_refused(toy: Toy, tmp_path: Path, before: str, after: str) -> None:
+    path = write(stepped(toy), tmp_path) / openvino.XML
+    text = path.read_text()
+    start = text.index('type="FakeQuantize"')
+    number = text[text.rindex('<layer id="', 0, start) :].split('"')[1]
+    if "port" in before:
+        before, after = f'to-layer="{number}" {before}', f'to-layer="{number}" {after}'
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises((Unsupported, CorruptInput), match=r"rounds in another way|not OpenVINO's IR"):
+        openvino.read(tmp_path)
 
 
 def test_zero_points_run_on_over_odd_rows() -> None:
@@ -210,7 +259,7 @@ def test_damaged_xml_raises_our_errors_only(folder: Path, seed: int) -> None:
 
 
 def test_a_short_bin_is_refused(folder: Path) -> None:
-    path = folder / _openvino_graph.BIN
+    path = folder / _openvino_weights.BIN
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CorruptInput, match="outside"):
         openvino.read(folder)

@@ -56,6 +56,15 @@ def test_an_embedding_that_is_only_looked_up_is_not_read(tmp_path: Path, pi: Mac
     assert one.speed[1] == pytest.approx(9e9 / (one.bits * untied.parameters / 8 - rows), rel=0.001)
 
 
+def test_what_needs_a_text_is_a_candidate_with_one_alone(model: Model, pi: Machine) -> None:
+    listed = decide.candidates(model, pi, Limits(context=1), here=False)
+    told = decide.candidates(model, pi, Limits(context=1), here=False, told=True)
+    more = {(one.format, one.scheme) for one in told} - {(one.format, one.scheme) for one in listed}
+    assert more == {("openvino", "w8a8_static")}
+    (refused,) = decide.candidates(model, pi, Limits(), ["gguf"], ["w8a8_static"], here=False)
+    assert refused.dropped.startswith("not possible: GGUF has no place")
+
+
 def test_every_format_and_its_own_schemes(model: Model, pi: Machine) -> None:
     listed = found(model, pi, Limits())
     assert {form for form, _ in listed} == set(memory.writers())

@@ -26,7 +26,10 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--calibrate); keep: as it was read (default: keep what is quantized already, else q4)",
     )
     parser.add_argument(
-        "--calibrate", metavar="FILE", help="a text of the model's own domain, by which codes are solved for, not rounded to"
+        "--calibrate",
+        metavar="FILE",
+        help="a text of the model's own domain, by which codes are solved for, not rounded to (of w8a8_static: by which "
+        "activations are rounded)",
     )
     parser.add_argument(
         "--calibrate-tokens", type=int, default=8192, metavar="N", help="of that text, from its start (8192)"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 TITLE = "NNCF 3.4"
-_ACTIVATIONS = (
-    "static activations gain too little here (bench/README.md); OpenVINO rounds activations by itself where it does"
-)
+_STATIC = "slmops convert --to openvino --quantize w8a8_static --calibrate FILE"
 _TRAINING = "training is not in slmops yet"
 
 TABLE: dict[str, tuple[str, str]] = {
@@ -24,10 +22,10 @@ TABLE: dict[str, tuple[str, str]] = {
     "scale_estimation": ("ours", "slmops convert --calibrate FILE"),
     "GPTQ": ("ours", "slmops convert --calibrate FILE: error feedback, then coordinate descent"),
     "lora_correction": ("not done", "a correction beside the codes costs time at every token, and no other engine takes it"),
-    "quantize: MinMax": ("not done", _ACTIVATIONS),
-    "quantize: SmoothQuant": ("not done", _ACTIVATIONS),
+    "quantize: MinMax": ("ours", f"{_STATIC}: the step of least squared error"),
+    "quantize: SmoothQuant": ("ours", f"{_STATIC}: factors are powers of two"),
     "quantize: ChannelAlignment": ("not done", "for convolutions"),
-    "quantize: BiasCorrection, FastBiasCorrection": ("not done", _ACTIVATIONS),
+    "quantize: BiasCorrection, FastBiasCorrection": ("not done", "decoders have few biases; gates say what rounding cost"),
     "quantize_with_accuracy_control": ("ours", "slmops optimize: candidates are measured, and gates decide"),
     "KV cache precision (OpenVINO's KV_CACHE_PRECISION)": (
         "ours",

@@ -64,6 +64,9 @@ class Model:
     source: Mapping[str, Any] = field(default_factory=dict)
     """Where it was read from: path or Hub name with revision, files with their sizes."""
 
+    steps: Mapping[str, float] = field(default_factory=dict)
+    """Role of a matrix -> the step by which its input is rounded to 8 bits (-128 to 127 steps) before they are multiplied;
+    empty where activations are no business of the artifact's."""
     adapter: Adapter | None = None
     """A LoRA that stands beside the weights and is not in them."""
 

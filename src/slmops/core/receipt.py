@@ -2,7 +2,8 @@
 
 Keys: format, name, scheme, source, step, config, generation, tokenizer {bos, eos, pad, adds_bos, special}, chat_template,
 licence, tensors {role: {stored, shape, crc}}, files {name: bytes}, probes, notes, machine, versions, verification;
-sensitivities {role: nats a token}, where codes were solved for under gradients.
+sensitivities {role: nats a token}, where codes were solved for under gradients; steps {role: step}, where activations are
+rounded by them.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def open(folder: Path, options: Options) -> Session:
 class Stateful:
     """The graph as it is written: ReadValue and Assign keep keys and values from one call to the next."""
 
-    def __init__(self, core: Any, xml: Path, device: str, properties: Mapping[str, Any]) -> None:
-        self.compiled = core.compile_model(xml, device, properties)
+    def __init__(self, core: Any, model: Any, device: str, properties: Mapping[str, Any]) -> None:
+        self.compiled = core.compile_model(model, device, properties)
         self._request = self.compiled.create_infer_request()
 
     def run(self, ids: Sequence[int], chunks: Sequence[int]) -> Iterator[Floats]:

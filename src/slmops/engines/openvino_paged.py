@@ -35,11 +35,10 @@ def open(folder: Path, options: Options) -> Session:
 class Paged:
     """The graph after OpenVINO's own pass to paged attention, with a cache of blocks that are handed in from outside."""
 
-    def __init__(self, core: Any, xml: Path, device: str, properties: Mapping[str, Any]) -> None:
+    def __init__(self, core: Any, model: Any, device: str, properties: Mapping[str, Any]) -> None:
         # The pass that GenAI runs in C++ when it loads a model for continuous batching; Python has it here only.
         from openvino._offline_transformations import paged_attention_transformation
 
-        model = core.read_model(xml)
         paged_attention_transformation(model)
         self.compiled = core.compile_model(model, device, properties)
         self._request = self.compiled.create_infer_request()

@@ -10,32 +10,24 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from slmops.core.errors import Unsupported
-from slmops.core.layout import Region
-from slmops.core.scheme import Packed
 from slmops.core.spec import Rope
-from slmops.core.tensor import Tensor, elements
-from slmops.formats import _encode
-from slmops.formats._openvino_ir import BY_ROW, DYNAMIC, Graph, Port, Shape
-from slmops.quantize._cast import cast
-from slmops.quantize.w8a8 import ByRow
+from slmops.core.tensor import Tensor
+from slmops.formats._openvino_ir import BROADCAST, DYNAMIC, Graph, Port, Shape, broadcast
+from slmops.formats._openvino_weights import Constants
 
-BIN = "openvino_model.bin"
 LOWEST = -65504.0
 """What a masked score gets: the lowest f16, as optimum writes it, so that half precision devices stay finite."""
 
-_BROADCAST = {"auto_broadcast": "numpy"}
-_DECOMPRESSION = '<rt_info><attribute name="decompression" version="0"/></rt_info>'
-_DENSE = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-
 
 class Emitter:
-    """Ops[Port]. Weights become constants whose bytes `regions` will fill."""
+    """Ops[Port]. Weights become constants whose bytes their `regions` will fill."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str], steps: Mapping[str, float]) -> None:
+        """steps: of the inputs that are rounded to 8 bits (Model.steps)."""
         self.graph = Graph()
-        self.regions: dict[str, list[Region]] = {role: [] for role in tensors}
-        self._tensors, self._names = tensors, names
-        self._matrices: dict[str, Port] = {}
+        self.constants = Constants(self.graph, tensors, names)
+        self._names, self._steps = names, steps
+        self._rounded: dict[tuple[Port, float], Port] = {}
         self._rotations: dict[Rope, tuple[Port, Port]] = {}
         self._masks: dict[int | None, Port] = {}
         parameter = self.graph.parameter
@@ -50,8 +42,10 @@ class Emitter:
         self._keys = self._gather(keys, 1)
 
     def embed(self, weight: str, ids: Port) -> Port:
-        rows = self._op("Convert", [ids], ("i32", ids.shape), data={"destination_type": "i32"})
-        table = self._matrix(weight)
+        rows = self.graph.convert(ids, "i32")
+        if self._steps and self.constants.by_row(weight):
+            return self.constants.looked_up(weight, rows)
+        table = self.constants.matrix(weight)
         shape = (*ids.shape, table.shape[1])
         inputs = [table, rows, self.graph.constant(0)]
         return self._op(
@@ -60,7 +54,7 @@ class Emitter:
 
     def linear(self, x: Port, weight: str, bias: str | None = None) -> Port:
         result = self._matmul(x, weight)
-        return self._binary("Add", result, self._vector(bias, (1, 1, -1))) if bias else result
+        return self._binary("Add", result, self.constants.vector(bias, (1, 1, -1))) if bias else result
 
     def split(self, x: Port, sizes: Sequence[int]) -> Sequence[Port]:
         """Slices: VariadicSplit has several outputs, and every layer here has one."""
@@ -83,7 +77,7 @@ class Emitter:
         root = self._binary("Add", mean, self.graph.constant(float(np.float32(eps))))
         root = self._op("Sqrt", [root], ("f32", root.shape))
         inverse = self._binary("Divide", self.graph.constant(1.0), root)
-        return self._binary("Multiply", self._binary("Multiply", x, inverse), self._vector(weight, (-1,), offset))
+        return self._binary("Multiply", self._binary("Multiply", x, inverse), self.constants.vector(weight, (-1,), offset))
 
     def attention(
         self,
@@ -143,9 +137,7 @@ class Emitter:
     def finish(self, logits: Port, name: str) -> bytes:
         """The .xml of the whole model."""
         self.graph.node("Result", [logits], None, name="logits/result", names="logits")
-        widths = [
-            one.shape[1] for one in self._tensors.values() if isinstance(one, Packed) and isinstance(one.scheme, ByRow)
-        ]
+        widths = [] if self._steps else self.constants.widths_by_row()
         # With a scale a row, larger groups of activations are faster (bench/activations.py); they must divide the rows.
         groups = [size for size in (128, 64, 32) if widths and not any(width % size for width in widths)]
         return self.graph.xml(name, {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(groups[0])} if groups else {})
@@ -193,7 +185,7 @@ class Emitter:
         axes = self.graph.constant([0, 1])
         last = self._op("ReduceMax", [self._positions, axes], ("i64", ()), data={"keep_dims": "false"})
         over = self._binary("GreaterEqual", last, self.graph.constant(rope.original_context), "boolean")
-        return self._op("Select", [over, far, near], ("f32", near.shape), data=_BROADCAST)
+        return self._op("Select", [over, far, near], ("f32", near.shape), data=BROADCAST)
 
     def _cached(self, new: Port, name: str) -> Port:
         """ReadValue, Gather by beam, Concat, Assign: [batch, kv heads, positions, head_dim] kept between calls."""
@@ -244,7 +236,7 @@ class Emitter:
         shown, hidden = constant(0.0), constant(LOWEST)
         if window is None:
             seen = self._binary("LogicalAnd", causal, padding, "boolean")
-            mask = self._op("Select", [seen, shown, hidden], ("f32", seen.shape), data=_BROADCAST)
+            mask = self._op("Select", [seen, shown, hidden], ("f32", seen.shape), data=BROADCAST)
         else:
             true = constant(np.array(True))
             near = self._binary("Greater", keys, self._binary("Add", queries, constant(-window)), "boolean")
@@ -254,93 +246,29 @@ class Emitter:
             shape = self._op("Concat", [self._batch, constant([1]), *lengths], ("i64", (4,)), data={"axis": "0"})
             full = ("boolean", (-1, 1, -1, -1))
             seen = self._op("Broadcast", [seen, shape], full, opset=3, data={"mode": "bidirectional"})
-            mask = self._op("Select", [seen, shown, hidden], ("f32", (-1, 1, -1, -1)), data=_BROADCAST)
+            mask = self._op("Select", [seen, shown, hidden], ("f32", (-1, 1, -1, -1)), data=BROADCAST)
             mask = self._op(
                 "Slice", [mask, constant([0]), lengths[1], constant([1]), constant([3])], ("f32", mask.shape), opset=8
             )
         self._masks[window] = mask
         return mask
 
-    # Weights.
-
     def _matmul(self, x: Port, weight: str, name: str = "") -> Port:
-        matrix = self._matrix(weight)
+        if weight in self._steps and self.constants.by_row(weight):
+            x = self._in_steps(x, self._steps[weight])
+        matrix = self.constants.matrix(weight)
         data = {"transpose_a": "false", "transpose_b": "true"}
         shape = (*x.shape[:-1], matrix.shape[0])
         return self._op("MatMul", [x, matrix], ("f32", shape), data=data, name=name or f"{self._names[weight]}/matmul")
 
-    def _vector(self, role: str, shape: Shape, offset: float = 0.0) -> Port:
-        """A norm's weight (as it multiplies) or a bias in f32, laid along the last axis of `shape`."""
-        tensor = self._tensors[role]
-        (size,) = tensor.shape
-        shape = (*shape[:-1], size)
-        port, place = self.graph.weight(self._names[role], "f32", shape, size * 4)
-        self.regions[role].append(Region(BIN, place.offset, 4, _encode.shifted(offset)))
-        return port
-
-    def _matrix(self, role: str) -> Port:
-        """f32 [output, input], decompressed by the engine as it multiplies; a tied matrix is held once."""
-        if role not in self._matrices:
-            tensor = self._tensors[role]
-            self._matrices[role] = self._packed(role, tensor) if isinstance(tensor, Packed) else self._dense(role, tensor)
-        return self._matrices[role]
-
-    def _dense(self, role: str, tensor: Tensor) -> Port:
-        element_type, itemsize = _DENSE[tensor.dtype.name], tensor.dtype.itemsize
-        nbytes = elements(tensor.shape) * itemsize
-        port, place = self.graph.weight(self._names[role], element_type, tensor.shape, nbytes)
-        row = elements(tensor.shape[1:]) * itemsize
-        self.regions[role].append(Region(BIN, place.offset, row, _encode.dense(tensor.dtype)))
-        if element_type == "f32":
-            return port
-        return self._op("Convert", [port], ("f32", tensor.shape), data={"destination_type": "f32"}, rt_info=_DECOMPRESSION)
-
-    def _packed(self, role: str, tensor: Packed) -> Port:
-        """Constant -> Convert [-> Subtract(zero)] -> Multiply(scale) -> Reshape -> Convert, as NNCF writes it.
-
-        A constant zero becomes signed codes without a zero point, as optimum writes symmetric weights: as fast as u4 with
-        one, a tenth faster than u8 with one (AVX512-VNNI), and nothing for other devices' plugins to trip over.
-        """
-        scheme, name = tensor.scheme, self._names[role]
-        if isinstance(scheme, ByRow):
-            return self._by_row(name, role, tensor)
-        rows, columns = tensor.shape
-        groups = columns // scheme.group
-        code = ("u" if scheme.zero is None else "i") + str(scheme.bits)
-        width = columns * scheme.bits // 8
-        port, place = self.graph.weight(name, code, (rows, groups, scheme.group), rows * width)
-        encode = _encode.codes if scheme.zero is None else _encode.signed4 if scheme.bits == 4 else _encode.signed8
-        self.regions[role].append(Region(BIN, place.offset, width, encode))
-        half = {"destination_type": "f16"}
-        value = self._op("Convert", [port], ("f16", port.shape), data=half)
-        if scheme.zero is None:
-            # Each matrix has its own: the CPU plugin turns the embedding's to f32 for its Gather, and matrices that
-            # shared that constant would leave the path with integer zero points.
-            shape = (rows, groups, 1)
-            zeros, place = self.graph.weight(f"{name}/zero_point", code, shape, -(-rows * groups * scheme.bits // 8))
-            # u4 constants have no padding between rows: an odd number of groups ends in the middle of a byte.
-            unit = 2 if groups * scheme.bits % 8 else 1
-            width = groups * unit * scheme.bits // 8
-            points = _encode.zeros(scheme.bits, padded=False)
-            self.regions[role].append(Region(BIN, place.offset, width, points, unit))
-            value = self._binary("Subtract", value, self._op("Convert", [zeros], ("f16", shape), data=half))
-        scales, place = self.graph.weight(f"{name}/scale", "f16", (rows, groups, 1), rows * groups * 2)
-        self.regions[role].append(Region(BIN, place.offset, groups * 2, _encode.scales(np.dtype(np.float16))))
-        value = self._binary("Multiply", value, scales)
-        value = self._reshape(value, [rows, columns], (rows, columns), special_zero="false")
-        return self._op("Convert", [value], ("f32", value.shape), data={"destination_type": "f32"})
-
-    def _by_row(self, name: str, role: str, tensor: Packed) -> Port:
-        """Constant -> Convert -> Multiply(scale of the row) -> Convert: 8 bits, symmetric, as NNCF writes INT8_SYM."""
-        rows, columns = tensor.shape
-        port, place = self.graph.weight(name, "i8", tensor.shape, rows * columns)
-        self.regions[role].append(Region(BIN, place.offset, columns, _encode.signed8))
-        scales, place = self.graph.weight(name + BY_ROW, "f16", (rows, 1), rows * 2)
-        half = np.dtype(np.float16)
-        self.regions[role].append(Region(BIN, place.offset, 2, lambda block: cast(_encode.first_scales(block), half)))
-        value = self._op("Convert", [port], ("f16", port.shape), data={"destination_type": "f16"})
-        value = self._binary("Multiply", value, scales)
-        return self._op("Convert", [value], ("f32", value.shape), data={"destination_type": "f32"})
+    def _in_steps(self, x: Port, step: float) -> Port:
+        """FakeQuantize: the CPU plugin's low precision passes turn it into i8 and multiply whole numbers. Query, key and
+        value share one."""
+        if (x, step) not in self._rounded:
+            low, high = (self.graph.constant(np.full((1, 1, 1), code * step, np.float32)) for code in (-128, 127))
+            data = {"levels": "256", **BROADCAST}
+            self._rounded[x, step] = self._op("FakeQuantize", [x, low, high, low, high], ("f32", x.shape), data=data)
+        return self._rounded[x, step]
 
     # Small words.
 
@@ -358,10 +286,10 @@ class Emitter:
         return self.graph.node(kind, inputs, result, opset=opset, data=data, name=name, rt_info=rt_info)
 
     def _binary(self, kind: str, x: Port, y: Port, result: str = "") -> Port:
-        return self._op(kind, [x, y], (result or x.type, _broadcast(x.shape, y.shape)), data=_BROADCAST)
+        return self.graph.binary(kind, x, y, result)
 
     def _and(self, x: Port, y: Port) -> Port:
-        return self._op("BitwiseAnd", [x, y], ("boolean", _broadcast(x.shape, y.shape)), opset=13, data=_BROADCAST)
+        return self._op("BitwiseAnd", [x, y], ("boolean", broadcast(x.shape, y.shape)), opset=13, data=BROADCAST)
 
     def _gather(self, values: Port, index: int | list[int]) -> Port:
         shape: Shape = (len(index),) if isinstance(index, list) else ()
@@ -390,10 +318,3 @@ class Emitter:
 
     def _unsqueeze(self, x: Port, axes: list[int], shape: Shape) -> Port:
         return self._op("Unsqueeze", [x, self.graph.constant(axes)], (x.type, shape))
-
-
-def _broadcast(x: Shape, y: Shape) -> Shape:
-    """NumPy's rule; a dynamic size stays dynamic unless the other is fixed above one."""
-    rank = max(len(x), len(y))
-    x, y = (1,) * (rank - len(x)) + x, (1,) * (rank - len(y)) + y
-    return tuple(max(a, b) if 1 not in (a, b) else (b if a == 1 else a) for a, b in zip(x, y, strict=True))

@@ -40,6 +40,7 @@ OPTIONS = {"ACTIVATIONS_SCALE_FACTOR": "8.0"}
 BY_ROW = "/scale_of_row"
 """Ending of the name of scales of which each row has one."""
 
+BROADCAST = {"auto_broadcast": "numpy"}
 DYNAMIC = -1
 Shape = tuple[int, ...]
 
@@ -104,6 +105,13 @@ class Graph:
         self._layers.append("".join(text) + "</layer>")
         return Port(number, len(inputs), *(result or ("f32", ())))
 
+    def binary(self, kind: str, x: Port, y: Port, result: str = "") -> Port:
+        """A layer of two inputs that are laid over one another. result: its type, where it is not the first one's."""
+        return self.node(kind, [x, y], (result or x.type, broadcast(x.shape, y.shape)), data=BROADCAST)
+
+    def convert(self, x: Port, element_type: str, rt_info: str = "") -> Port:
+        return self.node("Convert", [x], (element_type, x.shape), data={"destination_type": element_type}, rt_info=rt_info)
+
     def parameter(self, name: str, element_type: str, shape: Shape) -> Port:
         """An input of the model. Paged attention's pass looks it up by its friendly name, which is the layer's."""
         data = {"shape": dimensions(shape), "element_type": element_type}
@@ -156,6 +164,13 @@ class Graph:
             "",
         ]
         return "\n".join(lines).encode("utf-8", "xmlcharrefreplace")
+
+
+def broadcast(x: Shape, y: Shape) -> Shape:
+    """NumPy's rule; a dynamic size stays dynamic unless the other is fixed above one."""
+    rank = max(len(x), len(y))
+    x, y = (1,) * (rank - len(x)) + x, (1,) * (rank - len(y)) + y
+    return tuple(max(a, b) if 1 not in (a, b) else (b if a == 1 else a) for a, b in zip(x, y, strict=True))
 
 
 def dimensions(shape: Shape) -> str:

@@ -59,6 +59,8 @@ class Layer:
     inputs: dict[int, int] = field(default_factory=dict)
     """Port -> the layer that feeds it."""
     constant: Constant | None = None
+    levels: int = 0
+    """Of a FakeQuantize."""
 
 
 def read(folder: Path, xml: str, weights: str) -> Model:
@@ -72,7 +74,8 @@ def read(folder: Path, xml: str, weights: str) -> Model:
     path = _files.inside(folder, weights)
     layers = parse(_files.content(folder, xml, MOST_XML), path.stat().st_size)
     held = _weights(path, layers)
-    tensors = _by_role(held, spec)
+    names: Mapping[str, str] = plugins.load("architectures", spec.family).names(spec)
+    tensors = _by_role(held, names, spec)
     model = Model(
         name=str(_optional(folder, receipt.NAME, receipt.MOST_BYTES).get("name", folder.resolve().name)),
         spec=spec,
@@ -83,6 +86,7 @@ def read(folder: Path, xml: str, weights: str) -> Model:
         generation=generation,
         licence=_licence.read(folder),
         source={"path": str(folder), "files": {weights: path.stat().st_size}},
+        steps=_steps(path, layers, {name: role for role, name in names.items()}),
     )
     verify(model)
     return model
@@ -115,9 +119,10 @@ def parse(content: bytes, limit: int) -> dict[int, Layer]:
 
 
 def _layer(item: ElementTree.Element, limit: int) -> Layer:
-    layer = Layer(item.attrib["type"], item.attrib["name"])
+    layer, data = Layer(item.attrib["type"], item.attrib["name"]), item.find("data")
+    if layer.kind == "FakeQuantize" and data is not None:
+        layer.levels = int(data.attrib["levels"])
     if layer.kind == "Const":
-        data = item.find("data")
         if data is None:
             raise CorruptInput(f"the constant {layer.name[:80]} has no place", _CURE)
         text = data.attrib.get("shape", "")
@@ -167,9 +172,10 @@ def _chain(layers: Mapping[int, Layer], multiply: Layer) -> Chain | None:
         if zeros is None:
             return None
     codes, scales = _behind_convert(layers, first, 0), _feeder(layers, multiply, 1)
-    if codes is None or codes.type not in _CODES or scales is None or scales.constant is None:
+    if codes is None or codes.type not in _CODES or scales is None:
         return None
-    return Chain(codes, zeros, scales.constant)
+    factors = scales.constant or _behind_convert(layers, multiply, 1)
+    return Chain(codes, zeros, factors) if factors is not None else None
 
 
 def _feeder(layers: Mapping[int, Layer], layer: Layer, port: int) -> Layer | None:
@@ -177,9 +183,50 @@ def _feeder(layers: Mapping[int, Layer], layer: Layer, port: int) -> Layer | Non
 
 
 def _behind_convert(layers: Mapping[int, Layer], layer: Layer, port: int) -> Constant | None:
+    """The constant behind a Convert; or behind a Gather before it, which looks rows of codes up."""
     convert = _feeder(layers, layer, port)
     constant = _feeder(layers, convert, 0) if convert is not None and convert.kind == "Convert" else None
+    if constant is not None and constant.kind == "Gather":
+        constant = _feeder(layers, constant, 0)
     return constant.constant if constant is not None else None
+
+
+def _steps(path: Path, layers: Mapping[int, Layer], roles_of: Mapping[str, str]) -> dict[str, float]:
+    """Role -> step of a matrix whose input a FakeQuantize rounds to -128 to 127 steps. Raises Unsupported where one rounds
+    otherwise, which what is read could not say."""
+    fed: dict[int, list[Layer]] = {number: [] for number, layer in layers.items() if layer.kind == "FakeQuantize"}
+    for layer in layers.values():
+        for source in layer.inputs.values():
+            if source in fed:
+                fed[source].append(layer)
+    result: dict[str, float] = {}
+    for number, readers in fed.items():
+        step = _step(path, layers, layers[number])
+        held = [_multiplied(layers, reader, number) for reader in readers]
+        if step is None or not all(name in roles_of for name in held):
+            said = f"{layers[number].name[:80]} rounds in another way than the inputs of matrices to steps of 8 bits"
+            raise Unsupported(said, "export the model with rounded weights alone")
+        result |= {roles_of[str(name)]: step for name in held}
+    return result
+
+
+def _step(path: Path, layers: Mapping[int, Layer], layer: Layer) -> float | None:
+    """The step of a FakeQuantize from -128 to 127 steps, or None where it is another."""
+    feeders = [_feeder(layers, layer, port) for port in range(1, 5)]
+    edges = [one.constant for one in feeders if one is not None and one.constant is not None]
+    if len(edges) < 4 or layer.levels != 256 or any(one.type != "f32" or elements(one.shape) != 1 for one in edges):
+        return None
+    low, high, *again = [float(Stored(path, one.offset, (1,), _DENSE["f32"]).rows(0, 1)[0]) for one in edges]
+    step = -low / 128  # exact: a power of two
+    return step if 0 < step < np.inf and again == [low, high] and abs(high / step - 127) < 1e-4 else None
+
+
+def _multiplied(layers: Mapping[int, Layer], matmul: Layer, source: int) -> str | None:
+    """Name of the codes by which this layer multiplies what comes from `source`."""
+    convert = _feeder(layers, matmul, 1) if matmul.kind == "MatMul" and matmul.inputs.get(0) == source else None
+    multiply = _feeder(layers, convert, 0) if convert is not None and convert.kind == "Convert" else None
+    chain = _chain(layers, multiply) if multiply is not None else None
+    return chain.codes.name if chain is not None else None
 
 
 def _packed(path: Path, chain: Chain) -> Packed:
@@ -234,8 +281,7 @@ def _points(path: Path, zeros: Constant, bits: int, start: int, stop: int) -> By
     return values[start - 2 * first : stop - 2 * first]
 
 
-def _by_role(held: Mapping[str, Tensor], spec: Spec) -> dict[str, Tensor]:
-    names: Mapping[str, str] = plugins.load("architectures", spec.family).names(spec)
+def _by_role(held: Mapping[str, Tensor], names: Mapping[str, str], spec: Spec) -> dict[str, Tensor]:
     if missing := [name for name in names.values() if name not in held]:
         raise CorruptInput(f"the .xml has no constant called {missing[0]}", _CURE)
     # Norm weights stand in the graph as they multiply; a checkpoint keeps them without the family's offset.

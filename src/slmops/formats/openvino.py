@@ -3,7 +3,8 @@
 The graph is stateful and has the shapes that both of GenAI's back ends want (SDPA, and paged attention under continuous
 batching). Weights lie in openvino_model.bin as they are multiplied, in groups with f16 scales: symmetric codes as i4 and i8
 (the canonical code less its zero), others as u4 and u8 with zero points. w8a8 has one scale a row, and the graph asks for
-activations in larger groups than the engine takes for groups of weights.
+activations in larger groups than the engine takes for groups of weights; or has them rounded by the model's own steps, as
+FakeQuantize.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from slmops.core.model import Model, Weights
 from slmops.core.scheme import Scheme
 from slmops.core.spec import Spec
 from slmops.formats import _checkpoint, _forms, _lora, _openvino_read, _openvino_tokenizer
-from slmops.formats._openvino_graph import BIN, Emitter
+from slmops.formats._openvino_graph import Emitter
+from slmops.formats._openvino_weights import BIN
 from slmops.quantize._affine import Affine, grid
 from slmops.quantize.w8a8 import ByRow
 
@@ -27,6 +29,8 @@ adapter = _lora.alone
 DENSE = ("f32", "f16", "bf16")
 MIXES = ("q4", "q4a", "q8")
 NATIVE = ("w8a8",)
+TOLD = ("w8a8_static",)
+STEPS = True
 XML = "openvino_model.xml"
 
 
@@ -61,7 +65,7 @@ def plan(model: Model) -> Layout:
     support(spec)
     source, model = model, _forms.fitted(model, TITLE, forms)
     architecture = plugins.load("architectures", spec.family)
-    emitter = Emitter(model.tensors, architecture.names(spec))
+    emitter = Emitter(model.tensors, architecture.names(spec), model.steps)
     logits = architecture.forward(emitter, spec, Weights(model.tensors), emitter.ids)
     config = _checkpoint.config(model, _checkpoint.vectors(model), {})
     files = {XML: emitter.finish(logits, model.name), **_checkpoint.files(model, config), **_lora.peft(model)}
@@ -75,7 +79,7 @@ def plan(model: Model) -> Layout:
         format="openvino",
         sizes={BIN: emitter.graph.nbytes},
         literals=tuple((BIN, offset, content) for offset, content in emitter.graph.literals),
-        regions={role: tuple(regions) for role, regions in emitter.regions.items()},
+        regions={role: tuple(regions) for role, regions in emitter.constants.regions.items()},
         files=files,
         side_jobs=tuple(jobs),
         forms=_forms.changed(source, model),

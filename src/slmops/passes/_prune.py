@@ -46,7 +46,7 @@ def resized(model: Model, spec: Spec, config: Mapping[str, Any], total: int, kep
             indices = np.concatenate([kept(role) + total * run for run in range(runs)])
             tensor = rows(tensor, indices) if changed[0] == 0 else columns(tensor, indices)
         tensors[role] = tensor
-    return agreed(dataclasses.replace(model, spec=spec, config=config, tensors=tensors))
+    return agreed(dataclasses.replace(model, spec=spec, config=config, tensors=tensors, steps={}))
 
 
 def agreed(model: Model) -> Model:

@@ -33,7 +33,15 @@ def merge(model: Model, adapter: Adapter) -> Model:
 
 
 def beside(model: Model, adapter: Adapter) -> Model:
-    """The model with the adapter beside its weights, for the formats that have a file for it."""
+    """The model with the adapter beside its weights, for the formats that have a file for it.
+
+    Raises Unsupported for a model with steps: they were told without the adapter, and channels were evened out for them.
+    """
+    if model.steps:
+        raise Unsupported(
+            "activations of this model are rounded by steps, and no adapter goes beside them",
+            "take w8a8, or merge the adapter into the checkpoint: slmops convert MODEL --adapter FOLDER",
+        )
     return dataclasses.replace(model, adapter=adapter, source={**model.source, "adapter": adapter.digest})
 
 

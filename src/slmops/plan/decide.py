@@ -106,12 +106,14 @@ def candidates(
     formats: Sequence[str] | None = None,
     schemes: Sequence[str] | None = None,
     here: bool = True,
+    told: bool = False,
     mixes: bool = False,
     lean: bool = False,
 ) -> list[Candidate]:
     """All that could be made, the fastest first, the dropped ones last. `here`: each in every engine that is installed. Of a
-    model that is quantized already: its codes as they are, in every format that holds them. mixes: bits by matrix too.
-    lean: each with the smallest KV cache of its engine too, and not only where memory asks for it.
+    model that is quantized already: its codes as they are, in every format that holds them. told: with what needs a text to
+    calibrate on too; mixes: with bits by matrix too. lean: each with the smallest KV cache of its engine too, and not only
+    where memory asks for it.
 
     Raises UsageError for a KV cache that no engine has.
     """
@@ -121,16 +123,16 @@ def candidates(
         known = {kv for name in engines for kv in plugins.load("engines", name).KV}
         raise UsageError(f"no engine has a KV cache of {limits.kv}", f"one of: {', '.join(sorted(known))}")
     for form in formats or memory.writers():
-        for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, mixes)):
+        for scheme in schemes or ((memory.KEEP,) if packed(model) else schemes_of(form, model, limits, told, mixes)):
             found += _candidates(model, machine, limits, form, scheme, here, lean)
     return sorted(found, key=lambda one: (bool(one.dropped), -one.speed[1], one.size))
 
 
-def schemes_of(form: str, model: Model, limits: Limits, mixes: bool = False) -> tuple[str, ...]:
-    """The schemes worth trying in a format: those that all hold, its own (NATIVE in its file), and mixes of about 5 bits and
-    of what the limit of its size leaves."""
+def schemes_of(form: str, model: Model, limits: Limits, told: bool = False, mixes: bool = False) -> tuple[str, ...]:
+    """The schemes worth trying in a format: those that all hold, its own (NATIVE in its file; with a text, TOLD), and mixes
+    of about 5 bits and of what the limit of its size leaves."""
     module = plugins.load("formats", form)
-    found = [*PORTABLE, *getattr(module, "NATIVE", ())]
+    found = [*PORTABLE, *getattr(module, "NATIVE", ()), *(getattr(module, "TOLD", ()) if told else ())]
     if mixes and hasattr(module, "MIXES"):
         found.append("mixed:5bpw")
         if limits.size is not None:

@@ -30,7 +30,7 @@ from slmops.core.model import Model, Tokenizer
 from slmops.core.scheme import stored_as
 from slmops.core.spec import Spec
 from slmops.engines import Footprint, _installed
-from slmops.passes import mix
+from slmops.passes import activations, mix
 from slmops.passes.quantize import chooser, quantize
 
 KEEP = "keep"
@@ -146,6 +146,8 @@ def weights(model: Model, format_name: str, scheme_name: str) -> int:
     if (per_weight := mix.bits(scheme_name)) is not None:
         # Which matrix gets what is known after calibration only; what all of them take is the mix's name.
         return unmixed(model, format_name) + round(per_weight * mix.weights(model) / 8)
+    if activations.told(scheme_name) or (scheme_name == KEEP and model.steps):
+        activations.refuse_without_place(format_name)
     bare = dataclasses.replace(model, tokenizer=BLANK, chat_template=None, adapter=None)
     packed = bare if scheme_name == KEEP else quantize(bare, chooser(scheme_name))
     layers = model.spec.layers

@@ -1,0 +1,116 @@
+"""Steps by which activations are rounded to 8 bits: one for each matrix's input, from what a text puts into it.
+
+The step is the one of least squared error among shares of what would hold the greatest number: a few large numbers cut off
+cost less than a coarse step for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from slmops.core import plugins, roles
+from slmops.core.errors import CorruptInput, Unsupported
+from slmops.core.model import Model, Weights
+from slmops.core.tensor import Array, Floats, Tensor
+from slmops.ops.numpy import NumpyOps
+from slmops.passes.calibrate import BATCH
+
+CODE = "1"
+"""Raised whenever the steps change."""
+LEVELS = 128
+"""Codes go from -LEVELS to LEVELS - 1."""
+BINS = 2048
+"""Of the histogram of magnitudes."""
+SHARES = np.linspace(0.1, 1.0, 46)
+"""Of the greatest magnitude, which the last code stands for."""
+
+
+def told(scheme: str) -> bool:
+    """Whether a scheme has activations rounded by steps that a text tells (TOLD in its file)."""
+    return scheme in plugins.names("quantize") and hasattr(plugins.load("quantize", scheme), "TOLD")
+
+
+def refuse_without_place(form: str) -> None:
+    """Raises Unsupported for a format that has no place for steps (STEPS in its file)."""
+    module = plugins.load("formats", form)
+    if not hasattr(module, "STEPS"):
+        raise Unsupported(
+            f"{module.TITLE} has no place for the steps by which activations are rounded",
+            "--quantize w8a8 has the same codes without steps; openvino holds both",
+        )
+
+
+def steps(model: Model, windows: Array) -> dict[str, float]:
+    """Role -> step, of every matrix that is multiplied, by a pass of the reference interpreter.
+
+    windows: ids [count, length]. Raises CorruptInput where a number on the way is none.
+    """
+    watching, spec = _Watching(model.tensors), model.spec
+    program = plugins.load("architectures", spec.family)
+    for start in range(0, len(windows), BATCH):
+        watching.reset()
+        program.forward(watching, spec, Weights(model.tensors), windows[start : start + BATCH])
+    return {role: best(seen) for role, seen in watching.seen.items() if seen.top > 0}
+
+
+class Magnitudes:
+    """How often each magnitude was seen, in bins up to the greatest; the range doubles when a greater one comes."""
+
+    def __init__(self) -> None:
+        self.top = 0.0
+        self.range = 0.0
+        self.counts = np.zeros(BINS, np.int64)
+
+    def add(self, x: Floats) -> None:
+        sizes = np.abs(x).reshape(-1)
+        self.top = max(self.top, float(sizes.max(initial=0.0)))
+        if not self.top:
+            self.counts[0] += sizes.size
+            return
+        self.range = self.range or self.top
+        while self.range < self.top:
+            self.range *= 2
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+        self.counts += np.bincount(np.minimum(sizes * (BINS / self.range), BINS - 1).astype(np.int64), minlength=BINS)
+
+
+def best(seen: Magnitudes) -> float:
+    """The step of least squared error, as f32 holds it."""
+    middles = (np.arange(BINS) + 0.5) * (seen.range / BINS)
+    candidates = (seen.top * SHARES / (LEVELS - 1)).astype(np.float32)
+    codes = np.minimum(np.rint(middles / candidates[:, None]), LEVELS - 1)
+    errors = np.square(codes * candidates[:, None] - middles) @ seen.counts
+    return float(candidates[int(np.argmin(errors))])
+
+
+class _Watching(NumpyOps):
+    """The reference interpreter that counts the magnitudes of whatever is multiplied by a matrix."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.seen: dict[str, Magnitudes] = {}
+        self._last: tuple[Floats | None, Magnitudes] = (None, Magnitudes())
+        """Query, key and value have one input, and so one step."""
+
+    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
+        self._add(x, weight)
+        return super().linear(x, weight, bias)
+
+    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
+        self._add(x, weight)
+        return np.zeros((*x.shape[:-1], 1), np.float32)
+
+    def _add(self, x: Floats, weight: str) -> None:
+        if not roles.facts(weight).quantize:
+            return
+        last, counted = self._last
+        if last is not x:
+            if not np.isfinite(x).all():
+                fault = f"on the calibration text the input of {weight} is not finite"
+                raise CorruptInput(fault, "the checkpoint is broken: fetch or train it again")
+            counted = self.seen.setdefault(weight, Magnitudes())
+            counted.add(x)
+            self._last = (x, counted)
+        self.seen[weight] = counted
