@@ -5,6 +5,7 @@ python bench/fuzzseeds.py gptq CHECKPOINT OUT     the same of a whole checkpoint
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -21,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import slmops
 from conftest import write_toy
 from slmops import compile as compiler
-from slmops.core import plugins
+from slmops.core import plugins, roles
 from slmops.core.tensor import to_numpy
+from slmops.passes.quantize import chooser, quantize
 from slmops.quantize._affine import parse
 
 TOKENS = 40
@@ -82,6 +84,8 @@ def make(reader: str, folder: Path) -> Iterator[Path]:
             yield converted(source, reader, scheme, folder / f"{scheme}-made")
             if reader == "openvino":
                 yield stripped(folder / f"{scheme}-made", folder / f"{scheme}-stripped")
+        if reader == "openvino":
+            yield stripped(rounding(toy(folder / "static-toy", "qwen3"), folder / "static"), folder / "static-stripped")
         if reader == "mlx":
             yield converted(toy(folder / "three"), reader, "int3-g32-bias-f16", folder / "three-made")
     elif reader in ("gptq", "awq"):
@@ -95,6 +99,14 @@ def make(reader: str, folder: Path) -> Iterator[Path]:
 
 def converted(source: Path, form: str, scheme: str, out: Path) -> Path:
     (made,) = compiler.convert(slmops.load(source), [form], scheme, out, verify=False)
+    return made.folder
+
+
+def rounding(source: Path, out: Path) -> Path:
+    """Codes by row, and a step for each input that is rounded."""
+    model = quantize(slmops.load(source), chooser("w8a8_static"))
+    steps = {role: 0.25 for role in model.tensors if roles.facts(role).quantize}
+    (made,) = compiler.convert(dataclasses.replace(model, steps=steps), ["openvino"], compiler.KEEP, out, verify=False)
     return made.folder
 
 

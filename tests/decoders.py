@@ -77,7 +77,7 @@ def _mlx(folder: Path) -> np.ndarray:
 
 
 def _onnx(folder: Path) -> np.ndarray:
-    """The MatMulNBits node alone, times the identity."""
+    """The MatMulNBits node alone, times the identity; or DequantizeLinear of what DynamicQuantizeMatMul multiplies by."""
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper
@@ -85,7 +85,12 @@ def _onnx(folder: Path) -> np.ndarray:
     whole = onnx.load(folder / "model.onnx", load_external_data=True)
     held = {tensor.name: tensor for tensor in whole.graph.initializer}
     nodes = [node for node in whole.graph.node if node.op_type == "MatMulNBits" and "layers.0.mlp.down" in node.input[1]]
-    assert len(nodes) == 1
+    by_row = [one for one in whole.graph.node if one.op_type == "DynamicQuantizeMatMul" and "mlp.down" in one.input[2]]
+    assert len(nodes) + len(by_row) == 1
+    if by_row:
+        turned = {node.output[0]: node.input[0] for node in whole.graph.node if node.op_type == "Transpose"}
+        matrix, scales, zero = (onnx.numpy_helper.to_array(held[turned.get(name, name)]) for name in by_row[0].input[1:])
+        return _dequantized(matrix, scales, np.broadcast_to(zero, scales.shape))
     numbers = {attribute.name: attribute.i for attribute in nodes[0].attribute}
     casts = {node.output[0]: node.input[0] for node in whole.graph.node if node.op_type == "Cast"}
     inside = [held[casts.get(name, name)] for name in nodes[0].input[1:] if name]
@@ -107,6 +112,24 @@ def _onnx(folder: Path) -> np.ndarray:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": np.eye(shape[0], dtype=np.float32)})[0].T
+
+
+def _dequantized(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
+    """By ONNX's own operator, a scale and a zero point a row."""
+    import onnx
+    import onnxruntime
+    from onnx import helper
+
+    parts = zip(("codes", "scales", "zeros"), (codes, scales, zeros), strict=True)
+    inside = [onnx.numpy_helper.from_array(np.ascontiguousarray(part), name) for name, part in parts]
+    node = helper.make_node("DequantizeLinear", [one.name for one in inside], ["y"], axis=0)
+    value = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, codes.shape)
+    model = helper.make_model(
+        helper.make_graph([node], "one", [], [value], inside), opset_imports=[helper.make_opsetid("", 21)], ir_version=10
+    )
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: np.ndarray = session.run(None, {})[0]
+    return found
 
 
 def _openvino(folder: Path) -> np.ndarray:

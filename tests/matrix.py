@@ -25,6 +25,7 @@ from slmops.core.scheme import Codes, Packed, Scheme
 from slmops.core.tensor import Constant, Tensor
 from slmops.passes.quantize import chooser
 from slmops.quantize._affine import Affine, grid, packed, parse
+from slmops.quantize.w8a8 import ByRow
 
 ROLE = "layers.0.mlp.down"
 SHAPE = (256, 512)
@@ -47,10 +48,10 @@ READERS: dict[str, list[str]] = {
     "awq": _grids((4,), ("f16",), zero=True),
     "compressed_tensors": [*_grids((4, 8), ("f16", "bf16", "f32"), zero=False),
                            *_grids((4, 8), ("f16", "bf16", "f32"), zero=True)],
-    "onnx": [*_grids((4, 8), ("f16", "f32"), zero=False), *_grids((4, 8), ("f16", "f32"), zero=True)],
-    "openvino": [*_grids((4, 8), ("f16",), zero=False), *_grids((4, 8), ("f16",), zero=True)],
+    "onnx": [*_grids((4, 8), ("f16", "f32"), zero=False), *_grids((4, 8), ("f16", "f32"), zero=True), "w8a8"],
+    "openvino": [*_grids((4, 8), ("f16",), zero=False), *_grids((4, 8), ("f16",), zero=True), "w8a8"],
     "bitnet": ["ternary-bf16", "ternary-f32"],
-    "slmops": ["q4", "q8", "q4a"],
+    "slmops": ["q4", "q8", "q4a", "w8a8"],
 }  # fmt: skip
 """Reader -> the schemes that it finds, but for plain numbers. `slmops`: what quantizing here makes."""
 
@@ -85,6 +86,8 @@ def codes_of(chosen: Scheme, luck: str) -> Codes:
         scales = np.ldexp(rng.integers(top, 2 * top, (rows, groups)) / top, exponents)
     if ternary and groups == 1:  # BitNet: one for the whole matrix
         scales = np.full(scales.shape, np.ldexp(scales[0, 0], -span if luck == "wild" else 0))
+    if isinstance(chosen, ByRow):
+        scales = np.repeat(scales[:, :1], groups, axis=1)
     middle = 1 << (chosen.bits - 1)
     zeros = biases = None
     if chosen.biased:

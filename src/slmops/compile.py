@@ -174,7 +174,8 @@ def convert(
     todo = [name for name in targets if name not in made]
     if todo:
         choose = _mixed(model, todo, scheme_name, calibration, watch)
-        model = _stepped(model, scheme_name, calibration, watch)
+        if activations.told(scheme_name):
+            model = _stepped(model, todo, scheme_name, requantize, calibration, watch)
         planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, choose=choose)
         with store.scratch("solve") as scratch:
             if calibration is not None and not activations.told(scheme_name):
@@ -206,16 +207,22 @@ def _mixed(
     return mix.mix(model, names, per_weight, calibration.moments)
 
 
-def _stepped(model: Model, scheme_name: str, calibration: Calibration | None, watch: Watch) -> Model:
-    """With the steps that activations are rounded by, where the scheme asks for them. Raises UsageError without a text."""
-    if not activations.told(scheme_name):
-        return model
+def _stepped(
+    model: Model,
+    formats: Sequence[str],
+    scheme_name: str,
+    requantize: bool,
+    calibration: Calibration | None,
+    watch: Watch,
+) -> Model:
+    """With the steps that activations are rounded by. Raises UsageError without a text."""
     if calibration is None:
         raise UsageError(f"{scheme_name} needs a text that tells how large activations are", "add --calibrate FILE")
     if calibration.tune:
         raise UsageError(f"scales of {scheme_name} cannot be tuned", "leave --tune out")
     if model.adapter is not None:
         raise Unsupported(f"{scheme_name} leaves no place for an adapter beside it", "merge it: leave --beside out")
+    plan(model, formats, scheme_name, requantize=requantize)  # what cannot be is refused before a text is read
     watch.say("calibrating")
     if not is_packed(model):
         model = smooth.smooth(model, calibration.windows)
