@@ -12,10 +12,10 @@ import numpy as np
 
 from slmops.core import plugins, roles
 from slmops.core.errors import CorruptInput, Unsupported
-from slmops.core.model import Model, Weights
+from slmops.core.model import Model
 from slmops.core.tensor import Array, Floats, Tensor
 from slmops.ops.numpy import NumpyOps
-from slmops.passes.calibrate import BATCH
+from slmops.passes._windows import through
 
 CODE = "1"
 """Raised whenever the steps change."""
@@ -47,11 +47,8 @@ def steps(model: Model, windows: Array) -> dict[str, float]:
 
     windows: ids [count, length]. Raises CorruptInput where a number on the way is none.
     """
-    watching, spec = _Watching(model.tensors), model.spec
-    program = plugins.load("architectures", spec.family)
-    for start in range(0, len(windows), BATCH):
-        watching.reset()
-        program.forward(watching, spec, Weights(model.tensors), windows[start : start + BATCH])
+    watching = _Watching(model.tensors)
+    through(watching, model, windows)
     return {role: best(seen) for role, seen in watching.seen.items() if seen.top > 0}
 
 

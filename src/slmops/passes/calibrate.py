@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import plugins, roles
+from slmops.core import roles
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UsageError
-from slmops.core.model import Model, Weights
+from slmops.core.model import Model
 from slmops.core.tensor import Floats
 from slmops.ops.numpy import NumpyOps
 from slmops.passes._moments import Moments, let_go, zeros
+from slmops.passes._windows import through
 
 WINDOW = 256
-BATCH = 8
-"""Windows that pass at once."""
 MOST_BYTES = 64 << 20
 TOKENS = 8192
 """Of a text that are used."""
@@ -97,12 +96,8 @@ class Calibration:
             from slmops.passes import _fisher
 
             return _fisher.moments(self._model, self.windows, self._folder)
-        watching, spec = Watching(self._model, self._folder), self._model.spec
-        program = plugins.load("architectures", spec.family)
-        for start in range(0, len(self.windows), BATCH):
-            watching.reset()
-            program.forward(watching, spec, Weights(self._model.tensors), self.windows[start : start + BATCH])
-        watching.reset()
+        watching = Watching(self._model, self._folder)
+        through(watching, self._model, self.windows)
         return watching.finish(self._model, self.tokens)
 
 

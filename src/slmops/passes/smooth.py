@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from slmops.core import plugins, roles
-from slmops.core.model import Model, Weights
+from slmops.core import roles
+from slmops.core.model import Model
 from slmops.core.tensor import DTYPES, Array, Floats, Lazy, Tensor, row_blocks
 from slmops.ops.numpy import NumpyOps
-from slmops.passes.calibrate import BATCH
+from slmops.passes._windows import through
 from slmops.quantize._cast import cast
 
 CODE = "1"
@@ -50,18 +50,15 @@ def smooth(model: Model, windows: Array) -> Model:
     Numbers that change become f32. Nothing is computed here but a pass of the reference interpreter and each column's
     greatest magnitude: a block is multiplied when it is pulled.
     """
-    watching, spec = _Watching(model.tensors), model.spec
-    program = plugins.load("architectures", spec.family)
-    for start in range(0, len(windows), BATCH):
-        watching.reset()
-        program.forward(watching, spec, Weights(model.tensors), windows[start : start + BATCH])
+    watching = _Watching(model.tensors)
+    through(watching, model, windows)
     tensors = dict(model.tensors)
     for site in watching.sites():
         factors = _factors(site.largest, [tensors[role] for role in site.readers])
         for role in site.readers:
             tensors[role] = _columns(tensors[role], factors)
         rows = slice(site.first, site.first + len(factors))
-        offset = spec.norm_offset if roles.is_norm(site.maker) else 0.0
+        offset = model.spec.norm_offset if roles.is_norm(site.maker) else 0.0
         for role in (site.maker, f"{site.maker}.bias"):
             if role in tensors:
                 tensors[role] = _rows(tensors[role], rows, np.reciprocal(factors), offset)
