@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,13 @@ import pytest
 
 from checkpoints import hollow
 from slmops import cli
+from slmops import compile as compiler
 from slmops.cli import _text, inspect
 from slmops.core import plugins
 from slmops.core.tensor import Stored
 from slmops.formats import _quantization
+from slmops.passes.quantize import chooser, quantize
+from slmops.source import load
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs"
 
@@ -58,6 +62,14 @@ def test_says_it_to_people(toy: Callable[..., Path], no_weights: None, capsys: p
         if hasattr(plugins.load("formats", name), "forms"):
             assert f"\n{name.replace('_', '-')}  " in shown
     assert all(len(line) < 120 for line in shown.splitlines())
+
+
+def test_steps_of_activations_are_told(toy: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = quantize(load(toy("qwen3")), chooser("w8a8_static"))
+    model = dataclasses.replace(model, steps={"layers.0.mlp.down": 0.5, "layers.1.mlp.down": 0.25})
+    compiler.convert(model, ["openvino"], compiler.KEEP, tmp_path / "out", verify=False)
+    assert cli.main(["inspect", str(tmp_path / "out")]) == 0
+    assert "8-bit, w8a8, the inputs of 2 matrices rounded to 8 bits by steps" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def _heard(number: int, frame: FrameType | None, looked: int = 1) -> None:
         raise SystemExit(128 + number)
 
     def again(_: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)  # None: a library's own, which Python cannot give back
         _heard(number, frame, looked + 1)
 
     before = signal.signal(signal.SIGALRM, again)

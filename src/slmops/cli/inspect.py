@@ -92,6 +92,7 @@ def _of_model(model: Model, format_name: str, context: int | None) -> dict[str, 
         "stored": stored,
         "quantization": {"method": main, "bits": bits[main]} if packed else None,
         "precision": precision(bits[main]),
+        "steps": len(model.steps),
         "bytes": _by_group(sizes),
         "memory": predicted,
         "notes": list(model.source.get("notes", ())),
@@ -192,6 +193,8 @@ def text(found: dict[str, Any]) -> str:
     how = [found["precision"], *([quantization["method"]] if quantization else [])]
     if quantization and quantization.get("group"):
         how.append(f"groups of {quantization['group']}")
+    if found.get("steps"):
+        how.append(f"the inputs of {found['steps']} matrices rounded to 8 bits by steps")
     stored = ", ".join(f"{kind} {_text.size(size)}" for kind, size in found["stored"].items())
     source = found["source"]
     pairs = [
