@@ -143,14 +143,15 @@ def test_steps_of_activations_come_from_a_text_and_go_where_there_is_a_place(toy
     back = load(tmp_path / "a")
     assert back.steps == made.receipt["steps"]
     prove.check_tensors(back, made.receipt)
-    # Kept where everything is; left out where another scheme is asked for; refused where there is no place.
+    # Kept where everything is; refused where there is no place, and without them: adapters do not go beside such codes.
     (kept,) = compiler.convert(back, ["openvino"], compiler.KEEP, tmp_path / "b", verify=False)
     assert kept.receipt["scheme"] == "w8a8_static" and load(tmp_path / "b").steps == back.steps
     with pytest.raises(Unsupported, match="no place for the steps") as refused:
         compiler.plan(back, ["mlx"])
     assert "--quantize w8a8" in refused.value.cure
-    (without,) = compiler.convert(back, ["mlx"], "w8a8", tmp_path / "c", verify=False)
-    assert "steps" not in without.receipt
+    for again_as, anew in (("w8a8", False), ("q4", True)):
+        with pytest.raises(Unsupported, match="channels evened out"):
+            compiler.plan(back, ["openvino"], again_as, requantize=anew)
     assert not again.fresh
 
 

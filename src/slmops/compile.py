@@ -88,7 +88,7 @@ def plan(
     """Lay every format out. Raises Unsupported for a pair that cannot be, before anything is read or written.
 
     choose: the scheme of each matrix, where its name alone does not say it (a mix). The model's steps of activations go to
-    formats that hold them, where everything is kept or the scheme asks for steps; another scheme leaves them out.
+    formats that hold them, where everything is kept or the scheme asks for steps; without them its codes go nowhere.
     """
     check_names(formats, scheme_name)
     keep = scheme_name == KEEP
@@ -96,6 +96,12 @@ def plan(
         choose = chooser(scheme_name)
     packed = model if choose is None else quantize(model, choose, requantize)
     rounds = bool(model.steps) if keep else activations.told(scheme_name)
+    if model.steps and not rounds:
+        # Without steps nothing would say so, and an adapter beside it would be served with wrong answers.
+        raise Unsupported(
+            f"{model.name} has its channels evened out for the steps of its activations",
+            "convert the checkpoint that it was made from",
+        )
     kept = {role: step for role, step in packed.steps.items() if rounds and isinstance(packed.tensors[role], scheme.Packed)}
     packed = dataclasses.replace(packed, steps=kept)
     used = sorted({stored_as(tensor) for role, tensor in packed.tensors.items() if roles.facts(role).quantize})

@@ -38,7 +38,7 @@ def refuse_without_place(form: str) -> None:
     if not hasattr(module, "STEPS"):
         raise Unsupported(
             f"{module.TITLE} has no place for the steps by which activations are rounded",
-            "--quantize w8a8 has the same codes without steps; openvino holds both",
+            "take openvino, or --quantize w8a8 of the checkpoint itself",
         )
 
 
