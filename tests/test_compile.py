@@ -126,6 +126,7 @@ def test_what_makes_no_sense_is_said_while_planning(toy: Toy, tmp_path: Path) ->
 TEXT = "The heating in the bedroom is on. Turn the light in the kitchen off, please! " * 60
 
 
+@pytest.mark.slow
 def test_steps_of_activations_come_from_a_text_and_go_where_there_is_a_place(toy: Toy, tmp_path: Path) -> None:
     model = load(toy("qwen3"))
     told = Calibration(model, TEXT, tmp_path / "moments")
@@ -155,6 +156,7 @@ def test_steps_of_activations_come_from_a_text_and_go_where_there_is_a_place(toy
     assert not again.fresh
 
 
+@pytest.mark.slow
 def test_other_steps_are_found_and_an_adapter_does_not_go_beside(toy: Toy, tmp_path: Path) -> None:
     model = load(toy("qwen3"))
     told = Calibration(model, TEXT, tmp_path / "moments")
