@@ -19,7 +19,7 @@ LEVELS = {
     "architectures": 1, "ops": 1, "quantize": 1,
     "formats": 2, "passes": 2, "engines": 2,
     "plan": 3, "source": 3, "probes": 3, "stream": 3, "catalogues": 4,
-    "prove": 4, "forecast": 4, "executors": 4, "compile": 5, "run": 5, "search": 5,
+    "prove": 4, "forecast": 4, "calibrated": 4, "executors": 4, "compile": 5, "run": 5, "search": 5,
     "measure": 6, "registry": 6,
     "demo": 7, "trials": 7, "pruning": 7, "train": 7, "pytest_checks": 7, "obtain": 7, "create": 7, "optimize": 8,
     "serve": 8, "operate": 8, "deploy": 8, "compat": 8,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import time
@@ -17,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import slmops
-from slmops import probes, prove, stream
+from slmops import calibrated, probes, prove, stream
 from slmops.core import plugins, receipt, roles, scheme, store
-from slmops.core.errors import CorruptInput, EngineMissing, OutputExists, Unsupported, UsageError, VerificationFailed
+from slmops.core.errors import CorruptInput, OutputExists, Unsupported, UsageError, VerificationFailed
 from slmops.core.layout import Layout
 from slmops.core.model import Model
 from slmops.core.scheme import Chooser, stored_as
@@ -121,7 +120,7 @@ def plan(
         notes.append(f"{left}: groups of {scheme_name} do not divide the rows ({dense[0]})")
     # A model of several schemes goes by the one that most of its matrices have.
     most = max(used, key=[stored_as(tensor) for tensor in packed.tensors.values()].count)
-    named = scheme_name if not keep else "w8a8_static" if rounds else most
+    named = scheme_name if not keep else f"{most}_static" if rounds else most
     return Plan(packed, named, layouts, tuple(notes))
 
 
@@ -179,86 +178,21 @@ def convert(
                 store.refuse_existing(final)
     todo = [name for name in targets if name not in made]
     if todo:
-        choose = _mixed(model, todo, scheme_name, calibration, watch)
-        if activations.told(scheme_name):
-            model = _stepped(model, todo, scheme_name, requantize, calibration, watch)
+        choose = calibrated.mixed(model, todo, scheme_name, calibration, watch)
+        rounds = activations.told(scheme_name)
+        if rounds:
+            text = calibrated.text_for_steps(model, scheme_name, calibration)
+            plan(model, todo, scheme_name, requantize=requantize)  # what cannot be is refused before the text is read
+            model = calibrated.stepped(model, text, watch)
         planned = plan(model, todo, scheme_name, requantize=requantize, provider=provider, choose=choose)
         with store.scratch("solve") as scratch:
-            if calibration is not None and not activations.told(scheme_name):
-                planned = _solved(planned, model, calibration, scratch, watch)
+            if calibration is not None and not rounds:
+                done = calibrated.solved(planned.model, model, scheme_name, calibration, scratch, watch)
+                notes = (*planned.notes, *done.notes)
+                planned = dataclasses.replace(planned, model=done.model, notes=notes, sensitivities=done.sensitivities)
             for result in _make(planned, {name: targets[name] for name in todo}, step, verify, replace, device, watch):
                 made[result.format] = result
     return [made[name] for name in targets]
-
-
-def _mixed(
-    model: Model, formats: Sequence[str], scheme_name: str, calibration: Calibration | None, watch: Watch
-) -> Chooser | None:
-    """The scheme of each matrix of a mix; None for what is no mix. Raises UsageError where it cannot be told."""
-    per_weight = mix.bits(scheme_name)
-    if per_weight is None:
-        return None
-    if calibration is None:
-        raise UsageError(f"{scheme_name} needs a text that tells which matrices matter", "add --calibrate FILE")
-    if is_packed(model):
-        raise Unsupported("a mix is chosen by a model's own numbers, and these are codes", "give the checkpoint itself")
-    if not calibration.weighted:
-        raise EngineMissing(
-            f"{scheme_name} weighs matrices by gradients, which takes PyTorch", 'pip install "slmops[train]"'
-        )
-    names = mixable(formats)
-    if len(names) < 2:
-        raise UsageError(f"{' and '.join(formats)} have no schemes in common that mix", "convert to one at a time")
-    watch.say("calibrating")
-    return mix.mix(model, names, per_weight, calibration.moments)
-
-
-def _stepped(
-    model: Model,
-    formats: Sequence[str],
-    scheme_name: str,
-    requantize: bool,
-    calibration: Calibration | None,
-    watch: Watch,
-) -> Model:
-    """With the steps that activations are rounded by. Raises UsageError without a text."""
-    if calibration is None:
-        raise UsageError(f"{scheme_name} needs a text that tells how large activations are", "add --calibrate FILE")
-    if calibration.tune:
-        raise UsageError(f"scales of {scheme_name} cannot be tuned", "leave --tune out")
-    if model.adapter is not None:
-        raise Unsupported(f"{scheme_name} leaves no place for an adapter beside it", "merge it: leave --beside out")
-    plan(model, formats, scheme_name, requantize=requantize)  # what cannot be is refused before a text is read
-    watch.say("calibrating")
-    if not is_packed(model):
-        model = smooth.smooth(model, calibration.windows)
-    return dataclasses.replace(model, steps=activations.steps(model, calibration.windows))
-
-
-def mixable(formats: Sequence[str]) -> list[str]:
-    """Schemes that one artifact of each of these formats may hold side by side (MIXES in its file)."""
-    listed = [getattr(plugins.load("formats", name), "MIXES", ()) for name in formats]
-    return [name for name in listed[0] if all(name in other for other in listed)]
-
-
-def _solved(planned: Plan, source: Model, calibration: Calibration, scratch: Path, watch: Watch) -> Plan:
-    """The same places for other codes. Raises Unsupported where none of the schemes can be solved for."""
-    roles_of = solve.able(planned.model, source)
-    if not roles_of:
-        raise Unsupported(
-            f"codes of {planned.scheme} cannot be solved for yet",
-            "leave the calibration out to round to the nearest",
-        )
-    watch.say("calibrating")
-    model = solve.solve(planned.model, source, calibration.moments, scratch)
-    how = ", weighted by gradients" if calibration.weighted else ""
-    notes = [f"{len(roles_of)} matrices solved for by {calibration.tokens:,} tokens of text{how}"]
-    if calibration.tune:
-        done = tune.tune(model, source, calibration.windows, calibration.tune, scratch, watch.say)
-        model = done.model
-        notes.append(f"scales and norms tuned: KL divergence of held-back windows {done.before:.4g} to {done.after:.4g}")
-    nats = functools.partial(mix.sensitivities, model, source, calibration.moments if calibration.weighted else {})
-    return dataclasses.replace(planned, model=model, notes=(*planned.notes, *notes), sensitivities=nats)
 
 
 def step_of(model: Model, scheme_name: str, provider: str, calibration: Calibration | None = None) -> Step:

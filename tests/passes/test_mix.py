@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from slmops import calibrated
 from slmops import compile as compiler
 from slmops.core.errors import UsageError
 from slmops.core.scheme import Packed, stored_as
@@ -57,7 +58,7 @@ def test_a_budget_is_kept_in_every_format(toy: Toy, tmp_path: Path, form: str) -
     pytest.importorskip("torch")
     model = load(toy("qwen3", hidden_size=256))
     moments = Calibration(model, TEXT, tmp_path / "moments", tokens=256, weighted=True).moments
-    names = compiler.mixable([form])
+    names = calibrated.mixable([form])
     for bits in (4.75, 6.0, 8.0):
         choose = mix.mix(model, names, bits, moments)
         chosen = quantize(model, choose)

@@ -135,9 +135,10 @@ class Session:
             except RuntimeError:
                 return "not told"
 
+        xml = (self._folder / XML).read_bytes()
         group = ask("DYNAMIC_QUANTIZATION_GROUP_SIZE")
         activations = ask("INFERENCE_PRECISION_HINT")
-        if not self._proof and b'type="FakeQuantize"' in (self._folder / XML).read_bytes():
+        if not self._proof and b'type="FakeQuantize"' in xml:
             activations += ", 8 bits by the artifact's steps"
         elif group not in ("0", "not told"):
             activations += f", 8 bits in groups of {group} in quantized matrices"
@@ -145,7 +146,7 @@ class Session:
             "version": self._version,
             "device": self._device.lower(),
             "backend": self._backend,
-            "weights": stored(self._folder / XML),
+            "weights": stored(xml),
             "activations": activations,
             "kv": ask("KV_CACHE_PRECISION"),
             "threads": ask("INFERENCE_NUM_THREADS"),
@@ -326,10 +327,10 @@ def choose(device: str, available: Sequence[str]) -> tuple[str, str]:
     return "CPU", "" if device == "auto" else f"no {wanted} was found by OpenVINO; the CPU is used"
 
 
-def stored(xml: Path) -> str:
+def stored(xml: bytes) -> str:
     """Element types of the weights, the one with the most bytes first, those below one part in a hundred left out."""
     total: dict[str, int] = {}
-    for element_type, size in _CONSTANT.findall(xml.read_bytes()):
+    for element_type, size in _CONSTANT.findall(xml):
         total[element_type.decode()] = total.get(element_type.decode(), 0) + int(size)
     shown = [name for name in sorted(total, key=lambda name: -total[name]) if total[name] * 100 >= sum(total.values())]
     return ", ".join(shown)

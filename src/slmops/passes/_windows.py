@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from slmops.core import plugins
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from slmops.core import plugins, roles
 from slmops.core.model import Model, Weights
-from slmops.core.tensor import Array
+from slmops.core.tensor import Array, Floats, Tensor
 from slmops.ops.numpy import NumpyOps
 
 BATCH = 8
@@ -18,3 +22,37 @@ def through(ops: NumpyOps, model: Model, windows: Array) -> None:
         ops.reset()
         program.forward(ops, model.spec, Weights(model.tensors), windows[start : start + BATCH])
     ops.reset()
+
+
+class Inputs(NumpyOps):
+    """The reference interpreter that shows what is multiplied by matrices; the head's logits are never computed.
+
+    see(x, role) is called once for an input, under the first of the matrices that read it: query, key and value have one.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], see: Callable[[Floats, str], None]) -> None:
+        super().__init__(tensors)
+        self.first: dict[str, str] = {}
+        """Role of a matrix -> the one under which its input is shown."""
+        self._see = see
+        self._last: tuple[Floats | None, str] = (None, "")
+
+    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
+        self._show(x, weight)
+        return super().linear(x, weight, bias)
+
+    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
+        self._show(x, weight)
+        return np.zeros((*x.shape[:-1], 1), np.float32)
+
+    def reset(self) -> None:
+        super().reset()
+        self._last = (None, "")
+
+    def _show(self, x: Floats, weight: str) -> None:
+        if not roles.facts(weight).quantize:
+            return
+        if self._last[0] is not x:
+            self._last = (x, weight)
+            self._see(x, weight)
+        self.first[weight] = self._last[1]

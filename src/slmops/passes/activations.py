@@ -6,16 +6,13 @@ cost less than a coarse step for all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from slmops.core import plugins, roles
+from slmops.core import plugins
 from slmops.core.errors import CorruptInput, Unsupported
 from slmops.core.model import Model
-from slmops.core.tensor import Array, Floats, Tensor
-from slmops.ops.numpy import NumpyOps
-from slmops.passes._windows import through
+from slmops.core.tensor import Array, Floats
+from slmops.passes._windows import Inputs, through
 
 CODE = "1"
 """Raised whenever the steps change."""
@@ -47,9 +44,18 @@ def steps(model: Model, windows: Array) -> dict[str, float]:
 
     windows: ids [count, length]. Raises CorruptInput where a number on the way is none.
     """
-    watching = _Watching(model.tensors)
+    seen: dict[str, Magnitudes] = {}
+
+    def see(x: Floats, role: str) -> None:
+        if not np.isfinite(x).all():
+            fault = f"on the calibration text the input of {role} is not finite"
+            raise CorruptInput(fault, "the checkpoint is broken: fetch or train it again")
+        seen.setdefault(role, Magnitudes()).add(x)
+
+    watching = Inputs(model.tensors, see)
     through(watching, model, windows)
-    return {role: best(seen) for role, seen in watching.seen.items() if seen.top > 0}
+    told_of = {role: best(one) for role, one in seen.items() if one.top > 0}
+    return {role: told_of[first] for role, first in watching.first.items() if first in told_of}
 
 
 class Magnitudes:
@@ -80,34 +86,3 @@ def best(seen: Magnitudes) -> float:
     codes = np.minimum(np.rint(middles / candidates[:, None]), LEVELS - 1)
     errors = np.square(codes * candidates[:, None] - middles) @ seen.counts
     return float(candidates[int(np.argmin(errors))])
-
-
-class _Watching(NumpyOps):
-    """The reference interpreter that counts the magnitudes of whatever is multiplied by a matrix."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.seen: dict[str, Magnitudes] = {}
-        self._last: tuple[Floats | None, Magnitudes] = (None, Magnitudes())
-        """Query, key and value have one input, and so one step."""
-
-    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
-        self._add(x, weight)
-        return super().linear(x, weight, bias)
-
-    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
-        self._add(x, weight)
-        return np.zeros((*x.shape[:-1], 1), np.float32)
-
-    def _add(self, x: Floats, weight: str) -> None:
-        if not roles.facts(weight).quantize:
-            return
-        last, counted = self._last
-        if last is not x:
-            if not np.isfinite(x).all():
-                fault = f"on the calibration text the input of {weight} is not finite"
-                raise CorruptInput(fault, "the checkpoint is broken: fetch or train it again")
-            counted = self.seen.setdefault(weight, Magnitudes())
-            counted.add(x)
-            self._last = (x, counted)
-        self.seen[weight] = counted

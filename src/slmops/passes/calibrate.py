@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from slmops.core import roles
 from slmops.core.errors import CorruptInput, EngineMissing, SourceNotFound, UsageError
 from slmops.core.model import Model
 from slmops.core.tensor import Floats
-from slmops.ops.numpy import NumpyOps
 from slmops.passes._moments import Moments, let_go, zeros
-from slmops.passes._windows import through
+from slmops.passes._windows import Inputs, through
 
 WINDOW = 256
 MOST_BYTES = 64 << 20
@@ -96,53 +94,34 @@ class Calibration:
             from slmops.passes import _fisher
 
             return _fisher.moments(self._model, self.windows, self._folder)
-        watching = Watching(self._model, self._folder)
+        sums = _Sums(self._folder)
+        watching = Inputs(self._model.tensors, sums.add)
         through(watching, self._model, self.windows)
-        return watching.finish(self._model, self.tokens)
+        files = sums.divided(self.tokens)
+        rows = {role: self._model.tensors[role].shape[0] for role in watching.first}
+        return {role: Moments(files[first], np.zeros(rows[role], np.uint16)) for role, first in watching.first.items()}
 
 
-class Watching(NumpyOps):
-    """The reference interpreter that adds up x^T x of whatever is multiplied by a matrix."""
+class _Sums:
+    """x^T x of every input, each in a file."""
 
-    def __init__(self, model: Model, folder: Path) -> None:
-        super().__init__(model.tensors)
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._sums: dict[str, Floats] = {}
-        self._files: dict[str, Path] = {}
-        self._last: tuple[Floats | None, str] = (None, "")
-        """The input that was added last, and under which role: query, key and value have one input."""
+        self._held: dict[str, tuple[Path, Floats]] = {}
 
-    def linear(self, x: Floats, weight: str, bias: str | None = None) -> Floats:
-        self._add(x, weight)
-        return super().linear(x, weight, bias)
-
-    def head(self, x: Floats, weight: str, cap: float | None = None) -> Floats:
-        self._add(x, weight)
-        return np.zeros((*x.shape[:-1], 1), np.float32)
-
-    def _add(self, x: Floats, weight: str) -> None:
-        if not roles.facts(weight).quantize:
-            return
-        seen, owner = self._last
-        if seen is x:
-            self._files[weight] = self._files[owner]
-            return
-        self._last = (x, weight)
-        if weight not in self._sums:
-            path = self._folder / f"{weight}.npy"
-            columns = x.shape[-1]
-            self._sums[weight] = zeros(path, (1, columns, columns))
-            self._files[weight] = path
+    def add(self, x: Floats, role: str) -> None:
+        if role not in self._held:
+            path, columns = self._folder / f"{role}.npy", x.shape[-1]
+            self._held[role] = path, zeros(path, (1, columns, columns))
+        _, sums = self._held[role]
         flat = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
-        self._sums[weight] += flat.T @ flat
-        let_go(self._sums[weight])
+        sums += flat.T @ flat
+        let_go(sums)
 
-    def finish(self, model: Model, tokens: int) -> dict[str, Moments]:
+    def divided(self, tokens: int) -> dict[str, Path]:
         """Divide by the tokens, let go of the arrays; the files by role."""
-        for sums in self._sums.values():
+        for _, sums in self._held.values():
             sums /= np.float32(tokens)
             sums.flush()  # type: ignore[attr-defined]
             let_go(sums)
-        self._sums.clear()
-        self._last = (None, "")
-        return {role: Moments(path, np.zeros(model.tensors[role].shape[0], np.uint16)) for role, path in self._files.items()}
+        return {role: path for role, (path, _) in self._held.items()}
